@@ -1,0 +1,113 @@
+"""### From a data set to a gated, registered candidate
+
+`ingest → curate → check → `**data-quality gate**` → fine-tune → merge → evaluate → `**evaluation gate**` → register`
+
+Starts from this form, from cron, or when a data set arrives (DAG `arrivals`). Every stage is a cached job: a run that
+asks for what was made before reuses it, and its log says so.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+from operators.assets import CANDIDATE
+from operators.gates import GateSensor
+from operators.runs import customize_schedule, recipe_choices, resolved_recipe
+from operators.stages import stage
+
+STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "evaluate"]
+
+
+@dag(
+    schedule=customize_schedule(),
+    catchup=False,
+    max_active_runs=16,
+    tags=["anemone"],
+    default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
+    doc_md=__doc__,
+    params={
+        "data": Param(
+            None,
+            type=["null", "string"],
+            title="Data set",
+            description_md="A JSONL file or a folder of shards: `{prompt, completion}`, `{input, output}` or `{messages}` "
+            "a line. Empty: the newest file in the arrivals folder.",
+            section="What",
+        ),
+        "recipe": Param(
+            recipe_choices()[0],
+            type="string",
+            enum=recipe_choices(),
+            title="Recipe",
+            description_md="Model, method, hyper-parameters and gates: a file of `include/recipes/`.",
+            section="What",
+        ),
+        "overrides": Param(
+            {},
+            type="object",
+            title="Overrides",
+            description_md='Keys of the recipe by dotted path, as in `{"finetune.steps": 200}`.',
+            section="How",
+        ),
+        "refresh": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": STAGES},
+            examples=STAGES,
+            title="Make anew",
+            description_md="Stages to run again although the same work was done before.",
+            section="How",
+        ),
+    },
+)
+def customize():
+    @task(multiple_outputs=True)
+    def recipe() -> dict:
+        return resolved_recipe(get_current_context())
+
+    plan = recipe()
+    base = stage("base", plan["base"])
+    heldout = stage("heldout", plan["heldout"])
+    champion = stage("champion", plan["champion"])
+    data = stage("ingest", plan["ingest"])
+    curated = stage("curate", plan["curate"], inputs={"data": data.output, "heldout": heldout.output})
+    checked = stage("check", plan["check"], inputs={"curated": curated.output, "base": base.output})
+    data_quality = GateSensor(task_id="data_quality_gate", gate="data_quality", artifact=checked.output)
+    tuned = stage("finetune", plan["finetune"], inputs={"base": base.output, "data": curated.output})
+    merged = stage(
+        "merge", plan["merge"], inputs={"base": base.output, "tuned": tuned.output, "data": curated.output}
+    )
+    evaluated = stage(
+        "evaluate",
+        plan["evaluate"],
+        inputs={
+            "base": base.output,
+            "tuned": merged.output,
+            "data": curated.output,
+            "champion": champion.output,
+        },
+    )
+    evaluation = GateSensor(
+        task_id="evaluation_gate", gate="evaluation", artifact=evaluated.output, gates=plan["gates"]
+    )
+    registered = stage(
+        "register",
+        plan["register"],
+        inputs={
+            "data": data.output,
+            "curated": curated.output,
+            "base": base.output,
+            "tuned": tuned.output,
+            "merged": merged.output,
+            "evaluation": evaluated.output,
+            "champion": champion.output,
+        },
+        outlets=[CANDIDATE],
+    )
+    data_quality >> tuned
+    evaluation >> registered
+
+
+customize()

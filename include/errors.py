@@ -1,0 +1,61 @@
+"""Failures that a person can act on, and the exit codes that carry them between processes.
+
+A job ends with one of these codes (BSD sysexits where one fits); the operator that started it turns the
+code into retry or no retry. Every error message is one sentence: what is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a job's process ends."""
+
+    OK = 0
+    BAD_CONFIGURATION = 64
+    BAD_DATA = 65
+    FAULT = 70
+    TRY_AGAIN = 75
+    KILLED = 137
+    STOPPED = 143
+
+
+class AnemoneError(Exception):
+    """Base of every error whose message is meant for the user; `exit_code` is how a job ends on it."""
+
+    exit_code = ExitCode.FAULT
+
+
+class ConfigurationError(AnemoneError):
+    """A spec, recipe, platform or Param that cannot be used as it stands. Retrying does not help."""
+
+    exit_code = ExitCode.BAD_CONFIGURATION
+
+
+class DataError(AnemoneError):
+    """Input that cannot be read as what it claims to be. Retrying does not help."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class ArtifactError(DataError):
+    """An artifact that is missing, incomplete, altered, or written by a newer Anemone."""
+
+
+class DivergenceError(AnemoneError):
+    """Training that produced NaN, Inf, or never learned. Retrying the same run gives the same result."""
+
+    exit_code = ExitCode.FAULT
+
+
+class TryAgainError(AnemoneError):
+    """A passing condition: a file still being written, a full disk, code that changed underneath."""
+
+    exit_code = ExitCode.TRY_AGAIN
+
+
+class StoppedError(AnemoneError):
+    """The job was asked to stop (SIGTERM) and has saved what it could."""
+
+    exit_code = ExitCode.STOPPED

@@ -1,0 +1,89 @@
+"""Where jobs run: one YAML a platform, chosen by `ANEMONE_PLATFORM`, equal on every Airflow component."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from include.code_identity import PROJECT
+from include.errors import ConfigurationError
+from include.specs.base import Model
+
+_FOLDER = Path(__file__).parent
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Arrivals(Model):
+    """The folder (path or URI) that announces data sets, and the recipe for those that arrive there.
+
+    A file counts as arrived once its size and times have not changed for `settle_seconds`.
+    """
+
+    folder: str
+    recipe: str
+    settle_seconds: Annotated[float, Field(ge=0)] = 5.0
+    poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+
+
+class Platform(Model):
+    """One place that can run every stage.
+
+    Attributes:
+        runner: how a job is started; chooses the operator class.
+        store: root URI of the artifact store.
+        python: interpreter of each environment (`Spec.environment`), for the local runner.
+        environment: variables given to every job.
+        grace_seconds: what a job gets between being asked to stop and being killed.
+    """
+
+    name: str
+    runner: Literal["local"]
+    store: str
+    python: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    grace_seconds: Annotated[float, Field(ge=0)] = 30.0
+    arrivals: Arrivals
+    cron: str | None = None
+    gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+
+def anemone_home() -> Path:
+    """Where a laptop keeps all of its state: `ANEMONE_HOME`, or `.anemone` in the project."""
+    return Path(os.environ.get("ANEMONE_HOME") or PROJECT / ".anemone").absolute()
+
+
+def current_platform() -> Platform:
+    """The platform that `ANEMONE_PLATFORM` names; `laptop` where it is not set."""
+    return load_platform(os.environ.get("ANEMONE_PLATFORM", "laptop"))
+
+
+@cache
+def load_platform(name: str) -> Platform:
+    """Read a platform's YAML and fill in `${VARIABLE}`s from the environment.
+
+    Raises:
+        ConfigurationError: no such platform, an unknown or missing key, or a variable that is not set.
+    """
+    path = _FOLDER / f"{name}.yaml"
+    known = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise ConfigurationError(f"ANEMONE_PLATFORM is {name!r}: choose one of {', '.join(known)}")
+    variables = {**os.environ, "ANEMONE_HOME": str(anemone_home())}
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return variables[match[1]]
+        except KeyError:
+            raise ConfigurationError(f"{path.name} needs the environment variable {match[1]}: set it") from None
+
+    try:
+        return Platform.model_validate(yaml.safe_load(_VARIABLE.sub(value, path.read_text(encoding="utf-8"))))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

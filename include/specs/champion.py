@@ -1,0 +1,23 @@
+"""Look up who the champion is now, so that everything after it compares with one and the same."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from include.specs.base import Inputs as NoInputs
+from include.specs.base import JobSpec, Model
+
+Inputs = NoInputs
+
+
+class Config(Model):
+    """`model` is the registered model's name in MLflow."""
+
+    model: str
+
+
+class Spec(JobSpec[Config, Inputs]):
+    """Out: `champion.json`: {"model", "version": str | null, "artifact": {"uri", "digest"} | null}."""
+
+    kind: ClassVar[Literal["job", "effect"]] = "effect"
+    job: Literal["champion"] = "champion"

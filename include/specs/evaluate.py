@@ -1,0 +1,54 @@
+"""Score models on held-out rows, greedily, side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from include.specs.base import Artifact, JobSpec, Model
+from include.specs.base import Inputs as BaseInputs
+
+
+class Config(Model):
+    """`rows` held-out rows are taken in file order; `few_shot` examples come from the training rows.
+
+    Attributes:
+        rows: at most; where there are fewer, all are taken.
+        max_new_tokens: after which an answer is cut off; no held-out answer may be longer.
+        max_tokens: of prompt and answer together.
+        few_shot: examples in front of a few-shot prompt; fewer where the model's length does not take them.
+        seed: of the choice of examples.
+        chat_template: Jinja, for the base model; a merged model brings its own.
+        batch_size: rows; part of the identity, because sums in another order differ in their last digits.
+    """
+
+    rows: Annotated[int, Field(ge=1)] = 1000
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    max_tokens: Annotated[int, Field(ge=1)]
+    few_shot: Annotated[int, Field(ge=1)] = 4
+    seed: int = 0
+    chat_template: str
+    batch_size: Annotated[int, Field(ge=1)] = 100
+
+
+class Inputs(BaseInputs):
+    base: Artifact
+    tuned: Artifact
+    data: Artifact
+    champion: Artifact | None = None
+
+
+class Spec(JobSpec[Config, Inputs]):
+    """Out: `results.json`, `scores.jsonl`, `answers.jsonl`. A figure that is not a finite number is null.
+
+    `results.json`: {"rows": int, "few_shot": int, "models": {name: {"exact_match", "rouge_l", "heldout_loss",
+    "empty_answers": int, "unfinished_answers": int}}, "labels": {label: {"rows": int, "exact_match": {name}}}}, the
+    names being base_zero_shot, base_few_shot, tuned and, where there is one, champion; the loss is mean nats an
+    answer token, and an unfinished answer is one that was cut off at `max_new_tokens`.
+    `scores.jsonl`: {"id", "scores": {name: {"exact_match": 0 or 1, "rouge_l", "loss", "tokens"}}} a line; `loss` is
+    the mean over the row's `tokens` answer tokens.
+    `answers.jsonl`: {"id", "label"?, "prompt", "reference", "answers": {name: text}} a line.
+    """
+
+    job: Literal["evaluate"] = "evaluate"

@@ -1,0 +1,95 @@
+"""Fine-tune a base model with NeMo AutoModel: LoRA or full SFT, one process or several."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, Model
+from include.specs.base import Inputs as BaseInputs
+
+
+class Lora(Model):
+    """`dim` is the adapter's rank; the update is scaled by alpha / dim.
+
+    Attributes:
+        target_modules: wildcards over module names; `*_proj` is every linear layer of a Llama block.
+        init: distribution of A at the start (B starts at zero, so the model starts as the base).
+    """
+
+    dim: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: tuple[str, ...] = ("*_proj",)
+    init: Literal["uniform", "xavier"] = "uniform"
+
+
+class Config(Model):
+    """Hyper-parameters. Batch sizes in rows, lengths in tokens, schedules in optimizer steps.
+
+    Attributes:
+        min_learning_rate: where the warm-up starts and the cosine ends.
+        processes: ranks of the training, each on one GPU (or one CPU core); they share `global_batch_size`.
+        max_tokens: longest conversation; a longer row is an error, never cut.
+        validate_every: steps between validations; the last step is validated always.
+        checkpoint_every: steps between checkpoints; what a killed run loses at the most.
+        chat_template: Jinja; `{% generation %}` marks what is trained on.
+    """
+
+    method: Literal["lora", "sft"] = "lora"
+    lora: Lora | None = None
+    seed: int = 0
+    steps: Annotated[int, Field(ge=1)]
+    global_batch_size: Annotated[int, Field(ge=1)] = 32
+    local_batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)]
+    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_tokens: Annotated[int, Field(ge=8)]
+    chat_template: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    processes: Annotated[int, Field(ge=1)] = 1
+    validate_every: Annotated[int, Field(ge=1)] = 50
+    checkpoint_every: Annotated[int, Field(ge=1), NOT_IDENTITY] = 50
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.method == "sft" and self.lora is not None:
+            raise ValueError("lora: belongs to method lora; remove it, or set method: lora")
+        if self.global_batch_size % (self.local_batch_size * self.processes):
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of local_batch_size × processes "
+                f"({self.local_batch_size} × {self.processes})"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps: make it smaller than steps"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
+            )
+        if self.method == "lora" and self.lora is None:
+            return self.model_copy(update={"lora": Lora()})
+        return self
+
+
+class Inputs(BaseInputs):
+    """`base` holds `model/`; `data` holds `train.jsonl` and `validation.jsonl` with {"id", "messages"} a line."""
+
+    base: Artifact
+    data: Artifact
+
+
+class Spec(JobSpec[Config, Inputs]):
+    """Out: `adapter/` (Hugging Face PEFT) for LoRA or `model/` (Hugging Face) for SFT, the best checkpoint by
+    validation loss; `loss.jsonl`, one {"step", "loss", "learning_rate", "grad_norm", "tokens"} a line, and
+    `validation.jsonl`, one {"step", "loss"} a line. Losses are means over the answers' tokens, in nats.
+    """
+
+    job: Literal["finetune"] = "finetune"

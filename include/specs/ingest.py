@@ -1,0 +1,47 @@
+"""Take a content-addressed snapshot of a data set before anything reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from include.specs.base import NOT_IDENTITY, JobSpec, Model
+from include.specs.base import Inputs as NoInputs
+
+Inputs = NoInputs
+
+
+class Fingerprint(Model):
+    """What the file system (or object store) says about one source file without reading it."""
+
+    path: str
+    size: int
+    version: str
+    """Changes whenever the file does: inode, mtime and ctime in ns on a file system, the ETag on S3."""
+
+
+class Config(Model):
+    """Where the data set is, and how it looked when the run was planned.
+
+    Attributes:
+        source: a JSONL file or a folder of `*.jsonl` shards, as an absolute path, `file://…` or `s3://…`.
+        files: `include.sources.fingerprints(source)` as taken by whoever starts the job; the job refuses a source
+            that differs. Empty means: take it as it is found.
+        settle_seconds: how long the source is watched, and must stay unchanged, before it is taken.
+        max_row_bytes: a longer line is an error.
+    """
+
+    source: str
+    files: tuple[Fingerprint, ...] = ()
+    settle_seconds: Annotated[float, Field(ge=0), NOT_IDENTITY] = 1.0
+    max_row_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
+
+
+class Spec(JobSpec[Config, Inputs]):
+    """Out: `data.jsonl` for one file, `part-00000.jsonl`… for several: the bytes as they were.
+
+    The names do not follow the source's, so the same bytes under another name are the same data set.
+    """
+
+    job: Literal["ingest"] = "ingest"

@@ -1,0 +1,36 @@
+"""Pretrain the demo's tiny base model from generated and real English/Korean text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from include.specs.base import Inputs as NoInputs
+from include.specs.base import JobSpec, Model
+
+Inputs = NoInputs
+
+
+class Config(Model):
+    """Architecture and schedule of the base model. Lengths in tokens, `steps` in optimizer steps."""
+
+    seed: int = 0
+    vocab_size: Annotated[int, Field(ge=300, le=65536)] = 1536
+    hidden_size: Annotated[int, Field(ge=16)] = 128
+    layers: Annotated[int, Field(ge=1)] = 3
+    heads: Annotated[int, Field(ge=1)] = 4
+    intermediate_size: Annotated[int, Field(ge=16)] = 320
+    max_position: Annotated[int, Field(ge=64)] = 512
+    initializer_range: float = 0.08
+    sequence_length: Annotated[int, Field(ge=16)] = 64
+    batch_size: Annotated[int, Field(ge=1)] = 24
+    steps: Annotated[int, Field(ge=1)] = 500
+    learning_rate: Annotated[float, Field(gt=0)] = 0.006
+    warmup_steps: Annotated[int, Field(ge=0)] = 30
+
+
+class Spec(JobSpec[Config, Inputs]):
+    """Out: a Hugging Face model folder in `model/` (safetensors, tokenizer) and `loss.jsonl`."""
+
+    job: Literal["pretrain"] = "pretrain"

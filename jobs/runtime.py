@@ -1,0 +1,210 @@
+"""What every job does around its own work: read the spec, verify the inputs, commit the output, fail well.
+
+A job's `__main__` is two lines: its `run(job)` function handed to `main`. Heavy imports belong inside `run`, so
+that a wrong spec is answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from errno import EDQUOT, ENOSPC
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import fsspec
+from pydantic import ValidationError
+
+from include.artifacts.manifest import InputEntry, Provenance
+from include.artifacts.store import Attempt, Store
+from include.code_identity import PROJECT, code_identity
+from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
+from include.events import format_event
+from include.specs import spec_class
+from include.specs.base import Artifact, JobSpec
+
+S = TypeVar("S", bound=JobSpec)
+
+TERMINATION_LOG = "ANEMONE_TERMINATION_LOG"
+"""Environment variable: the file that carries a failure's last sentence out of a pod."""
+
+_REPORTED_PACKAGES = ("torch", "transformers", "nemo-automodel", "nemo-curator", "great-expectations", "mlflow")
+
+
+class Job(Generic[S]):
+    """One run of a job.
+
+    Attributes:
+        spec: what was asked for.
+        output: folder for the artifact's files.
+        scratch: folder for everything else; gone when the job ends.
+        store: where the output goes; checkpoints are committed to it as artifacts of their own.
+    """
+
+    def __init__(self, spec: S, attempt: Attempt, store: Store, scratch: Path, stack: ExitStack) -> None:
+        self.spec = spec
+        self.store = store
+        self.output = attempt.files
+        self.scratch = scratch
+        self.metrics: dict[str, float | int | str | bool | None] = {}
+        self._events = stack.enter_context(attempt.events.open("a", encoding="utf-8"))
+        self._stack = stack
+        self._inputs: dict[str, Path] = {}
+
+    def input(self, name: str) -> Path:
+        """Folder with the verified files of the input called `name` in the spec.
+
+        Raises:
+            ArtifactError: the artifact is gone, was altered, or holds other bytes than planned.
+        """
+        if name not in self._inputs:
+            artifact: Artifact = getattr(self.spec.inputs, name)
+            store, artifact_name = Store.of(artifact.uri)
+            self._inputs[name] = self._stack.enter_context(store.open_files(artifact_name, digest=artifact.digest))
+        return self._inputs[name]
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Tell a person and a program what is going on: one `key=value` line, and the same in events.jsonl."""
+        print(format_event(event, fields), flush=True)
+        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        self._events.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+        self._events.flush()
+
+
+def main(name: str, run: Callable[[Job[Any]], None]) -> None:
+    """Run job `name` as the process's whole work, and exit with its verdict (see `include.errors.ExitCode`)."""
+    parser = argparse.ArgumentParser(prog=f"python -m jobs.{name}", description=spec_class(name).__doc__)
+    parser.add_argument("--spec", required=True, metavar="URI", help="the job's spec, as JSON")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        execute(load_spec(name, arguments.spec), run)
+    except AnemoneError as error:
+        _fail(error.exit_code, str(error))
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT):
+            traceback.print_exc()
+            _fail(ExitCode.FAULT, f"{type(error).__name__}: {error}")
+        _fail(ExitCode.TRY_AGAIN, f"no space left ({error.filename or 'disk full'}): free some, then clear this task")
+    except Exception as error:
+        traceback.print_exc()
+        _fail(ExitCode.FAULT, f"{type(error).__name__}: {error} (a bug, or a case nobody met yet; the trace is above)")
+
+
+def load_spec(name: str, uri: str) -> JobSpec:
+    """Read and validate a spec. Raises ConfigurationError naming the key that is wrong."""
+    try:
+        with fsspec.open(uri, "rb") as stream:
+            document = stream.read()
+        return spec_class(name).model_validate_json(document)
+    except FileNotFoundError:
+        raise ConfigurationError(f"the spec {uri} does not exist: clear the task, it writes a new one") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(
+            f"the spec {uri} is not one of job {name}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
+        ) from None
+
+
+def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
+    """Do the work of `spec` unless its output exists, and commit it.
+
+    Raises:
+        AnemoneError: the work cannot be done, for a reason that the user can act on.
+    """
+    code = code_identity(spec.job, spec.environment)
+    if code != spec.output.code:
+        raise TryAgainError(
+            f"the code of job {spec.job} changed between planning and start "
+            f"(planned {spec.output.code[:12]}, found {code[:12]}): the next try plans anew"
+        )
+    store = Store(spec.output.store)
+    if store.manifest(spec.output.name) is not None:
+        print(format_event("reused", {"artifact": store.uri(spec.output.name)}), flush=True)
+        return
+    started, clock = datetime.now(UTC), time.monotonic()
+    with ExitStack() as stack:
+        attempt = stack.enter_context(store.attempt(spec.output.name))
+        scratch = Path(tempfile.mkdtemp(prefix=f"anemone-{spec.job}-"))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        job = Job(spec, attempt, store, scratch, stack)
+        job.event("started", job=spec.job, name=spec.output.name)
+        run(job)
+        provenance = _provenance(started, clock)
+        job.event("finished", seconds=provenance.wall_seconds, cpu_seconds=provenance.cpu_seconds, **job.metrics)
+        inputs = {
+            key: InputEntry(uri=value.uri, digest=value.digest)
+            for key, value in spec.inputs
+            if isinstance(value, Artifact)
+        }
+        _, ours = attempt.commit(
+            job=spec.job,
+            inputs=inputs,
+            config=spec.config.model_dump(mode="json"),
+            code=spec.output.code,
+            metrics=job.metrics,
+            provenance=provenance,
+        )
+        print(format_event("committed" if ours else "reused", {"artifact": store.uri(spec.output.name)}), flush=True)
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise StoppedError("stopped on request (SIGTERM): the next try goes on from the last checkpoint")
+
+
+def _fail(code: ExitCode, sentence: str) -> None:
+    sys.stdout.flush()
+    line = " ".join(sentence.split())
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    if target := os.environ.get(TERMINATION_LOG):
+        Path(target).write_text(line[:4000], encoding="utf-8")
+    sys.exit(int(code))
+
+
+def _provenance(started: datetime, clock: float) -> Provenance:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Provenance(
+        started=started,
+        finished=datetime.now(UTC),
+        wall_seconds=round(time.monotonic() - clock, 3),
+        cpu_seconds=round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+        peak_rss_bytes=max(own.ru_maxrss, children.ru_maxrss) * 1024,
+        host=socket.gethostname(),
+        python=sys.version.split()[0],
+        packages={name: found for name in _REPORTED_PACKAGES if (found := _version(name))},
+        **_git(),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any]:
+    def git(*arguments: str) -> str | None:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    sha = git("rev-parse", "HEAD")
+    return {"git_sha": sha, "git_dirty": bool(git("status", "--porcelain")) if sha else None}

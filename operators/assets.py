@@ -1,0 +1,24 @@
+"""The assets that connect the DAGs: data sets that arrive, candidates that are ready for release."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset, AssetWatcher
+
+from include.platforms import current_platform
+from operators.triggers import DatasetArrivalTrigger
+
+CANDIDATE = Asset(name="candidate", uri="x-anemone://registry/candidate")
+"""A registered candidate; the event's extra is {"artifact": URI of its registration, "metrics"}."""
+
+
+def arrived_datasets() -> Asset:
+    """Data sets that appear in the platform's folder; the event's payload is the arrival trigger's."""
+    arrivals = current_platform().arrivals
+    trigger = DatasetArrivalTrigger(
+        folder=arrivals.folder, settle_seconds=arrivals.settle_seconds, poll_seconds=arrivals.poll_seconds
+    )
+    return Asset(
+        name="arrived_datasets",
+        uri="x-anemone://datasets/arrived",
+        watchers=[AssetWatcher(name="arrivals_folder", trigger=trigger)],
+    )

@@ -1,0 +1,94 @@
+"""Gates: sensors over artifacts that let a run go on or end it with the reasons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.artifacts.store import Store
+from include.errors import AnemoneError
+from include.gates import Verdict, data_quality, evaluation
+from include.platforms import current_platform
+from operators.links import JudgedArtifactLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class GateSensor(BaseSensorOperator):
+    """Judge an artifact: *pass* goes on; *fail* and *inconclusive* end the run red, with every reason.
+
+    Reads the artifact at once, and defers only where it is not there yet.
+
+    Args:
+        gate: which rule judges.
+        artifact: URI of what `check` or `evaluate` made.
+        gates: the `gates` section of a resolved recipe: the limits.
+    """
+
+    template_fields: Sequence[str] = ("artifact", "gates")
+    template_fields_renderers = {"gates": "json"}  # noqa: RUF012
+    operator_extra_links = (JudgedArtifactLink(),)
+    ui_color = "#fbf3d9"
+
+    def __init__(
+        self,
+        *,
+        gate: Literal["data_quality", "evaluation"],
+        artifact: str,
+        gates: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.gate = gate
+        self.artifact = artifact
+        self.gates = gates
+
+    def execute(self, context: Context) -> None:
+        store, name = Store.of(self.artifact)
+        try:
+            present = store.manifest(name) is not None
+        except AnemoneError as error:
+            raise AirflowFailException(str(error)) from None
+        if present:
+            self._judge()
+            return
+        from operators.triggers import ArtifactTrigger
+
+        self.log.info("%s is not there yet; waiting", self.artifact)
+        self.defer(
+            trigger=ArtifactTrigger(uri=self.artifact),
+            method_name="judge_after_wait",
+            timeout=timedelta(seconds=current_platform().gate_timeout_seconds),
+        )
+
+    def judge_after_wait(self, context: Context, event: Mapping[str, Any]) -> None:
+        """Continue after the deferral."""
+        self._judge()
+
+    def _judge(self) -> None:
+        try:
+            verdict = self._verdict()
+        except AnemoneError as error:
+            raise AirflowFailException(str(error)) from None
+        for name, value in verdict.figures.items():
+            self.log.info("%s=%s", name, value)
+        if verdict.outcome == "pass":
+            self.log.info("%s", verdict.summary)
+            return
+        for reason in verdict.reasons:
+            self.log.error("%s", reason)
+        raise AirflowFailException(verdict.summary)
+
+    def _verdict(self) -> Verdict:
+        store, name = Store.of(self.artifact)
+        if self.gate == "data_quality":
+            return data_quality.judge(store.read_json(name, "result.json"))
+        lines = store.read_bytes(name, "scores.jsonl").decode().splitlines()
+        policy = evaluation.EvaluationGate.model_validate((self.gates or {}).get("evaluation", {}))
+        return evaluation.judge(policy, store.read_json(name, "results.json"), [json.loads(line) for line in lines])

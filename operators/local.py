@@ -1,0 +1,134 @@
+"""Jobs as processes on the machine where Airflow's worker runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from include.artifacts.store import Store
+from include.code_identity import PROJECT
+from include.errors import AnemoneError, ConfigurationError, TryAgainError
+from include.events import format_event
+from include.platforms import Platform, current_platform
+from operators.links import MadeArtifactLink
+from operators.plan import JobFailedError, JobPlan
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_ERROR = "error: "
+
+
+class LocalJobOperator(BaseOperator):
+    """Run one job as a process, or reuse what it made before; returns the artifact's URI.
+
+    The process tree dies within the platform's grace after this task ends, also when the task is SIGKILLed.
+
+    An event of each outlet asset carries {"artifact": URI, "metrics": the manifest's}.
+
+    Args:
+        section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
+            configuration}; None where the recipe has no such stage, and the task then returns None.
+        inputs: artifact URI by input name; an input that is None is left out.
+    """
+
+    template_fields: Sequence[str] = ("section", "inputs")
+    template_fields_renderers = {"section": "json", "inputs": "json"}  # noqa: RUF012
+    operator_extra_links = (MadeArtifactLink(),)
+    ui_color = "#e6edf7"
+
+    def __init__(
+        self, *, section: Mapping[str, Any] | None, inputs: Mapping[str, str | None] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.section = section
+        self.inputs = inputs if inputs is not None else {}
+        self._process: subprocess.Popen[str] | None = None
+
+    @cached_property
+    def platform(self) -> Platform:
+        return current_platform()
+
+    def execute(self, context: Context) -> str | None:
+        if self.section is None:
+            self.log.info("this recipe has no stage %s", self.task_id)
+            return None
+        try:
+            plan = JobPlan.prepare(
+                self.section["job"],
+                config=self.section["config"],
+                inputs=self.inputs,
+                store=Store(self.platform.store),
+                refresh=context["run_id"] if self.task_id in context["params"].get("refresh", ()) else "",
+            )
+            if manifest := plan.committed():
+                self.log.info(
+                    "reused artifact=%s (made before from the same code, configuration and data; "
+                    "the Param refresh=[%r] makes it anew)", plan.uri, self.task_id,
+                )
+            else:
+                manifest = plan.conclude(*self._run(plan))
+        except JobFailedError as error:
+            raise (AirflowException if error.retryable else AirflowFailException)(str(error)) from None
+        except TryAgainError as error:
+            raise AirflowException(str(error)) from None
+        except AnemoneError as error:
+            raise AirflowFailException(str(error)) from None
+        self.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": manifest.metrics}
+        return plan.uri
+
+    def on_kill(self) -> None:
+        """Ask the supervisor to end the process tree; it goes on doing so after this process is gone."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _run(self, plan: JobPlan) -> tuple[int, str | None]:
+        """Exit code (128 + n for signal n) and the job's last `error: …` sentence, if any."""
+        environment = plan.spec.environment
+        python = self.platform.python.get(environment)
+        if python is None:
+            raise ConfigurationError(f"platform {self.platform.name} has no python for the environment {environment!r}")
+        command = [python, "-m", f"jobs.{plan.spec.job}", "--spec", plan.write_spec()]
+        supervisor = [sys.executable, "-m", "operators.supervisor", "--grace", str(self.platform.grace_seconds), "--"]
+        sentence = None
+        self._process = subprocess.Popen(
+            [*supervisor, *command],
+            cwd=PROJECT,
+            env={**_plain_environment(), **self.platform.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            # Out of the reach of the signals that end the task's own process group: it needs its grace to save.
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                line = line.rstrip()
+                if line.startswith(_ERROR):
+                    sentence = line.removeprefix(_ERROR)
+                elif line:
+                    self.log.info("%s", line)
+            code = self._process.wait()
+        finally:
+            # A time-out leaves the loop early; the next try must find nothing of this one.
+            self.on_kill()
+            self._process.stdout.close()
+            self._process.wait()
+        return (code if code >= 0 else 128 - code), sentence
+
+
+def _plain_environment() -> dict[str, str]:
+    """This process's environment without Airflow's own variables: connections and keys are not a job's business."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "_AIRFLOW_"))}

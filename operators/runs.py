@@ -1,0 +1,72 @@
+"""How a run of `customize` comes to be: from an announced data set, from the form, or from cron."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import CronTriggerTimetable
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.artifacts.naming import digest
+from include.errors import AnemoneError, ConfigurationError
+from include.platforms import current_platform
+from include.recipes import recipe_names, resolve
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+def announced_runs(context: Context) -> list[dict[str, Any]]:
+    """One run of `customize` for each announced data set, named so that there can be only one.
+
+    Airflow may deliver several events in one run, or one event twice; the run id, made of the data set's digest and
+    the recipe, is unique in its database.
+
+    Returns:
+        Arguments for TriggerDagRunOperator, one mapping a data set.
+    """
+    recipe = current_platform().arrivals.recipe
+    runs = {}
+    for events in context["triggering_asset_events"].values():
+        for event in events:
+            payload = event.extra["payload"]
+            run_id = f"arrival__{payload['digest'][:16]}__{digest(recipe)[:8]}"
+            runs[run_id] = {"trigger_run_id": run_id, "conf": {"data": payload["source"], "recipe": recipe}}
+    return list(runs.values())
+
+
+def resolved_recipe(context: Context) -> dict[str, Any]:
+    """The run's recipe with the form's overrides, one section a stage (see `include.recipes.resolve`).
+
+    `ingest` gets the run's data set as its source: the Param `data`, or the newest file of the arrivals folder.
+    """
+    params = context["params"]
+    try:
+        sections = resolve(params["recipe"], params["overrides"])
+        sections["ingest"]["config"]["source"] = params["data"] or _newest_arrival()
+    except AnemoneError as error:
+        raise AirflowFailException(str(error)) from None
+    registration = {"model": sections["model"], "recipe": sections["name"], "run_id": context["run_id"]}
+    sections["register"] = {"job": "register", "config": registration}
+    return sections
+
+
+def recipe_choices() -> list[str]:
+    """For the form: every recipe, the platform's own first."""
+    default = current_platform().arrivals.recipe
+    return [default, *(name for name in recipe_names() if name != default)]
+
+
+def _newest_arrival() -> str:
+    folder = Path(current_platform().arrivals.folder)
+    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    if not files:
+        raise ConfigurationError(f"the Param data is empty and {folder} holds no *.jsonl file: name a data set")
+    return str(files[-1])
+
+
+def customize_schedule() -> CronTriggerTimetable | None:
+    """The platform's cron, or none."""
+    cron = current_platform().cron
+    return CronTriggerTimetable(cron, timezone="UTC") if cron else None

@@ -1,0 +1,109 @@
+"""What the triggerer watches: artifacts that a gate waits for, and folders where data sets arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
+
+from include.artifacts.manifest import FileEntry
+from include.artifacts.naming import content_digest, file_digest
+from include.artifacts.store import Store
+
+_WATERMARK = "announced"
+
+
+class ArtifactTrigger(BaseTrigger):
+    """Fires once the artifact at `uri` is committed."""
+
+    def __init__(self, *, uri: str, poll_seconds: float = 5.0) -> None:
+        super().__init__()
+        self.uri = uri
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "operators.triggers.ArtifactTrigger", {"uri": self.uri, "poll_seconds": self.poll_seconds}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        store, name = Store.of(self.uri)
+        while await asyncio.to_thread(store.manifest, name) is None:
+            await asyncio.sleep(self.poll_seconds)
+        yield TriggerEvent({"artifact": self.uri})
+
+
+class DatasetArrivalTrigger(BaseEventTrigger):
+    """Fires for each JSONL file of a folder whose content was not announced before.
+
+    A file is taken once its size and times have stayed the same for `settle_seconds`; the event's payload is
+    {"source": path, "digest": content digest, "bytes": size}. The digest is the one that the ingested data set will
+    have, so the same bytes under two names are announced once. What was announced is kept in the asset's state, so a
+    restarted triggerer goes on where the last one stopped; a crash just after an event may repeat it, and whoever
+    consumes it tells by the digest.
+    """
+
+    def __init__(self, *, folder: str, settle_seconds: float, poll_seconds: float) -> None:
+        super().__init__()
+        self.folder = folder
+        self.settle_seconds = settle_seconds
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "operators.triggers.DatasetArrivalTrigger", {
+            "folder": self.folder,
+            "settle_seconds": self.settle_seconds,
+            "poll_seconds": self.poll_seconds,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        announced = await self._load()
+        seen: dict[Path, tuple[tuple[int, ...], float]] = {}
+        done: dict[Path, tuple[int, ...]] = {}
+        while True:
+            now = asyncio.get_running_loop().time()
+            for path, version in (await asyncio.to_thread(_snapshot, Path(self.folder))).items():
+                if done.get(path) == version:
+                    continue
+                known, since = seen.get(path, ((), now))
+                if known != version:
+                    seen[path] = (version, now)
+                elif now - since >= self.settle_seconds:
+                    digest = await asyncio.to_thread(_dataset_digest, path)
+                    if (await asyncio.to_thread(_snapshot, Path(self.folder))).get(path) != version:
+                        continue
+                    done[path] = version
+                    if digest in announced:
+                        self.log.info("%s holds a data set that was announced before (%s)", path, digest[:12])
+                        continue
+                    self.log.info("data set arrived: %s (%s)", path, digest[:12])
+                    yield TriggerEvent({"source": str(path), "digest": digest, "bytes": version[0]})
+                    announced.append(digest)
+                    await self._save(announced)
+            await asyncio.sleep(self.poll_seconds)
+
+    async def _load(self) -> list[str]:
+        return list(await self.asset_state_store.aget(_WATERMARK, default=[])) if self.asset_state_store else []
+
+    async def _save(self, announced: list[str]) -> None:
+        if self.asset_state_store:
+            await self.asset_state_store.aset(_WATERMARK, announced)
+
+
+def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Path → (size, inode, mtime, ctime) of the JSONL files there; hidden ones are still being written."""
+    found = {}
+    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        if not path.name.startswith("."):
+            found[path] = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+def _dataset_digest(path: Path) -> str:
+    """The content digest that `jobs.ingest` will give to this one file."""
+    return content_digest([FileEntry(path="data.jsonl", size=path.stat().st_size, sha256=file_digest(path))])

@@ -1,0 +1,33 @@
+"""What Anemone adds to Airflow: pages that show artifacts, and links to them from the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from operators.links import ARTIFACTS_PREFIX, JudgedArtifactLink, MadeArtifactLink
+
+
+async def artifact_pages(
+    scope: MutableMapping[str, Any],
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+    send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+) -> None:
+    """The ASGI application of `plugins.artifact_pages`.
+
+    Imported at the first request: every task's process loads this plugin, and FastAPI would cost each of them two
+    CPU-seconds.
+    """
+    from plugins.artifact_pages import app
+
+    await app(scope, receive, send)
+
+
+class AnemonePlugin(AirflowPlugin):
+    """Registers the pages and the links."""
+
+    name = "anemone"
+    fastapi_apps = [{"app": artifact_pages, "url_prefix": ARTIFACTS_PREFIX, "name": "Anemone artifacts"}]  # noqa: RUF012
+    operator_extra_links = [MadeArtifactLink(), JudgedArtifactLink()]  # noqa: RUF012

@@ -1,0 +1,101 @@
+"""Every DAG file: imports quickly, wires what exists, and follows the house's rules."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+from include.code_identity import PROJECT
+from include.recipes import recipe_names, resolve
+from include.specs import spec_class
+from include.specs.base import Artifact
+
+FILES = sorted((PROJECT / "dags").glob("*.py"))
+IMPORT_BUDGET = 0.5
+"""CPU-seconds above `import airflow.sdk`."""
+
+
+def load(path: Path) -> DAG:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [value for value in vars(module).values() if isinstance(value, DAG)]
+    if not found:
+        found = [module.__dict__[path.stem]()]
+    assert len(found) == 1, f"{path.name} holds {len(found)} DAGs"
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, DAG]:
+    return {dag.dag_id: dag for dag in map(load, FILES)}
+
+
+def test_every_file_is_a_dag_of_its_own_name(dags):
+    assert sorted(dags) == [path.stem for path in FILES]
+
+
+def test_the_rules_of_the_house(dags):
+    for dag in dags.values():
+        assert "anemone" in dag.tags
+        assert dag.catchup is False
+        assert dag.doc_md
+        for task in dag.tasks:
+            assert task.owner == "anemone", task.task_id
+            assert task.retries >= 1, task.task_id
+
+
+def test_every_param_of_customize_explains_itself(dags):
+    for name, param in dags["customize"].params.items():
+        schema = dags["customize"].params.get_param(name).schema
+        assert {"title", "description_md", "section"} <= set(schema), name
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_stage_gets_the_inputs_that_its_job_takes(dags, recipe):
+    sections = resolve(recipe)
+    for task in dags["customize"].tasks:
+        section = sections.get(task.task_id)
+        if section is None or not hasattr(task, "inputs"):
+            continue
+        fields = spec_class(section["job"]).model_fields["inputs"].annotation.model_fields
+        required = {name for name, field in fields.items() if field.annotation is Artifact}
+        assert required <= set(task.inputs) <= set(fields), task.task_id
+
+
+def test_nothing_trains_before_the_data_and_nothing_registers_before_the_model_were_judged(dags):
+    dag = dags["customize"]
+    assert "data_quality_gate" in dag.get_task("finetune").upstream_task_ids
+    assert "evaluation_gate" in dag.get_task("register").upstream_task_ids
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_within_the_budget(path):
+    program = f"""
+import time, runpy
+import airflow.sdk
+start = time.process_time()
+runpy.run_path({str(path)!r})
+print(time.process_time() - start)
+"""
+    used = [
+        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+        for _ in range(2)
+    ]
+    assert min(used) <= IMPORT_BUDGET
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_dag_files_only_wire(path):
+    roots = {
+        (name if isinstance(name, str) else name.name).split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else node.names)
+    }
+    assert roots <= {"__future__", "airflow", "datetime", "operators"}

@@ -1,0 +1,172 @@
+"""An artifact exists completely or not at all, and is never taken for what it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from include.artifacts.store import Store, split_uri
+from include.errors import ArtifactError, ConfigurationError
+
+
+def folder_of(store: Store, name: str) -> Path:
+    manifest = store.manifest(name)
+    assert manifest is not None
+    return Path(store.root.removeprefix("file://")) / name / "attempts" / manifest.attempt / "files"
+
+
+def manifest_path(store: Store, name: str) -> Path:
+    return Path(store.root.removeprefix("file://")) / name / "manifest.json"
+
+
+def test_commits_and_reads_back(store, commit):
+    commit("data-1", {"a.txt": "one", "sub/b.bin": b"\0\1"}, metrics={"rows": 3})
+    manifest = store.manifest("data-1")
+    assert [(file.path, file.size) for file in manifest.files] == [("a.txt", 3), ("sub/b.bin", 2)]
+    assert manifest.metrics == {"rows": 3}
+    with store.open_files("data-1", digest=manifest.content_digest) as folder:
+        assert (folder / "sub/b.bin").read_bytes() == b"\0\1"
+    assert store.names("data") == ["data-1"]
+
+
+def test_content_digest_depends_on_bytes_and_paths_alone(commit):
+    one = commit("x-1", {"a": "same"})
+    two = commit("x-2", {"a": "same"}, metrics={"other": 1})
+    renamed = commit("x-3", {"b": "same"})
+    assert one.content_digest == two.content_digest != renamed.content_digest
+
+
+def test_nothing_exists_before_the_commit_and_nothing_stays_without_one(store):
+    with store.attempt("half") as attempt:
+        (attempt.files / "a").write_text("half")
+        assert store.manifest("half") is None
+    assert store.names() == []
+    assert not attempt.files.exists()
+
+
+def test_of_two_writers_one_commits(store, provenance):
+    with store.attempt("race") as first, store.attempt("race") as second:
+        (first.files / "a").write_text("first")
+        (second.files / "a").write_text("second")
+        record = {"job": "test", "code": "0", "provenance": provenance}
+        _, second_won = second.commit(**record)
+        standing, first_won = first.commit(**record)
+    assert (second_won, first_won) == (True, False)
+    assert standing.attempt == second.id
+    assert store.read_bytes("race", "a") == b"second"
+    assert not first.files.exists()
+
+
+def test_of_many_processes_exactly_one_commits(store, tmp_path):
+    program = textwrap.dedent(
+        """
+        import sys
+        from datetime import UTC, datetime
+        from include.artifacts.manifest import Provenance
+        from include.artifacts.store import Store
+        now = datetime.now(UTC)
+        record = Provenance(started=now, finished=now, wall_seconds=0, cpu_seconds=0, peak_rss_bytes=0, host="", python="")
+        with Store(sys.argv[1]).attempt("race") as attempt:
+            (attempt.files / "a").write_text(attempt.id)
+            sys.stdin.readline()
+            print(attempt.commit(job="test", code="0", provenance=record)[1])
+        """
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, store.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert sorted(writer.communicate()[0].strip() for writer in writers) == ["False"] * 5 + ["True"]
+    attempts = Path(store.root.removeprefix("file://")) / "race" / "attempts"
+    assert [path.parent.name for path in attempts.glob("*/files")] == [store.manifest("race").attempt]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "a.txt is missing"),
+        (lambda path: path.write_text("on"), "a.txt has 2 bytes, its manifest says 3"),
+        (lambda path: path.write_text("two"), "a.txt was altered after its commit"),
+        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "a.txt is missing"),
+    ],
+    ids=["missing", "truncated", "flipped", "link"],
+)
+def test_damage_is_refused_by_name(store, commit, damage, says):
+    commit("data-1", {"a.txt": "one"})
+    damage(folder_of(store, "data-1") / "a.txt")
+    with pytest.raises(ArtifactError, match=says), store.open_files("data-1"):
+        pass
+    with pytest.raises(ArtifactError, match="a.txt"):
+        if (folder_of(store, "data-1") / "a.txt").is_symlink():
+            (folder_of(store, "data-1") / "a.txt").read_text()
+        store.read_bytes("data-1", "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda m: m | {"schema_version": 2}, "schema 2, this Anemone reads up to 1: update Anemone"),
+        (lambda m: m | {"surprise": 1}, "surprise"),
+        (lambda m: m | {"files": [m["files"][0] | {"path": "../../etc/passwd"}]}, "not a plain relative path"),
+        (lambda m: m | {"files": [m["files"][0] | {"path": "/etc/passwd"}]}, "not a plain relative path"),
+        (lambda m: m | {"files": [m["files"][0] | {"sha256": "0" * 64}]}, "do not give its content digest"),
+        (lambda m: m | {"name": "other"}, "moved or copied"),
+        (lambda m: [], "not a manifest"),
+    ],
+    ids=["newer", "unknown-key", "dot-dot", "absolute", "digest", "moved", "not-a-manifest"],
+)
+def test_an_altered_manifest_is_refused(store, commit, edit, says):
+    commit("data-1", {"a.txt": "one"})
+    path = manifest_path(store, "data-1")
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(ArtifactError, match=says):
+        store.manifest("data-1")
+
+
+def test_a_truncated_manifest_is_refused(store, commit):
+    commit("data-1", {"a.txt": "one"})
+    path = manifest_path(store, "data-1")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="damaged after its commit"):
+        store.manifest("data-1")
+
+
+def test_other_bytes_than_planned_are_refused(store, commit):
+    commit("data-1", {"a.txt": "one"})
+    with pytest.raises(ArtifactError, match="other bytes than this run was planned with"):
+        with store.open_files("data-1", digest="0" * 64):
+            pass
+
+
+def test_a_missing_artifact_says_what_to_do(store):
+    with pytest.raises(ArtifactError, match="does not exist: clear the task that makes it"), store.open_files("gone"):
+        pass
+
+
+def test_links_are_not_committed(store, provenance):
+    with store.attempt("linked") as attempt:
+        (attempt.files / "a").symlink_to("/etc/passwd")
+        with pytest.raises(ArtifactError, match="link"):
+            attempt.commit(job="test", code="0", provenance=provenance)
+    assert store.manifest("linked") is None
+
+
+def test_create_never_overwrites(store):
+    assert store.create("claims/one", b"first")
+    assert not store.create("claims/one", b"second")
+    assert store.read("claims/one") == b"first"
+
+
+@pytest.mark.parametrize("uri", ["plain", "file://", "/tmp/x"])
+def test_a_uri_needs_store_and_name(uri):
+    with pytest.raises(ConfigurationError, match="not an artifact URI"):
+        split_uri(uri)

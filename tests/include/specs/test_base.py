@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+from include.errors import ConfigurationError
+from include.specs import config_class, job_names, spec_class
+from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, identity
+
+FIELDS_THAT_CANNOT_CHANGE_A_RESULT = {
+    "curate": {"workers"},
+    "evaluate": {"batch_size"},
+    "finetune": {"checkpoint_every"},
+    "ingest": {"settle_seconds"},
+}
+
+
+@pytest.mark.parametrize("job", job_names())
+def test_every_job_has_its_model(job):
+    spec = spec_class(job)
+    assert issubclass(spec, JobSpec)
+    assert spec.model_fields["job"].default == job
+    assert spec.kind in ("job", "effect")
+
+
+@pytest.mark.parametrize("job", job_names())
+def test_what_is_left_out_of_the_identity_is_listed_here(job):
+    marked = {name for name, field in config_class(job).model_fields.items() if NOT_IDENTITY in field.metadata}
+    assert marked == FIELDS_THAT_CANNOT_CHANGE_A_RESULT.get(job, set())
+
+
+def test_where_an_input_lies_is_not_its_identity():
+    here = Artifact(uri="file:///a/x", digest="0" * 64)
+    there = Artifact(uri="s3://b/x", digest="0" * 64)
+    other = Artifact(uri="file:///a/x", digest="1" * 64)
+    assert identity(here) == identity(there) != identity(other)
+
+
+def test_an_unknown_job_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigurationError, match="no job 'finetun': choose one of .*finetune"):
+        spec_class("finetun")

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from include.errors import ConfigurationError
+from include.recipes import recipe_names, resolve
+
+DEMO = "demo/0.8M_lora_cpu"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_resolves_to_plain_json(name):
+    sections = resolve(name)
+    assert json.loads(json.dumps(sections)) == sections
+    assert sections["finetune"]["config"]["max_tokens"] == sections["check"]["config"]["max_tokens"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_opens_with_the_command_that_runs_it(name):
+    from include.code_identity import PROJECT
+
+    text = (PROJECT / "include" / "recipes" / f"{name}.yaml").read_text()
+    head = text[: text.index("description:")]
+    assert f"make run DATA=my.jsonl RECIPE={name}" in head
+
+
+def test_files_are_replaced_by_what_they_hold():
+    sections = resolve(DEMO)
+    assert "generation" in sections["finetune"]["config"]["chat_template"]
+    assert sections["check"]["config"]["suite"]["expectations"]
+
+
+def test_overrides_name_keys_by_path():
+    sections = resolve(DEMO, {"finetune.steps": 7, "finetune.lora.dim": 4, "heldout": None})
+    assert sections["finetune"]["config"]["steps"] == 7
+    assert sections["finetune"]["config"]["lora"] == {**resolve(DEMO)["finetune"]["config"]["lora"], "dim": 4}
+    assert sections["heldout"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("demo/0.8M_lora", {}, "no recipe 'demo/0.8M_lora': did you mean 'demo/0.8M_lora_cpu'"),
+        ("../../etc/passwd", {}, "no recipe"),
+        (DEMO, {"finetune.stepz": 1}, "unknown key 'stepz': did you mean 'steps'"),
+        (DEMO, {"curate.pii.actoin": "drop"}, "unknown key 'pii.actoin': did you mean 'action'"),
+        (DEMO, {"gates.evaluation.min_exact": 1}, "unknown key 'gates.evaluation.min_exact'"),
+        (DEMO, {"speed": 1}, "unknown key 'speed'"),
+        (DEMO, {"finetune.steps": "many"}, "finetune: steps: Input should be a valid integer"),
+        (DEMO, {"finetune.steps": 0}, "finetune: steps: Input should be greater than or equal to 1"),
+        (DEMO, {"finetune.local_batch_size": 5}, "32 is not a multiple of local_batch_size × processes"),
+        (DEMO, {"finetune.steps.more": 1}, "does not name a key of the recipe"),
+        (DEMO, {"chat_template": "../platforms/laptop.yaml"}, "which include/templates/ does not hold"),
+        (DEMO, {"check.suite": "kubect"}, "did you mean 'kubectl.json'"),
+        (DEMO, {"base.job": "pretrian"}, "no job 'pretrian'"),
+    ],
+)
+def test_a_wrong_recipe_or_key_is_named_with_the_nearest(name, overrides, says):
+    with pytest.raises(ConfigurationError) as error:
+        resolve(name, overrides)
+    assert says in str(error.value)
