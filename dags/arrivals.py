@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import dag, get_current_context, task
 
 from operators.assets import arrived_datasets
-from operators.runs import announced_runs
+from operators.runs import announced_runs, start_run
 
 
 @dag(
@@ -21,11 +20,11 @@ def arrivals():
     def announced() -> list[dict]:
         return announced_runs(get_current_context())
 
-    TriggerDagRunOperator.partial(
-        task_id="start_customize",
-        trigger_dag_id="customize",
-        skip_when_already_exists=True,
-    ).expand_kwargs(announced())
+    @task
+    def start_customize(run_id: str, conf: dict) -> None:
+        start_run("customize", run_id=run_id, conf=conf)
+
+    start_customize.expand_kwargs(announced())
 
 
 arrivals()

@@ -32,8 +32,8 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             None,
             type=["null", "string"],
             title="Data set",
-            description_md="A JSONL file or a folder of shards: `{prompt, completion}`, `{input, output}` or `{messages}` "
-            "a line. Empty: the newest file in the arrivals folder.",
+            description_md="A JSONL file or a folder of shards: `{prompt, completion}`, `{input, output}` or "
+            "`{messages}` a line. Empty: the newest file in the arrivals folder.",
             section="What",
         ),
         "recipe": Param(
@@ -76,9 +76,7 @@ def customize():
     checked = stage("check", plan["check"], inputs={"curated": curated.output, "base": base.output})
     data_quality = GateSensor(task_id="data_quality_gate", gate="data_quality", artifact=checked.output)
     tuned = stage("finetune", plan["finetune"], inputs={"base": base.output, "data": curated.output})
-    merged = stage(
-        "merge", plan["merge"], inputs={"base": base.output, "tuned": tuned.output, "data": curated.output}
-    )
+    merged = stage("merge", plan["merge"], inputs={"base": base.output, "tuned": tuned.output, "data": curated.output})
     evaluated = stage(
         "evaluate",
         plan["evaluate"],

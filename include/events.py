@@ -18,10 +18,7 @@ def format_event(event: str, fields: Mapping[str, Any]) -> str:
 
 def parse_fields(line: str) -> dict[str, str]:
     """The fields of a line that `format_event` wrote, as text."""
-    return {
-        key: json.loads(value) if value.startswith('"') else value
-        for key, value in _FIELD.findall(line)
-    }
+    return {key: json.loads(value) if value.startswith('"') else value for key, value in _FIELD.findall(line)}
 
 
 def _format(value: Any) -> str:

@@ -12,7 +12,9 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.artifacts.store import Store
 from include.errors import AnemoneError
-from include.gates import Verdict, data_quality, evaluation
+from include.gates import Verdict
+from include.gates.data_quality import data_quality
+from include.gates.evaluation import EvaluationGate, judge_evaluation
 from include.platforms import current_platform
 from operators.links import JudgedArtifactLink
 
@@ -32,7 +34,7 @@ class GateSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("artifact", "gates")
-    template_fields_renderers = {"gates": "json"}  # noqa: RUF012
+    template_fields_renderers = {"gates": "json"}
     operator_extra_links = (JudgedArtifactLink(),)
     ui_color = "#fbf3d9"
 
@@ -88,7 +90,7 @@ class GateSensor(BaseSensorOperator):
     def _verdict(self) -> Verdict:
         store, name = Store.of(self.artifact)
         if self.gate == "data_quality":
-            return data_quality.judge(store.read_json(name, "result.json"))
+            return data_quality(store.read_json(name, "result.json"))
         lines = store.read_bytes(name, "scores.jsonl").decode().splitlines()
-        policy = evaluation.EvaluationGate.model_validate((self.gates or {}).get("evaluation", {}))
-        return evaluation.judge(policy, store.read_json(name, "results.json"), [json.loads(line) for line in lines])
+        policy = EvaluationGate.model_validate((self.gates or {}).get("evaluation", {}))
+        return judge_evaluation(policy, store.read_json(name, "results.json"), [json.loads(line) for line in lines])

@@ -40,7 +40,7 @@ class LocalJobOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("section", "inputs")
-    template_fields_renderers = {"section": "json", "inputs": "json"}  # noqa: RUF012
+    template_fields_renderers = {"section": "json", "inputs": "json"}
     operator_extra_links = (MadeArtifactLink(),)
     ui_color = "#e6edf7"
 
@@ -71,7 +71,9 @@ class LocalJobOperator(BaseOperator):
             if manifest := plan.committed():
                 self.log.info(
                     "reused artifact=%s (made before from the same code, configuration and data; "
-                    "the Param refresh=[%r] makes it anew)", plan.uri, self.task_id,
+                    "the Param refresh=[%r] makes it anew)",
+                    plan.uri,
+                    self.task_id,
                 )
             else:
                 manifest = plan.conclude(*self._run(plan))

@@ -84,10 +84,12 @@ class DatasetArrivalTrigger(BaseEventTrigger):
             await asyncio.sleep(self.poll_seconds)
 
     async def _load(self) -> list[str]:
-        return list(await self.asset_state_store.aget(_WATERMARK, default=[])) if self.asset_state_store else []
+        if self.asset_state_store is None:
+            return []
+        return list(await self.asset_state_store.aget(_WATERMARK, default=[]))
 
     async def _save(self, announced: list[str]) -> None:
-        if self.asset_state_store:
+        if self.asset_state_store is not None:
             await self.asset_state_store.aset(_WATERMARK, announced)
 
 

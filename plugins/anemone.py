@@ -29,5 +29,5 @@ class AnemonePlugin(AirflowPlugin):
     """Registers the pages and the links."""
 
     name = "anemone"
-    fastapi_apps = [{"app": artifact_pages, "url_prefix": ARTIFACTS_PREFIX, "name": "Anemone artifacts"}]  # noqa: RUF012
-    operator_extra_links = [MadeArtifactLink(), JudgedArtifactLink()]  # noqa: RUF012
+    fastapi_apps = [{"app": artifact_pages, "url_prefix": ARTIFACTS_PREFIX, "name": "Anemone artifacts"}]
+    operator_extra_links = [MadeArtifactLink(), JudgedArtifactLink()]

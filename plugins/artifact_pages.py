@@ -67,11 +67,12 @@ def _manifest(store: Store, name: str) -> Manifest:
 
 def _page(manifest: Manifest) -> str:
     made = manifest.provenance
+    commit = (made.git_sha or "unknown")[:12] + (", with local changes" if made.git_dirty else "")
     facts = {
         "Job": manifest.job,
         "Finished": made.finished.isoformat(timespec="seconds"),
-        "Took": f"{made.wall_seconds:.1f} s, {made.cpu_seconds:.1f} CPU-s, {made.peak_rss_bytes / 2**20:.0f} MiB at its peak",
-        "Code": f"{manifest.code[:12]} (git {(made.git_sha or 'unknown')[:12]}{', with local changes' if made.git_dirty else ''})",
+        "Took": f"{made.wall_seconds:.1f} s, {made.cpu_seconds:.1f} CPU-s, {made.peak_rss_bytes / 2**20:.0f} MiB",
+        "Code": f"{manifest.code[:12]} (git {commit})",
         "Content": manifest.content_digest,
     }
     files = {
@@ -81,10 +82,13 @@ def _page(manifest: Manifest) -> str:
         escape(key): f'<a href="../{quote(split_uri(value.uri)[1])}/">{escape(split_uri(value.uri)[1])}</a>'
         for key, value in manifest.inputs.items()
     }
-    metrics = {escape(key): escape(f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in manifest.metrics.items()}
+    metrics = {
+        escape(key): escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+        for key, value in manifest.metrics.items()
+    }
     parts = [
-        f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{escape(manifest.name)}</title>",
-        f"<style>{_STYLE}</style><h1><code>{escape(manifest.name)}</code></h1>",
+        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{escape(manifest.name)}</title><style>{_STYLE}</style><h1><code>{escape(manifest.name)}</code></h1>",
         _table({escape(key): escape(value) for key, value in facts.items()}),
     ]
     for title, rows in (("Figures", metrics), ("Made from", inputs), ("Files", files)):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.store import Store
 

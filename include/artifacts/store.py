@@ -40,7 +40,9 @@ def split_uri(uri: str) -> tuple[str, str]:
     """An artifact's URI as (store root, artifact name)."""
     root, _, name = uri.rstrip("/").rpartition("/")
     if not root or "://" not in root:
-        raise ConfigurationError(f"{uri!r} is not an artifact URI: it needs a store and a name, as in file:///store/name")
+        raise ConfigurationError(
+            f"{uri!r} is not an artifact URI: it needs a store and a name, as in file:///store/name"
+        )
     return root, name
 
 
@@ -205,7 +207,7 @@ class Store:
                 os.fsync(stream.fileno())
             os.link(temporary, target)
         finally:
-            os.unlink(temporary)
+            Path(temporary).unlink()
         _fsync_folder(folder)
 
     def attempt(self, name: str) -> Attempt:
@@ -235,7 +237,9 @@ class Attempt:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._store.is_local:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif not self._committed:

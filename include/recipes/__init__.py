@@ -151,5 +151,7 @@ def _text(folder: str, file: str, recipe: str) -> str:
     path = _INCLUDE / folder / file
     known = sorted(found.name for found in (_INCLUDE / folder).iterdir() if found.is_file())
     if file not in known:
-        raise ConfigurationError(f"recipe {recipe} names {file!r}, which include/{folder}/ does not hold{_nearest(file, known)}")
+        raise ConfigurationError(
+            f"recipe {recipe} names {file!r}, which include/{folder}/ does not hold{_nearest(file, known)}"
+        )
     return path.read_text(encoding="utf-8")

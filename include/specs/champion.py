@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from include.specs.base import Inputs as NoInputs
 from include.specs.base import JobSpec, Model
 
 Inputs = NoInputs
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 
 
 class Config(Model):
     """`model` is the registered model's name in MLflow."""
 
-    model: str
+    model: ModelName
 
 
 class Spec(JobSpec[Config, Inputs]):

@@ -8,14 +8,37 @@ from include.specs.base import Artifact, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 
-class Config(Model):
-    """`suite` is a Great Expectations 1.x suite as JSON: {"name", "expectations": [{"type", "kwargs", "meta"?}]}.
+class ExpectationMeta(Model):
+    """`name` is what the gate calls the expectation; `table` is what it looks at (see `jobs.check.tables`)."""
 
-    A recipe names a file of `include/expectations/`; resolving the recipe puts its content here.
+    name: str
+    table: Literal["rows", "figures"] = "rows"
+
+
+class Expectation(Model):
+    """One expectation of Great Expectations 1.x: its type in snake case, its arguments, and what it says in words."""
+
+    type: str
+    kwargs: dict[str, Any]
+    description: str
+    meta: ExpectationMeta
+
+
+class Suite(Model):
+    """A suite as JSON. `{"$PARAMETER": "max_tokens"}` in `kwargs` stands for the configuration's value."""
+
+    name: str
+    expectations: tuple[Expectation, ...]
+
+
+class Config(Model):
+    """What is expected of the data.
+
+    A recipe names a file of `include/expectations/`; resolving the recipe puts its content into `suite`.
     `max_tokens` is the length, prompt, answer and chat template included, that fine-tuning can take.
     """
 
-    suite: dict[str, Any]
+    suite: Suite
     max_tokens: int
     chat_template: str
 
@@ -28,8 +51,9 @@ class Inputs(BaseInputs):
 class Spec(JobSpec[Config, Inputs]):
     """Out: `result.json` and `data_docs/`. Data that fails the suite is a success of the check.
 
-    `result.json`: {"success": bool, "rows": int, "expectations": [{"name", "success", "observed", "limit",
-    "message"}]}.
+    `result.json`: {"success": bool, "rows": int, "expectations": [{"name", "success", "observed": float | null,
+    "limit": text, "message": text}], "figures": {name: float}}; `observed` is a share of rows that miss the
+    expectation, or the figure itself, and null where nothing could be observed.
     """
 
     job: Literal["check"] = "check"

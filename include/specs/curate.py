@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, Model
+from include.specs.base import Artifact, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 PiiKind = Literal["email", "phone", "card", "iban", "ip", "korean_id"]
@@ -87,7 +87,6 @@ class Config(Model):
     heldout_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     validation_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     seed: int = 42
-    workers: Annotated[int, Field(ge=1), NOT_IDENTITY] = 1
 
 
 class Inputs(BaseInputs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ class Config(Model):
     Attributes:
         min_learning_rate: where the warm-up starts and the cosine ends.
         processes: ranks of the training, each on one GPU (or one CPU core); they share `global_batch_size`.
+            An epoch leaves out the rows (fewer than `processes`) that would not give every rank as many.
         max_tokens: longest conversation; a longer row is an error, never cut.
         validate_every: steps between validations; the last step is validated always.
         checkpoint_every: steps between checkpoints; what a killed run loses at the most.
@@ -57,6 +58,13 @@ class Config(Model):
     validate_every: Annotated[int, Field(ge=1)] = 50
     checkpoint_every: Annotated[int, Field(ge=1), NOT_IDENTITY] = 50
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("method", "lora") == "lora" and values.get("lora") is None:
+            return {**values, "lora": {}}
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.method == "sft" and self.lora is not None:
@@ -74,8 +82,6 @@ class Config(Model):
             raise ValueError(
                 f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
             )
-        if self.method == "lora" and self.lora is None:
-            return self.model_copy(update={"lora": Lora()})
         return self
 
 

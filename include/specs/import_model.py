@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from include.specs.base import Inputs as NoInputs
 from include.specs.base import JobSpec, Model
+from include.specs.ingest import Fingerprint
 
 Inputs = NoInputs
 
 
 class Config(Model):
-    """`source` is a local folder or a hub repository; `revision` pins a hub repository to one commit."""
+    """Which model, and which state of it.
+
+    Attributes:
+        source: a local folder, as an absolute path, or a hub repository (`organisation/name`).
+        revision: the commit of a hub repository, 40 hex digits: a branch or tag may move, and the same spec must
+            give the same model.
+        files: `include.model_folder.fingerprints(source)` as taken by whoever starts the job, for a local folder; the
+            job refuses a folder that differs. Empty means: take it as it is found.
+    """
 
     source: str
-    revision: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    files: tuple[Fingerprint, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        return self.source.startswith("/")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Config:
+        if self.is_folder and self.revision is not None:
+            raise ValueError(f"revision: {self.source} is a local folder, which has none; remove it")
+        if not self.is_folder and self.source.count("/") != 1:
+            raise ValueError(f"source: {self.source!r} is neither an absolute path nor a hub repository (org/name)")
+        if not self.is_folder and self.revision is None:
+            raise ValueError(
+                f"revision: pin {self.source} to a commit (40 hex digits), so that it stays the same model"
+            )
+        return self
 
 
 class Spec(JobSpec[Config, Inputs]):
-    """Out: the model folder in `model/` (safetensors only; a pickle is refused)."""
+    """Out: the model folder in `model/`: config, safetensors, tokenizer, generation config, README and licence.
+
+    A pickle, a model that needs its own Python code, and damaged safetensors are refused.
+    """
 
     job: Literal["import_model"] = "import_model"
+
+    @classmethod
+    def observe(cls, config: Config) -> Config:
+        """Take a local folder's fingerprints, unless the configuration holds some."""
+        from include.model_folder import fingerprints
+
+        if config.files or not config.is_folder:
+            return config
+        return config.model_copy(update={"files": fingerprints(config.source)})

@@ -45,3 +45,10 @@ class Spec(JobSpec[Config, Inputs]):
     """
 
     job: Literal["ingest"] = "ingest"
+
+    @classmethod
+    def observe(cls, config: Config) -> Config:
+        """Take the source's fingerprints, unless the configuration holds some: the same source, the same name."""
+        from include.sources import fingerprints
+
+        return config if config.files else config.model_copy(update={"files": fingerprints(config.source)})

@@ -6,17 +6,26 @@ from typing import ClassVar, Literal
 
 from include.specs.base import Artifact, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
+from include.specs.champion import ModelName
 
 
 class Config(Model):
-    """`model` is the registered model's name in MLflow, `recipe` the recipe that made the candidate."""
+    """What the registration is called.
 
-    model: str
+    Attributes:
+        model: the registered model's name in MLflow.
+        recipe: the recipe that made the candidate.
+        run_id: of the pipeline's run, for people who look the other way.
+    """
+
+    model: ModelName
     recipe: str
     run_id: str
 
 
 class Inputs(BaseInputs):
+    """`champion` is the record that the champion job left, not the champion's model."""
+
     data: Artifact
     curated: Artifact
     base: Artifact
@@ -29,7 +38,7 @@ class Inputs(BaseInputs):
 class Spec(JobSpec[Config, Inputs]):
     """Out: `candidate.json`: {"model", "version", "artifact": {"uri", "digest"}, "champion_version", "metrics"}.
 
-    Idempotent: the same merged model with the same evaluation is the same model version.
+    Idempotent: the same merged model with the same evaluation against the same champion is the same model version.
     """
 
     kind: ClassVar[Literal["job", "effect"]] = "effect"

@@ -1,4 +1,4 @@
-"""Where the limits of the demo's recipe come from: the same jobs on clean, poisoned and rotten data, several seeds each.
+"""Where the limits of the demo's recipe come from: the same jobs on clean, poisoned and rotten data, several seeds.
 
     make limits                # five seeds, about 15 minutes on two cores
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from include import code_identity as module
 from include.code_identity import code_identity
 from include.errors import ConfigurationError
@@ -30,7 +31,13 @@ def project(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "path",
-    ["jobs/train/__main__.py", "jobs/shared.py", "include/tools/used.py", "include/specs/train.py", "requirements-jobs.txt"],
+    [
+        "jobs/train/__main__.py",
+        "jobs/shared.py",
+        "include/tools/used.py",
+        "include/specs/train.py",
+        "requirements-jobs.txt",
+    ],
 )
 def test_follows_what_the_job_uses(project, path):
     before = code_identity("train", "jobs")

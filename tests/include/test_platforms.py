@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from include import platforms
 from include.errors import ConfigurationError
 
@@ -29,7 +30,9 @@ def test_an_unknown_platform_is_answered_with_the_known_ones():
 
 
 def test_a_wrong_key_and_a_missing_variable_are_named(folder):
-    (folder / "odd.yaml").write_text("name: odd\nrunner: local\nstore: s3://b/x\nspeed: 1\narrivals: {folder: /x, recipe: a/b}")
+    (folder / "odd.yaml").write_text(
+        "name: odd\nrunner: local\nstore: s3://b/x\nspeed: 1\narrivals: {folder: /x, recipe: a/b}"
+    )
     with pytest.raises(ConfigurationError, match=r"odd\.yaml: speed: Extra inputs"):
         platforms.load_platform("odd")
     (folder / "needy.yaml").write_text("name: needy\nstore: s3://${NO_SUCH_BUCKET}/x")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from include.errors import ConfigurationError
 from include.recipes import recipe_names, resolve
 
@@ -32,8 +33,8 @@ def test_files_are_replaced_by_what_they_hold():
 
 
 def test_overrides_name_keys_by_path():
-    sections = resolve(DEMO, {"finetune.steps": 7, "finetune.lora.dim": 4, "heldout": None})
-    assert sections["finetune"]["config"]["steps"] == 7
+    sections = resolve(DEMO, {"finetune.steps": 70, "finetune.lora.dim": 4, "heldout": None})
+    assert sections["finetune"]["config"]["steps"] == 70
     assert sections["finetune"]["config"]["lora"] == {**resolve(DEMO)["finetune"]["config"]["lora"], "dim": 4}
     assert sections["heldout"] is None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.naming import artifact_name
 from include.artifacts.store import Store

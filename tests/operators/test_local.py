@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
 from include.artifacts.store import Store
 from include.platforms import load_platform
 from operators.local import LocalJobOperator

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from include.errors import ArtifactError, ConfigurationError
 from include.specs import spec_class
 from operators.plan import JobFailedError, JobPlan
@@ -30,9 +31,7 @@ def test_inputs_count_by_their_bytes_not_by_their_name(store, commit):
 
 
 def test_an_effect_never_takes_an_old_name(store):
-    first, second = (
-        JobPlan.prepare("champion", config={"model": "m"}, inputs={}, store=store).name for _ in range(2)
-    )
+    first, second = (JobPlan.prepare("champion", config={"model": "m"}, inputs={}, store=store).name for _ in range(2))
     assert first != second
 
 

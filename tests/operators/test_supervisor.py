@@ -80,7 +80,8 @@ def test_a_starter_that_is_sigkilled_takes_the_whole_tree_with_it(tmp_path):
 import subprocess, sys, time
 from pathlib import Path
 tree = subprocess.Popen(
-    [sys.executable, "-m", "operators.supervisor", "--grace", "1", "--", sys.executable, "-c", {TREE.format(handler="stop")!r}],
+    [sys.executable, "-m", "operators.supervisor", "--grace", "1", "--",
+     sys.executable, "-c", {TREE.format(handler="stop")!r}],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 print(tree.pid, tree.stdout.readline(), flush=True)
 time.sleep(600)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
+
 from include.artifacts.naming import content_digest
 from operators.triggers import ArtifactTrigger, DatasetArrivalTrigger
 
@@ -32,10 +34,8 @@ async def events(stream, seconds=0.6):
         async for event in stream:
             found.append(event.payload)
 
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(collect(), seconds)
-    except TimeoutError:
-        pass
     return found
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi.testclient import TestClient
+
 from plugins import artifact_pages
 
 
@@ -39,7 +40,9 @@ def test_files_come_in_a_sandbox(client, commit):
     assert client.get("/check-1/files/result.json").headers["content-type"].startswith("text/plain")
 
 
-@pytest.mark.parametrize("path", ["/nothing-1/", "/x-1/files/b", "/x-1/files/../manifest.json", "/..%2fx/", "/.hidden/"])
+@pytest.mark.parametrize(
+    "path", ["/nothing-1/", "/x-1/files/b", "/x-1/files/../manifest.json", "/..%2fx/", "/.hidden/"]
+)
 def test_only_what_a_manifest_lists_is_served(client, commit, path):
     commit("x-1", {"a": "1"})
     assert client.get(path).status_code == 404

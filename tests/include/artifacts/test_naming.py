@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from include.artifacts.naming import artifact_name, canonical_json, checkpoint_name
 
 json_values = st.recursive(

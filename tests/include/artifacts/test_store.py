@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from include.artifacts.store import Store, split_uri
 from include.errors import ArtifactError, ConfigurationError
 
@@ -69,7 +70,8 @@ def test_of_many_processes_exactly_one_commits(store, tmp_path):
         from include.artifacts.manifest import Provenance
         from include.artifacts.store import Store
         now = datetime.now(UTC)
-        record = Provenance(started=now, finished=now, wall_seconds=0, cpu_seconds=0, peak_rss_bytes=0, host="", python="")
+        cost = {"wall_seconds": 0, "cpu_seconds": 0, "peak_rss_bytes": 0}
+        record = Provenance(started=now, finished=now, host="", python="", **cost)
         with Store(sys.argv[1]).attempt("race") as attempt:
             (attempt.files / "a").write_text(attempt.id)
             sys.stdin.readline()
@@ -105,9 +107,7 @@ def test_damage_is_refused_by_name(store, commit, damage, says):
     damage(folder_of(store, "data-1") / "a.txt")
     with pytest.raises(ArtifactError, match=says), store.open_files("data-1"):
         pass
-    with pytest.raises(ArtifactError, match="a.txt"):
-        if (folder_of(store, "data-1") / "a.txt").is_symlink():
-            (folder_of(store, "data-1") / "a.txt").read_text()
+    with pytest.raises(ArtifactError, match="a.txt is missing or was altered"):
         store.read_bytes("data-1", "a.txt")
 
 
@@ -142,9 +142,9 @@ def test_a_truncated_manifest_is_refused(store, commit):
 
 def test_other_bytes_than_planned_are_refused(store, commit):
     commit("data-1", {"a.txt": "one"})
-    with pytest.raises(ArtifactError, match="other bytes than this run was planned with"):
-        with store.open_files("data-1", digest="0" * 64):
-            pass
+    refused = pytest.raises(ArtifactError, match="other bytes than this run was planned with")
+    with refused, store.open_files("data-1", digest="0" * 64):
+        pass
 
 
 def test_a_missing_artifact_says_what_to_do(store):

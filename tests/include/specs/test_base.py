@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import pytest
+
 from include.errors import ConfigurationError
 from include.specs import config_class, job_names, spec_class
 from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, identity
 
 FIELDS_THAT_CANNOT_CHANGE_A_RESULT = {
-    "curate": {"workers"},
-    "evaluate": {"batch_size"},
     "finetune": {"checkpoint_every"},
     "ingest": {"settle_seconds"},
 }

@@ -1,0 +1,52 @@
+# Everything here is a line or two that calls Python; what it does stands in include/laptop/.
+SHELL := /bin/bash
+PYTHON ?= python3
+RECIPE ?= demo/0.8M_lora_cpu
+export ANEMONE_HOME ?= $(CURDIR)/.anemone
+export ANEMONE_PORT ?= 8080
+override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
+AIRFLOW := $(ANEMONE_HOME)/venvs/airflow/bin
+JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
+
+.PHONY: help demo doctor setup up down run test test-airflow test-jobs lint lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080)"
+
+demo: setup  ## three data sets from arrival to verdict, watched in this terminal
+	@$(AIRFLOW)/python -m include.laptop.demo
+
+doctor:  ## can this machine run it?
+	@$(PYTHON) -m include.laptop.doctor
+
+setup: doctor  ## make the Python environments from their lock files
+	@$(PYTHON) -m include.laptop.setup
+
+up: setup  ## start Airflow and its web UI, print address and login
+	@$(AIRFLOW)/python -m include.laptop.airflow
+
+down:  ## stop Airflow
+	@$(PYTHON) -m include.laptop.components down
+
+run: setup  ## customize on your own data: make run DATA=my.jsonl RECIPE=demo/0.8M_lora_cpu
+	@$(AIRFLOW)/python -m include.laptop.run "$(DATA)" "$(RECIPE)"
+
+test: setup lint  ## run the whole suite
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-airflow test-jobs
+	@$(AIRFLOW)/pytest tests/e2e
+
+test-airflow:
+	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins)
+
+test-jobs:
+	@$(JOBS)/pytest tests/jobs
+
+lint: setup  ## check style, and that no room imports what it must not
+	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo
+
+lock: setup  ## make the lock files anew from pyproject.toml
+	@$(AIRFLOW)/python -m include.laptop.lock $(if $(UPGRADE),--upgrade)
+
+clean:  ## stop Airflow, and remove all that Anemone made
+	@$(PYTHON) -m include.laptop.components clean

@@ -1,0 +1,52 @@
+"""The data-quality gate: may this data set be trained on?"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from include.gates import Verdict
+
+
+def data_quality(result: Any) -> Verdict:
+    """The verdict over a check's `result.json` (as in `include.specs.check.Spec`).
+
+    Passes only if at least one row and one expectation were looked at, every expectation succeeded, and each
+    observed something: what is missing, empty or NaN is a reason to fail. There is no inconclusive outcome: a data
+    set with too few rows is one that fails.
+
+    Returns:
+        A verdict with a reason for each expectation that was not met, naming observed value and limit; its figures
+        are `rows`, and the observed value of each expectation by name.
+    """
+    if not isinstance(result, dict):
+        return Verdict("fail", ("the check's result is not an object: run the check again",))
+    reasons: list[str] = []
+    figures: dict[str, float] = {}
+    rows, expectations = result.get("rows"), result.get("expectations")
+    if _finite(rows) and rows > 0:
+        figures["rows"] = float(rows)
+    else:
+        reasons.append(f"rows: {rows}, limit at least 1: nothing was checked")
+    if not isinstance(expectations, list) or not expectations:
+        reasons.append("expectations: none, limit at least 1: the suite is empty")
+        expectations = []
+    for number, expectation in enumerate(expectations):
+        if not isinstance(expectation, dict):
+            reasons.append(f"expectation {number}: not an object: run the check again")
+            continue
+        name = expectation.get("name") or f"expectation {number}"
+        observed, limit = expectation.get("observed"), expectation.get("limit") or "unknown"
+        if _finite(observed):
+            figures[name] = float(observed)
+        if expectation.get("success") is not True:
+            reasons.append(expectation.get("message") or f"{name}: {observed}, limit {limit}")
+        elif not _finite(observed):
+            reasons.append(f"{name}: observed {observed}, limit {limit}: nothing was measured, so it does not count")
+    if not reasons and result.get("success") is not True:
+        reasons.append("the check itself did not succeed, though every expectation did: run the check again")
+    return Verdict("fail" if reasons else "pass", tuple(reasons), figures)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,203 @@
+"""The evaluation gate: may a tuned model become a candidate?
+
+Absolute limits come first; then, where there is a champion, paired non-inferiority to it by a margin. The table of
+an evaluation is not believed: every figure is computed again from the scores of the single rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from include.gates import Verdict
+from include.statistics import PairedCounts, paired_difference_interval, rows_to_decide
+
+BASES = ("base_zero_shot", "base_few_shot")
+TUNED = "tuned"
+CHAMPION = "champion"
+_REMEDY = "clear the evaluation's task with refresh: [evaluate]"
+_TOLERANCE = 1e-6
+
+
+class EvaluationGate(BaseModel):
+    """Limits. Shares in 0…1, the loss in nats an answer token.
+
+    Attributes:
+        min_exact_match: of the tuned model.
+        min_gain: of the tuned model's exact match over the better of base zero-shot and base few-shot.
+        max_heldout_loss: of the tuned model. Greedy answers average label noise out; the loss does not.
+        min_rows: held-out rows below which nothing is decided.
+        non_inferiority_margin: how much worse than the champion, in exact match, still counts as not worse.
+        confidence: of the two-sided interval of that difference; its lower bound is a one-sided test at half of
+            the rest, as is the custom for non-inferiority (ICH E9, 3.3.2 and 5.5).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_exact_match: Annotated[float, Field(ge=0, le=1)] = 0.80
+    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.30
+    max_heldout_loss: Annotated[float, Field(gt=0)] = 0.10
+    min_rows: Annotated[int, Field(ge=1)] = 500
+    non_inferiority_margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+def judge_evaluation(gate: EvaluationGate, results: Mapping[str, Any], scores: Iterable[Mapping[str, Any]]) -> Verdict:
+    """The verdict on one evaluation.
+
+    Args:
+        results: the evaluation's `results.json`.
+        scores: the rows of its `scores.jsonl`.
+
+    Returns:
+        "fail" where a limit is missed or the evaluation cannot be believed (a figure that is missing or not a
+        number, rows that are missing or doubled, a table that does not follow from its rows); "inconclusive" where
+        more rows could decide; "pass" otherwise.
+    """
+    rows = list(scores)
+    defects = _defects(results, rows)
+    if defects:
+        return Verdict("fail", tuple(defects))
+    figures = {f"{model}_{key}": value for model, means in _means(rows).items() for key, value in means.items()}
+    defects = _differences(results["models"], figures)
+    if defects:
+        return Verdict("fail", tuple(defects), figures)
+
+    figures["rows"] = float(len(rows))
+    figures["gain"] = figures["tuned_exact_match"] - max(figures[f"{base}_exact_match"] for base in BASES)
+    failures, doubts = _absolute(gate, figures, len(rows))
+    if CHAMPION in results["models"]:
+        against, doubt = _against_champion(gate, rows, figures)
+        failures += against
+        doubts += doubt
+    if failures:
+        return Verdict("fail", tuple(failures), figures)
+    if doubts:
+        return Verdict("inconclusive", tuple(doubts), figures)
+    return Verdict("pass", (), figures)
+
+
+def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why the evaluation cannot be judged at all; empty where it can."""
+    models = results.get("models")
+    if not isinstance(models, Mapping):
+        return [f"results.json has no table of models: {_REMEDY}"]
+    missing = [name for name in (*BASES, TUNED) if name not in models]
+    if missing:
+        return [f"results.json has no figures for {', '.join(missing)}: {_REMEDY}"]
+    if not rows:
+        return ["no held-out row was scored: give the recipe a held-out set, or a heldout_fraction"]
+    if results.get("rows") != len(rows):
+        return [f"results.json speaks of {results.get('rows')} rows, scores.jsonl holds {len(rows)}: {_REMEDY}"]
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        if row.get("id") in seen:
+            return [f"scores.jsonl line {number}: row {row.get('id')} was scored twice: {_REMEDY}"]
+        seen.add(row.get("id"))
+        if set(row.get("scores") or ()) != set(models):
+            return [
+                f"scores.jsonl line {number} (row {row.get('id')}) does not hold the models of the table: {_REMEDY}"
+            ]
+        for name, score in row["scores"].items():
+            for key, value in (("exact_match", score.get("exact_match")), ("loss", score.get("loss"))):
+                if not _is_number(value):
+                    return [
+                        f"the {key} of {name} on row {row.get('id')} (scores.jsonl line {number}) is "
+                        f"{'missing' if value is None else value}: a model that gives NaN cannot be released"
+                    ]
+            if score["exact_match"] not in (0, 1):
+                return [f"scores.jsonl line {number}: the exact_match of {name} is neither 0 nor 1: {_REMEDY}"]
+            if not _is_number(score.get("tokens")) or score["tokens"] < 1:
+                return [f"scores.jsonl line {number}: {name} was scored on no answer token: {_REMEDY}"]
+    return []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Exact match a row and held-out loss an answer token, of every model."""
+    means = {}
+    for name in rows[0]["scores"]:
+        scores = [row["scores"][name] for row in rows]
+        means[name] = {
+            "exact_match": sum(score["exact_match"] for score in scores) / len(scores),
+            "heldout_loss": math.fsum(score["loss"] * score["tokens"] for score in scores)
+            / math.fsum(score["tokens"] for score in scores),
+        }
+    return means
+
+
+def _differences(models: Mapping[str, Mapping[str, Any]], figures: Mapping[str, float]) -> list[str]:
+    differing = []
+    for name, means in models.items():
+        for key in ("exact_match", "heldout_loss"):
+            stated, found = means.get(key), figures[f"{name}_{key}"]
+            if not _is_number(stated) or not math.isclose(stated, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+                differing.append(f"results.json gives {name} {key} {stated}, its rows give {found:.6g}: {_REMEDY}")
+    return differing
+
+
+def _absolute(gate: EvaluationGate, figures: Mapping[str, float], rows: int) -> tuple[list[str], list[str]]:
+    failures, doubts = [], []
+    on = f"({rows:,} held-out rows)"
+    if figures["tuned_exact_match"] < gate.min_exact_match:
+        failures.append(
+            f"exact match {_share(figures['tuned_exact_match'])} is below {_share(gate.min_exact_match)} {on}"
+        )
+    # The limits are decimal fractions and the gain a difference of two: without the tolerance .90 - .60 misses .30.
+    if figures["gain"] < gate.min_gain - _TOLERANCE:
+        best = max(figures[f"{base}_exact_match"] for base in BASES)
+        failures.append(
+            f"gain {_share(figures['gain'])} over the base model's best {_share(best)} is below "
+            f"{_share(gate.min_gain)} {on}"
+        )
+    if figures["tuned_heldout_loss"] > gate.max_heldout_loss:
+        failures.append(
+            f"held-out loss {_share(figures['tuned_heldout_loss'])} is above {_share(gate.max_heldout_loss)} {on}"
+        )
+    if rows < gate.min_rows:
+        doubts.append(f"{rows:,} held-out rows decide nothing: {gate.min_rows - rows:,} more are needed (min_rows)")
+    return failures, doubts
+
+
+def _against_champion(
+    gate: EvaluationGate, rows: Sequence[Mapping[str, Any]], figures: dict[str, float]
+) -> tuple[list[str], list[str]]:
+    """Failures and doubts; adds the difference and its interval to `figures`."""
+    counts = PairedCounts.of(
+        (row["scores"][TUNED]["exact_match"] == 1, row["scores"][CHAMPION]["exact_match"] == 1) for row in rows
+    )
+    interval = paired_difference_interval(counts, gate.confidence)
+    figures["champion_difference"] = counts.difference
+    figures["champion_difference_lower"], figures["champion_difference_upper"] = interval
+    margin = gate.non_inferiority_margin
+    if interval.lower >= -margin:
+        return [], []
+    observed = (
+        f"exact match {_share(figures['tuned_exact_match'])} against the champion's "
+        f"{_share(figures['champion_exact_match'])}, difference {_share(counts.difference)} "
+        f"({gate.confidence:.0%} interval {_share(interval.lower)} to {_share(interval.upper)}, "
+        f"{len(rows):,} held-out rows)"
+    )
+    if interval.upper < -margin:
+        return [f"{observed}: worse by more than the margin of {_share(margin)}"], []
+    enough = rows_to_decide(counts, margin, gate.confidence)
+    needed = (
+        f"about {enough - len(rows):,} more rows are needed if the shares stay as they are"
+        if enough is not None
+        else "it lies so close to the margin that more rows would not decide"
+    )
+    return [], [f"{observed}: not decided at a margin of {_share(margin)}; {needed}"]
+
+
+def _share(value: float) -> str:
+    """Two to four decimals and no leading zero: ".80", "-.0214"."""
+    text = f"{value:.4f}"
+    for _ in range(2):
+        text = text.removesuffix("0")
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text

@@ -1,0 +1,226 @@
+"""Airflow on this machine, without a person: `python -m include.laptop.airflow` starts it.
+
+The four components run as services of their own rather than under `airflow standalone`: each can be told not to open
+a log server on all interfaces, one that died can be started again alone, and none is orphaned by a SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from include.errors import AnemoneError, ConfigurationError, TryAgainError
+from include.laptop.components import COMMANDS, alone, components
+from include.laptop.home import PROJECT, NotOursError, home, make_home, port, run_folder
+from include.laptop.rest import Airflow
+
+USER = "admin"
+START_TIMEOUT = 300.0
+"""Seconds until every component must be healthy: 20 on two quiet cores, far more on a loaded machine."""
+
+
+def environment() -> dict[str, str]:
+    """The environment of every component and task; makes the secrets on first use.
+
+    Nothing that the user's shell says about some other Airflow is let through.
+    """
+    root = home()
+    folder = root / "airflow"
+    address = f"http://127.0.0.1:{port()}"
+    hidden = ("AIRFLOW_", "_AIRFLOW_", "PYTHONPATH", "PYTHONHOME")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    binaries = Path(sys.executable).parent
+    settings = {
+        "CORE__DAGS_FOLDER": os.environ.get("ANEMONE_DAGS") or str(PROJECT / "dags"),
+        "CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "4",
+        "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "CORE__FERNET_KEY": _secret("fernet"),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords()),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port()),
+        "API__BASE_URL": f"{address}/",
+        "API__WORKERS": "1",
+        "API__SECRET_KEY": _secret("api"),
+        "API_AUTH__JWT_SECRET": _secret("jwt"),
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.05",
+        "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+        # A run that lost its scheduler (power, kill -9) goes on within half a minute of the next start.
+        "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+        "USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    return {
+        **inherited,
+        "AIRFLOW_HOME": str(folder),
+        "ANEMONE_HOME": str(root),
+        "ANEMONE_PLATFORM": "laptop",
+        "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        **{f"AIRFLOW__{key}": value for key, value in settings.items()},
+    }
+
+
+def password() -> str:
+    """The password of `admin`; made on first use."""
+    return json.loads(_passwords().read_text())[USER]
+
+
+def client() -> Airflow:
+    """A REST client of this machine's Airflow, logged in as `admin`."""
+    return Airflow(f"http://127.0.0.1:{port()}", USER, password())
+
+
+def up() -> bool:
+    """Start what does not run yet, and wait until all of it is healthy.
+
+    Returns:
+        Whether anything had to be started.
+
+    Raises:
+        TryAgainError: a component died or did not become healthy; the message holds the end of its log.
+        ConfigurationError: it runs already, on another port.
+    """
+    make_home()
+    with alone():
+        missing = [service for service in components() if not service.running()]
+        used = run_folder() / "port"
+        if len(missing) < len(COMMANDS) and used.read_text() != str(port()):
+            raise ConfigurationError(f"Airflow is up on port {used.read_text()} already: `make down` ends it")
+        if missing:
+            began = datetime.now(UTC)
+            used.write_text(str(port()))
+            for service in missing:
+                service.stop(grace=0)
+            settings = environment()
+            _migrate(settings)
+            for service in missing:
+                if service.name == "scheduler":
+                    _wait(began - timedelta(days=1), ())
+                service.start([str(Path(sys.executable).parent / "airflow"), *COMMANDS[service.name]], settings)
+            _wait(began, [service.name for service in missing])
+        return bool(missing)
+
+
+def start(say: Callable[[str], object]) -> None:
+    """`up`, with a line before and after for the user."""
+    if any(not service.running() for service in components()):
+        say("Starting Airflow (half a minute on two quiet cores) …")
+    began = time.monotonic()
+    state = f"Airflow is up after {time.monotonic() - began:.0f} s" if up() else "Airflow is up already"
+    say(f"{state}: http://127.0.0.1:{port()}  user {USER}  password {password()}")
+
+
+def check_alive() -> None:
+    """Raises TryAgainError with the end of its log where a component has died."""
+    for service in components():
+        if not service.running():
+            tail = service.last_lines(15)
+            raise TryAgainError(f"{tail}\nAirflow's {service.name} is not running; its log is {service.log}: `make up`")
+
+
+def _wait(began: datetime, fresh: list[str] | tuple[str, ...]) -> None:
+    """Until the API answers, and the components in `fresh` have shown a heartbeat since `began`.
+
+    A heartbeat of an earlier start still counts as healthy for a while in Airflow's own eyes.
+    """
+    airflow = client()
+    deadline = time.monotonic() + START_TIMEOUT
+    expected = {name.replace("-", "_") for name in fresh if name != "api-server"}
+    while True:
+        for service in components():
+            started = service.record.exists()
+            if started and not service.running():
+                tail = service.last_lines(15)
+                raise TryAgainError(f"{tail}\nAirflow's {service.name} ended on its own; its log is {service.log}")
+        try:
+            health = airflow.health()
+        except (TryAgainError, AnemoneError):
+            health = None
+        if health is not None:
+            waiting = {name for name in expected if not _beats(health.get(name), name, began)}
+            if not waiting:
+                return
+        else:
+            waiting = {"api_server"}
+        if time.monotonic() > deadline:
+            names = ", ".join(sorted(waiting))
+            raise TryAgainError(
+                f"Airflow is not healthy after {START_TIMEOUT:.0f} s ({names}): see {run_folder()}/*.log"
+            )
+        time.sleep(0.2)
+
+
+def _beats(state: dict[str, str | None] | None, name: str, began: datetime) -> bool:
+    beat = (state or {}).get(f"latest_{name}_heartbeat")
+    return bool(state and beat and state["status"] == "healthy" and datetime.fromisoformat(beat) >= began)
+
+
+def _migrate(settings: dict[str, str]) -> None:
+    """Bring the database to this Airflow's schema; skipped where that was done before, as it takes seconds."""
+    done = home() / "airflow" / "migrated"
+    database = home() / "airflow" / "airflow.db"
+    lock = (PROJECT / "requirements-airflow.txt").read_text()
+    if done.is_file() and database.is_file():
+        if done.read_text() == lock:
+            return
+    else:
+        # Half-made: the first migration was interrupted.
+        database.unlink(missing_ok=True)
+    command = [str(Path(sys.executable).parent / "airflow"), "db", "migrate"]
+    result = subprocess.run(command, env=settings, capture_output=True, text=True)
+    if result.returncode:
+        tail = "\n".join((result.stdout + result.stderr).splitlines()[-15:])
+        raise AnemoneError(
+            f"{tail}\nAirflow could not set up its database in {home() / 'airflow'}: see the lines above"
+        )
+    done.write_text(lock)
+
+
+def _passwords() -> Path:
+    path = home() / "airflow" / "passwords.json"
+    if not path.is_file():
+        _write_private(path, json.dumps({USER: secrets.token_urlsafe(12)}) + "\n")
+    return path
+
+
+def _secret(name: str) -> str:
+    """A random key of this installation: 32 bytes, base64, as Fernet wants them."""
+    path = home() / "airflow" / "secrets" / name
+    if not path.is_file():
+        _write_private(path, urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return path.read_text()
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def main() -> None:
+    start(print)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (AnemoneError, NotOursError, ValueError) as error:
+        sys.exit(f"error: {error}")

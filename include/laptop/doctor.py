@@ -1,0 +1,145 @@
+"""`make doctor`: can this machine run Anemone? One sentence for each thing that is missing; exit 1 if there is any.
+
+Standard library only, and no syntax newer than Python 3.8, so that an old Python can still say that it is too old.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+OLDEST_GLIBC = (2, 35)
+LEAST_CORES = 2
+LEAST_MEMORY = 4 * 10**9
+"""Bytes; measured: Airflow 1.2 GB, and two jobs at once with 0.7 to 0.9 GB each."""
+
+INSTALLED = {"airflow": 600 * 10**6, "jobs": 3600 * 10**6}
+"""Bytes on disk of each environment, byte code included; measured on CPython 3.11 with torch's CPU build."""
+
+WORKING_SPACE = 800 * 10**6
+"""Bytes for uv itself, the store, logs and databases of a few runs of the demo."""
+
+
+def diagnose() -> list[str]:
+    """A sentence for each thing that is missing; empty where all is well."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return [
+            f"Anemone runs on Linux x86-64, this is {platform.system()} {platform.machine()}: "
+            "use such a machine, or a virtual one (WSL 2 will do)"
+        ]
+    found = [_python(), _venv(), _glibc(), _cores(), _memory(), _make()]
+    if found[0] is None:
+        found += [_disk(), _port()]
+    return [sentence for sentence in found if sentence is not None]
+
+
+def _python() -> str | None:
+    version = sys.version_info[:2]
+    if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
+        return None
+    return (
+        f"Python {_dotted(OLDEST_PYTHON)} to {_dotted(NEWEST_PYTHON)} is needed, {sys.executable} is "
+        f"{platform.python_version()}: install one and run `make PYTHON=python3.11 …`"
+    )
+
+
+def _venv() -> str | None:
+    missing = [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module) is None]
+    if not missing:
+        return None
+    return (
+        f"this Python has no {' and no '.join(missing)}: install its venv package "
+        f"(on Debian and Ubuntu: apt install python{_dotted(sys.version_info[:2])}-venv)"
+    )
+
+
+def _glibc() -> str | None:
+    name, version = platform.libc_ver()
+    if name == "glibc" and tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_GLIBC:
+        return None
+    here = f"{name} {version}" if name else "another C library"
+    return f"glibc {_dotted(OLDEST_GLIBC)} or newer is needed, found {here}: use Debian 12, Ubuntu 22.04 or newer"
+
+
+def _cores() -> str | None:
+    cores = len(os.sched_getaffinity(0))
+    if cores >= LEAST_CORES:
+        return None
+    return f"{LEAST_CORES} cores are needed, {cores} may be used here: give the machine or the container more"
+
+
+def _memory() -> str | None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if memory >= LEAST_MEMORY:
+        return None
+    return f"{LEAST_MEMORY / 1e9:.0f} GB of memory are needed, this machine has {memory / 1e9:.1f}: give it more"
+
+
+def _make() -> str | None:
+    return (
+        None if shutil.which("make") else "make is not installed: install it (on Debian and Ubuntu: apt install make)"
+    )
+
+
+def _disk() -> str | None:
+    from include.laptop.home import home
+    from include.laptop.setup import is_ready
+
+    need = WORKING_SPACE + sum(size for environment, size in INSTALLED.items() if not is_ready(environment))
+    folder = _existing(home())
+    free = shutil.disk_usage(str(folder)).free
+    if free >= need:
+        return None
+    return (
+        f"{need / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} are free: "
+        "free some, or point ANEMONE_HOME at a larger disk"
+    )
+
+
+def _port() -> str | None:
+    from include.laptop.home import port, run_folder
+    from include.laptop.services import Service
+
+    try:
+        number = port()
+    except ValueError as error:
+        return str(error)
+    if Service(run_folder(), "api-server").running():
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do, so that connections still in TIME_WAIT do not count as a taken port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError:
+            return f"port {number} on 127.0.0.1 is taken: stop what holds it, or run `make ANEMONE_PORT={number + 1} …`"
+    return None
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def main() -> int:
+    missing = diagnose()
+    for sentence in missing:
+        print("error: " + sentence, file=sys.stderr)
+    if not missing:
+        print("This machine can run Anemone.")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Where everything that Anemone keeps on a laptop lies. Standard library only, for any Python from 3.8 on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+MARKER = ".anemone-home"
+
+
+class NotOursError(Exception):
+    """A folder that would be filled or removed, but was not made by Anemone."""
+
+
+def home() -> Path:
+    """`ANEMONE_HOME`, or `.anemone` in the project."""
+    return Path(os.environ.get("ANEMONE_HOME") or PROJECT / ".anemone").absolute()
+
+
+def make_home() -> Path:
+    """Create the home if need be and mark it as Anemone's own, so that `make clean` may remove it.
+
+    Raises:
+        NotOursError: the folder exists, holds something, and does not carry the mark.
+    """
+    path = home()
+    marker = path / MARKER
+    if not marker.exists():
+        if path != PROJECT / ".anemone" and path.is_dir() and any(path.iterdir()):
+            raise NotOursError(
+                f"{path} holds files that Anemone did not make: point ANEMONE_HOME at a new or empty folder"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        marker.write_text("Made by Anemone. `make clean` removes this folder with everything in it.\n")
+    return path
+
+
+def remove_home() -> Path:
+    """Remove the home with everything in it; returns where it was.
+
+    Raises:
+        NotOursError: the folder exists without the mark.
+    """
+    path = home()
+    if path.is_dir():
+        if not (path / MARKER).is_file():
+            raise NotOursError(
+                f"{path} does not carry the file {MARKER}, so Anemone did not make it: nothing was removed"
+            )
+        # The marker goes last, so that an interrupted removal can be taken up again.
+        for entry in path.iterdir():
+            if entry.name == MARKER:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(str(entry))
+            else:
+                entry.unlink()
+        shutil.rmtree(str(path))
+    return path
+
+
+def python_of(environment: str) -> Path:
+    """The interpreter of the environment `airflow` or `jobs`."""
+    return home() / "venvs" / environment / "bin" / "python"
+
+
+def run_folder() -> Path:
+    """Records of the running services, and their logs."""
+    return home() / "run"
+
+
+def port() -> int:
+    """Airflow's port on 127.0.0.1: `ANEMONE_PORT`, 8080 where it is not set. Raises ValueError if it is no port."""
+    text = os.environ.get("ANEMONE_PORT") or "8080"
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ValueError(f"ANEMONE_PORT is {text!r}: set it to a number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,153 @@
+"""`make lock`: one lock file an environment, from pyproject.toml, with hashes and the size of the download.
+
+Run in the `airflow` environment, whose uv and Python are new enough. What is locked already stays, unless `--upgrade`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from include.errors import AnemoneError
+from include.laptop.home import PROJECT
+from include.laptop.setup import lock_file, uv
+
+PYTHONS = ("3.11", "3.12", "3.13")
+PLATFORM = "x86_64-manylinux_2_35"
+
+_EXTRAS = {"airflow": ["airflow", "dev"], "jobs": ["jobs"]}
+_TEST_TOOLS = ("pytest", "hypothesis")
+"""Of the extra `dev`, what the environment `jobs` needs to test itself."""
+
+_CUDA = (
+    "cuda-bindings",
+    "cuda-toolkit",
+    "nvidia-cudnn-cu13",
+    "nvidia-cusparselt-cu13",
+    "nvidia-nccl-cu13",
+    "nvidia-nvshmem-cu13",
+)
+"""What torch's build for CUDA asks for. Not locked: whether it is wanted, and which, is the machine's affair."""
+
+_CPU_BUILDS = {"torch==2.13.0": 191_794_682}
+"""Bytes of the wheels that a machine without an NVIDIA GPU gets instead of those on the package index."""
+
+_BLOCK = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?P<rest>(?:[^\n]*\\\n)*[^\n]*)$", re.MULTILINE)
+
+
+def lock(environment: str, *, upgrade: bool) -> int:
+    """Write `requirements-<environment>.txt`; returns the bytes that installing it downloads on CPython 3.11.
+
+    Raises:
+        AnemoneError: nothing satisfies pyproject.toml, or the size of torch's CPU build is not known here.
+    """
+    target = lock_file(environment)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        sources = [str(PROJECT / "pyproject.toml")]
+        for extra in _EXTRAS[environment]:
+            sources += ["--extra", extra]
+        if environment == "jobs":
+            tools = folder / "test-tools.in"
+            tools.write_text("\n".join(_test_tools()))
+            sources.append(str(tools))
+        merged: dict[str, str] = {}
+        for python in PYTHONS:
+            output = folder / f"{python}.txt"
+            previous = folder / f"{PYTHONS[0]}.txt"
+            if python != PYTHONS[0]:
+                output.write_text(previous.read_text())
+            elif target.is_file() and not upgrade:
+                output.write_text(target.read_text())
+            _compile([*sources, "--generate-hashes", "--no-annotate", "--no-header"], python, output)
+            for block in _BLOCK.finditer(output.read_text()):
+                pin = f"{block['name']}=={block['version']}"
+                if block["name"] not in merged:
+                    marker = "" if python == PYTHONS[0] else f" ; python_version >= '{python}'"
+                    merged[block["name"]] = f"{pin}{marker}{'' if pin in _CPU_BUILDS else block['rest']}"
+                elif not merged[block["name"]].startswith(pin):
+                    raise AnemoneError(
+                        f"CPython {python} needs {pin}, CPython {PYTHONS[0]} cannot have it: pin it lower"
+                    )
+        size = _download(folder / f"{PYTHONS[0]}.txt", folder)
+    header = (
+        f"# Made by `make lock` for CPython {PYTHONS[0]} to {PYTHONS[-1]} on Linux x86-64.\n"
+        f"# download: {size} bytes in {len(merged)} packages\n"
+    )
+    draft = target.with_suffix(".draft")
+    draft.write_text(header + "\n".join(merged[name] for name in sorted(merged)) + "\n")
+    draft.replace(target)
+    return size
+
+
+def _compile(arguments: list[str], python: str, output: Path) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as excluded:
+        excluded.write("\n".join(_CUDA))
+        excluded.flush()
+        command = [str(uv()), "pip", "compile", "--quiet", *arguments, "--python-version", python]
+        command += ["--python-platform", PLATFORM, "--excludes", excluded.name, "--output-file", str(output)]
+        # Run beside pyproject.toml, whose [tool.uv] applies to locking and to installing alike.
+        result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=_plain_environment())
+    if result.returncode:
+        raise AnemoneError(f"{result.stderr.strip()}\nuv found no solution for CPython {python}: change pyproject.toml")
+
+
+def _plain_environment() -> dict[str, str]:
+    """Without local wheels: a lock must not depend on the machine that made it."""
+    return {key: value for key, value in os.environ.items() if key not in ("UV_FIND_LINKS", "PIP_FIND_LINKS")}
+
+
+def _test_tools() -> list[str]:
+    dev = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
+    return [requirement for requirement in dev if requirement.startswith(_TEST_TOOLS)]
+
+
+def _download(requirements: Path, folder: Path) -> int:
+    pylock = folder / "pylock.toml"
+    _compile([str(requirements), "--format", "pylock.toml"], PYTHONS[0], pylock)
+    total, urls = 0, []
+    for package in tomllib.loads(pylock.read_text())["packages"]:
+        pin = f"{package['name']}=={package['version']}"
+        if package["name"] == "torch":
+            if pin not in _CPU_BUILDS:
+                raise AnemoneError(f"the size of the CPU build of {pin} is not known: add it to {__name__}")
+            total += _CPU_BUILDS[pin]
+            continue
+        file = (package.get("wheels") or [package["sdist"]])[0]
+        if "size" in file:
+            total += file["size"]
+        else:
+            urls.append(file["url"])
+    with ThreadPoolExecutor(16) as pool:
+        return total + sum(pool.map(_content_length, urls))
+
+
+def _content_length(url: str) -> int:
+    if url.startswith("file:"):
+        return Path(url.removeprefix("file://")).stat().st_size
+    with urlopen(Request(url, method="HEAD"), timeout=60) as answer:
+        return int(answer.headers["Content-Length"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m include.laptop.lock", description=__doc__)
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions instead of those locked")
+    given = parser.parse_args()
+    for environment in _EXTRAS:
+        size = lock(environment, upgrade=given.upgrade)
+        print(f"{lock_file(environment).name}: {size / 1e6:.0f} MB to download")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AnemoneError as error:
+        sys.exit(f"error: {error}")

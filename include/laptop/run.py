@@ -1,0 +1,52 @@
+"""`make run DATA=… RECIPE=…`: customize a model on one's own data set, and watch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from include.errors import AnemoneError, ConfigurationError
+from include.laptop import airflow as laptop
+from include.laptop.home import NotOursError
+from include.laptop.report import print_report
+from include.laptop.rest import wait_for_dag
+from include.laptop.screen import Screen, terminal
+from include.laptop.watch import DAG, POLL_SECONDS, Run, follow
+from include.recipes import resolve
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 where the run registered a candidate, 1 where a gate or a failure stopped it."""
+    parser = argparse.ArgumentParser(prog="python -m include.laptop.run", description=__doc__)
+    parser.add_argument("data", type=Path, help="a JSONL file, or a folder of shards")
+    parser.add_argument("recipe", help="as <model>/<size>_<method>_<topology>")
+    given = parser.parse_args(arguments)
+    data = given.data.absolute()
+    if not data.exists():
+        raise ConfigurationError(f"{data} does not exist: set DATA to a JSONL file or a folder of shards")
+    resolve(given.recipe)
+    console = terminal()
+    laptop.start(console.print)
+    airflow = laptop.client()
+    wait_for_dag(airflow, DAG, timeout=120)
+    started = airflow.trigger(DAG, {"data": str(data), "recipe": given.recipe})
+    run = Run(data.name, str(data), run_id=started["dag_run_id"])
+    console.print(f"{airflow.run_url(DAG, started['dag_run_id'])}")
+    with Screen(console, [run]) as screen:
+        while not run.ended:
+            follow(airflow, [run], screen.show, laptop.check_alive)
+            time.sleep(POLL_SECONDS)
+    console.print()
+    print_report(console, airflow, [run])
+    return 0 if run.state == "success" else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (AnemoneError, NotOursError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped watching; the run goes on in Airflow. `make down` stops it.")

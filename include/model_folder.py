@@ -1,0 +1,49 @@
+"""What belongs to a Hugging Face model folder, and what it looks like from outside."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from include.errors import DataError
+from include.specs.ingest import Fingerprint
+
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "README*",
+    "LICENSE*",
+    "NOTICE*",
+)
+"""Names of the files that are taken; folders within the folder are not."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that belong to the model in `folder`, sorted by name. Raises DataError where there is no folder."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; check the path, and that this machine sees it")
+    return sorted(
+        path for path in folder.iterdir() if path.is_file() and any(fnmatch(path.name, pattern) for pattern in WANTED)
+    )
+
+
+def fingerprints(folder: str) -> tuple[Fingerprint, ...]:
+    """Enough about each file of the model in `folder` to tell, without reading it, that it changed."""
+    return tuple(fingerprint(path) for path in model_files(Path(folder)))
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Name, size, inode and times of one file; of what it points at, where it is a link."""
+    found = path.stat()
+    version = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+    return Fingerprint(path=path.name, size=found.st_size, version=version)

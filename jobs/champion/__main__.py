@@ -1,0 +1,41 @@
+"""`python -m jobs.champion`: which version of the model is the champion now, and where its bytes are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from include.artifacts.store import Store
+from include.errors import ConfigurationError
+from include.specs.champion import Spec
+from jobs.runtime import Job, main
+from jobs.tracking import connect
+
+
+def run(job: Job[Spec]) -> None:
+    """Look the alias up and write `champion.json`."""
+    from jobs.champion.lookup import find_champion
+
+    name = job.spec.config.model
+    champion = find_champion(connect(), name)
+    if champion["artifact"] is not None:
+        _require_there(name, champion)
+    job.event("champion", model=name, version=champion["version"] or "none")
+    job.metrics["version"] = champion["version"]
+    (job.output / "champion.json").write_text(json.dumps(champion, indent=1) + "\n", encoding="utf-8")
+
+
+def _require_there(name: str, champion: dict[str, Any]) -> None:
+    uri, digest = champion["artifact"]["uri"], champion["artifact"]["digest"]
+    store, artifact = Store.of(uri)
+    manifest = store.manifest(artifact)
+    if manifest is None or manifest.content_digest != digest:
+        found = "is gone" if manifest is None else f"now holds other bytes ({manifest.content_digest[:12]})"
+        raise ConfigurationError(
+            f"the champion of {name}, version {champion['version']}, was made from {uri} ({digest[:12]}), which "
+            f"{found}: bring it back, or move the alias champion in MLflow to a version whose artifact is there"
+        )
+
+
+if __name__ == "__main__":
+    main("champion", run)

@@ -1,0 +1,73 @@
+"""Conversations as tokens: the one rendering that training, evaluation, merge parity and serving share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, Any]
+"""{"role": "system" | "user" | "assistant", "content": text}."""
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def load_tokenizer(model_folder: Path, chat_template: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face model folder, with `chat_template` (Jinja text) in place of its own.
+
+    Raises:
+        ConfigurationError: the template does not parse, or marks nothing with `{% generation %}`: then no token
+            would be trained on.
+        DataError: the folder holds no tokenizer.
+    """
+    if not _GENERATION.search(chat_template):
+        raise ConfigurationError(
+            "chat_template: it has no {% generation %} block, so nothing in it marks the tokens to train on; "
+            "put {% generation %} … {% endgeneration %} around the assistant's text"
+        )
+    from jinja2 import TemplateError
+
+    # Not AutoTokenizer: importing it loads torch and all model classes (10 CPU-s), and tokenizer.json says it all.
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        _compile_jinja_template(chat_template)
+    except TemplateError as error:
+        raise ConfigurationError(f"chat_template: not valid Jinja ({error}); correct the template") from None
+    missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (model_folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{model_folder} has no {' and no '.join(missing)}: give a Hugging Face folder with a fast tokenizer"
+        )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model_folder), local_files_only=True)
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """A whole conversation as token ids, and which of them are trained on.
+
+    Returns:
+        (ids, mask) of the same length; the mask is 1 on the tokens that the template's `{% generation %}` blocks
+        render (an answer's first token to its end of turn) and 0 elsewhere.
+    """
+    encoding = tokenizer.apply_chat_template(
+        list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    return list(encoding["input_ids"]), list(encoding["assistant_masks"])
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The token ids that come before the answer: every message but a last assistant's, and the generation prompt."""
+    asked = list(messages)
+    if asked and asked[-1]["role"] == "assistant":
+        asked.pop()
+    encoding = tokenizer.apply_chat_template(asked, tokenize=True, return_dict=True, add_generation_prompt=True)
+    return list(encoding["input_ids"])

@@ -1,0 +1,31 @@
+"""`python -m jobs.curate`: from a snapshot to rows that are fit for training."""
+
+from __future__ import annotations
+
+from include.specs.curate import Spec
+from jobs.curate.rows import read_held_out, read_rows
+from jobs.runtime import Job, main
+
+
+def run(job: Job[Spec]) -> None:
+    """Read, clean and split a data set.
+
+    Raises:
+        DataError: no row has the columns that are looked for, no row is left, or a held-out row is not usable.
+    """
+    config = job.spec.config
+    rows = read_rows(job.input("data"), config.mapping, where="data set")
+    evaluated = read_held_out(job.input("heldout"), config.mapping) if job.spec.inputs.heldout else []
+
+    from jobs.curate.curation import clean_held_out, curate
+    from jobs.curate.output import write
+
+    held_out = clean_held_out(evaluated, config)
+    curated = curate(rows, config, held_out, on_step=lambda step, **fields: job.event(step, **fields))
+    funnel = write(curated, job.output, config)
+    job.metrics.update(rows_read=funnel["read"], rows_kept=funnel["kept"], share_kept=funnel["kept"] / funnel["read"])
+    job.metrics.update({f"rows_{split}": rows for split, rows in funnel["splits"].items()})
+
+
+if __name__ == "__main__":
+    main("curate", run)

@@ -1,0 +1,63 @@
+"""NeMo Curator's heuristic filters, with the bounds of the configuration."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nemo_curator.stages.text.filters.doc_filter import DocumentFilter
+from nemo_curator.stages.text.filters.heuristic.repetition.repetition import RepeatedLinesFilter
+from nemo_curator.stages.text.filters.heuristic.string import (
+    MeanWordLengthFilter,
+    NonAlphaNumericFilter,
+    SymbolsToWordsFilter,
+    WordCountFilter,
+)
+
+from include.specs.curate import Filters
+
+_ALPHA_NUMERIC = re.compile(r"[\w\n?!,.]")
+
+
+class AnyScriptNonAlphaNumericFilter(NonAlphaNumericFilter):
+    """Curator's own counts every letter outside a-z as a symbol, and so removes all Korean text."""
+
+    def score_document(self, text: str) -> float:
+        return 1 - len(_ALPHA_NUMERIC.findall(text)) / len(text) if text else 1.0
+
+
+@dataclass(frozen=True)
+class Heuristic:
+    """A filter, the reason that its removals get, and its score and bounds in words."""
+
+    reason: str
+    filter: DocumentFilter
+    score: str
+    bounds: str
+
+    def explain(self, score: float) -> str:
+        return f"{self.score} {round(score, 3):g}, allowed {self.bounds}"
+
+
+def heuristics(filters: Filters) -> Iterator[Heuristic]:
+    """The filters that are switched on."""
+    low, high = _open(filters.min_words, 0), _open(filters.max_words, math.inf)
+    if (low, high) != (0, math.inf):
+        yield Heuristic("word_count", WordCountFilter(low, high), "words", f"{low} to {high}")
+    low, high = _open(filters.min_mean_word_length, 0), _open(filters.max_mean_word_length, math.inf)
+    if (low, high) != (0, math.inf):
+        yield Heuristic("word_length", MeanWordLengthFilter(low, high), "mean word length", f"{low:g} to {high:g}")
+    if (limit := filters.max_symbol_to_word_ratio) is not None:
+        yield Heuristic("symbols", SymbolsToWordsFilter(limit), "symbols a word", f"up to {limit:g}")
+    if (limit := filters.max_non_alpha_numeric_ratio) is not None:
+        yield Heuristic(
+            "non_alpha_numeric", AnyScriptNonAlphaNumericFilter(limit), "share of symbols", f"up to {limit:g}"
+        )
+    if (limit := filters.min_unique_line_fraction) is not None:
+        yield Heuristic("repeated_lines", RepeatedLinesFilter(limit), "share of unique lines", f"from {limit:g}")
+
+
+def _open(bound: float | None, default: float) -> float:
+    return default if bound is None else bound

@@ -1,0 +1,184 @@
+"""The stages of curation, in order, run in this process: Ray's start alone costs more than all of the work.
+
+Every stage is a NeMo Curator stage on a `DocumentBatch`, so the same list makes a `Pipeline` on a cluster.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from nemo_curator.stages.base import ProcessingStage
+from nemo_curator.stages.text.filters.score_filter import Filter, Score
+from nemo_curator.tasks import DocumentBatch
+
+from include.artifacts.naming import digest
+from include.specs.curate import Config, Pii
+from jobs.curate.duplicates import MarkExactDuplicates, MarkHeldOut, MarkNearDuplicates
+from jobs.curate.heuristics import heuristics
+from jobs.curate.normalise import derive_texts, normalise
+from jobs.curate.pii import redact
+
+Stage = ProcessingStage[DocumentBatch, DocumentBatch]
+
+
+@dataclass
+class FindPii(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Replaces personal data in the messages by placeholders; adds `pii`, the kinds found, as in "email phone"."""
+
+    settings: Pii
+    name: str = "find_pii"
+
+    def inputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], ["messages"]
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], ["messages", "pii"]
+
+    def process(self, batch: DocumentBatch) -> DocumentBatch:
+        frame = batch.to_pandas()
+        redacted, found = [], []
+        for messages in frame["messages"]:
+            kinds: dict[str, None] = {}
+            clean = []
+            for message in messages:
+                content, seen = redact(message["content"], self.settings.kinds)
+                kinds.update(dict.fromkeys(seen))
+                clean.append({**message, "content": content})
+            redacted.append(clean)
+            found.append(" ".join(kinds) or None)
+        frame["messages"], frame["pii"] = redacted, found
+        return DocumentBatch(dataset_name=batch.dataset_name, data=frame, _metadata=batch._metadata)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Stages that change rows or add columns, then, where it removes any, one that filters by a column.
+
+    Attributes:
+        name: as the funnel shows it.
+        explain: the detail of a removed row from its value in the filter's column.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    filter: Filter | None = None
+    column: str = ""
+    explain: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that a step removed: its index in the first frame, the step's name, and what exactly."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+def cleaning() -> list[Stage]:
+    """What every row goes through, held-out rows too."""
+    return [normalise(), derive_texts()]
+
+
+def redaction(settings: Pii) -> list[Stage]:
+    """Personal data out of the texts, and the texts derived anew."""
+    return [FindPii(settings), derive_texts()] if settings.action != "keep" else []
+
+
+def steps(config: Config, held_out: Sequence[dict[str, str]]) -> Iterator[Step]:
+    """The steps that `config` asks for. Duplicates come last, so that a group's survivor is one that was kept."""
+    yield Step("normalise", tuple(cleaning()))
+    for column in ("request", "answer"):
+        yield Step(f"empty_{column}", (), Filter(is_text, filter_field=column), column, lambda _: "holds no text")
+    for heuristic in heuristics(config.filters):
+        score = f"score_{heuristic.reason}"
+        yield Step(
+            heuristic.reason,
+            (Score(heuristic.filter, score_field=score, text_field="text"),),
+            Filter(heuristic.filter, filter_field=score),
+            score,
+            heuristic.explain,
+        )
+    if found := redaction(config.pii):
+        dropping = Filter(_is_missing, filter_field="pii") if config.pii.action == "drop" else None
+        yield Step("pii", tuple(found), dropping, "pii", lambda kinds: f"holds {kinds}")
+    yield Step(
+        "exact_duplicate",
+        (AddId(), MarkExactDuplicates()),
+        Filter(_is_missing, filter_field="exact_duplicate_of"),
+        "exact_duplicate_of",
+        lambda place: f"same as {place}",
+    )
+    if held_out:
+        yield Step(
+            "held_out",
+            (MarkHeldOut(held_out, config.near_duplicates, config.seed),),
+            Filter(_is_missing, filter_field="held_out_as"),
+            "held_out_as",
+            lambda row: f"is held-out row {row}",
+        )
+    if config.near_duplicates is not None:
+        yield Step(
+            "near_duplicate",
+            (MarkNearDuplicates(config.near_duplicates, config.seed),),
+            Filter(_is_missing, filter_field="near_duplicate_of"),
+            "near_duplicate_of",
+            lambda place: f"nearly the same as {place}",
+        )
+
+
+@dataclass
+class AddId(ProcessingStage[DocumentBatch, DocumentBatch]):
+    """Adds `id`: 16 hex digits of the digest of the messages, so the same conversation has the same id anywhere."""
+
+    name: str = "add_id"
+
+    def inputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], ["messages"]
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        return ["data"], ["id"]
+
+    def process(self, batch: DocumentBatch) -> DocumentBatch:
+        frame = batch.to_pandas()
+        frame["id"] = [digest(messages)[:16] for messages in frame["messages"]]
+        return DocumentBatch(dataset_name=batch.dataset_name, data=frame, _metadata=batch._metadata)
+
+
+def run_stages(stages: Sequence[Stage], batch: DocumentBatch) -> DocumentBatch:
+    """The batch after all stages."""
+    for stage in stages:
+        batch = stage.process(batch)
+    return batch
+
+
+def run_step(step: Step, batch: DocumentBatch) -> tuple[DocumentBatch, list[Dropped]]:
+    """The batch after a step, and the rows that the step removed. An empty batch passes as it is."""
+    if not batch.num_items:
+        return batch, []
+    before = run_stages(step.stages, batch)
+    if step.filter is None:
+        return before, []
+    after = step.filter.process(before)
+    values = before.to_pandas()[step.column]
+    gone = values[~values.index.isin(after.to_pandas().index)]
+    return after, [Dropped(int(row), step.name, step.explain(value)) for row, value in gone.items()]
+
+
+def as_batch(frame: pd.DataFrame) -> DocumentBatch:
+    """A frame with columns place, messages (a list of {"role", "content"}) and label, as Curator's task."""
+    return DocumentBatch(dataset_name="data", data=frame)
+
+
+def is_text(value: str) -> bool:
+    """Whether anything of a text would show: blanks and invisible format characters do not count."""
+    return any(not character.isspace() and unicodedata.category(character) != "Cf" for character in value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,189 @@
+"""From lines of JSON to conversations: find the columns, take what is well-formed, say what is wrong with the rest."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from include.errors import DataError
+from include.specs.curate import Mapping
+
+Message = dict[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}."""
+
+ROLES = ("system", "user", "assistant")
+_SHAPES = (("messages",), ("prompt", "completion"), ("input", "output"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line that is not blank: where it stands, and what it holds (`raw` where it is not JSON)."""
+
+    file: str
+    number: int
+    value: Any
+    raw: str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, line {self.number}"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a row's request and answer are: one column of messages, or one of each."""
+
+    content: tuple[str, ...]
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A well-formed row."""
+
+    line: Line
+    messages: list[Message]
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A row that is not kept: the reason as a code, and what exactly."""
+
+    line: Line
+    reason: str
+    detail: str
+
+
+def read_rows(folder: Path, mapping: Mapping, *, where: str) -> list[Row | Removed]:
+    """Every line of a snapshot, as the row on it or with the reason why there is none.
+
+    Args:
+        where: what the snapshot is, for messages.
+
+    Raises:
+        DataError: no row has the columns that are looked for.
+    """
+    lines = list(read_lines(folder))
+    columns = find_columns(lines, mapping, where=where)
+    return [parse(line, columns) for line in lines]
+
+
+def read_held_out(folder: Path, mapping: Mapping) -> list[Row]:
+    """The rows of a held-out set. It need not have the label column.
+
+    Raises:
+        DataError: a row that cannot be used; names file and line. Evaluation must not lose rows silently.
+    """
+    lines = list(read_lines(folder))
+    content = find_columns(lines, mapping.model_copy(update={"label": None}), where="held-out set").content
+    rows = []
+    for line in lines:
+        row = parse(line, Columns(content, mapping.label))
+        if isinstance(row, Removed):
+            raise DataError(f"held-out set: {line.place}: {row.detail}; correct the row, or remove it from the set")
+        rows.append(row)
+    return rows
+
+
+def read_lines(folder: Path) -> Iterator[Line]:
+    """The lines of a snapshot's `*.jsonl` files, in the order of their names. A BOM is skipped, as are blank lines."""
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if not text.strip():
+                    continue
+                try:
+                    yield Line(path.name, number, json.loads(text))
+                except (ValueError, RecursionError):
+                    yield Line(path.name, number, None, raw=text.decode("utf-8", "replace").strip())
+
+
+def find_columns(lines: Iterable[Line], mapping: Mapping, *, where: str) -> Columns:
+    """The columns that `mapping` names, or else the known shape that most rows have.
+
+    Raises:
+        DataError: no row has them; names the columns that there are.
+    """
+    found: Counter[str] = Counter()
+    shapes: Counter[tuple[str, ...]] = Counter()
+    wanted = [_mapped(mapping)] if _mapped(mapping) else list(_SHAPES)
+    for line in lines:
+        if isinstance(line.value, dict):
+            found.update(line.value.keys())
+            shapes.update(shape for shape in wanted if all(column in line.value for column in shape))
+    columns = ", ".join(name[:40] for name, _ in found.most_common(12)) or "none: no line is a JSON object"
+    if not shapes:
+        shown = " or ".join(" and ".join(shape) for shape in wanted)
+        raise DataError(
+            f"{where}: no row has {shown} (columns found: {columns}); set mapping.prompt and mapping.completion, "
+            "or mapping.messages, to the columns' names"
+        )
+    if mapping.label is not None and mapping.label not in found:
+        raise DataError(
+            f"{where}: no row has the label column {mapping.label} (columns found: {columns}); correct mapping.label, "
+            "or leave it out"
+        )
+    best = max(wanted, key=lambda shape: shapes[shape])
+    return Columns(best, mapping.label)
+
+
+def _mapped(mapping: Mapping) -> tuple[str, ...] | None:
+    if mapping.messages is not None:
+        return (mapping.messages,)
+    if mapping.prompt is not None and mapping.completion is not None:
+        return (mapping.prompt, mapping.completion)
+    return None
+
+
+def parse(line: Line, columns: Columns) -> Row | Removed:
+    """The row on a line, or why there is none."""
+    if line.raw is not None:
+        return Removed(line, "broken_json", "not valid JSON")
+    if not isinstance(line.value, dict):
+        return Removed(line, "not_an_object", f"{_kind(line.value)}, not an object")
+    missing = [column for column in columns.content if column not in line.value]
+    if missing:
+        return Removed(line, "missing_column", f"has no {' and no '.join(missing)}")
+    if len(columns.content) == 1:
+        messages, problem = _conversation(line.value[columns.content[0]])
+        if problem:
+            return Removed(line, "bad_messages", f"{columns.content[0]}: {problem}")
+    else:
+        for column in columns.content:
+            if not isinstance(line.value[column], str):
+                return Removed(line, "wrong_type", f"{column} is {_kind(line.value[column])}, not text")
+        prompt, completion = (line.value[column] for column in columns.content)
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    label = line.value.get(columns.label) if columns.label else None
+    if label is not None and not isinstance(label, str | int | bool):
+        return Removed(line, "wrong_type", f"{columns.label} is {_kind(label)}, not a label")
+    return Row(line, messages, None if label is None else str(label))
+
+
+def _conversation(value: Any) -> tuple[list[Message], str | None]:
+    if not isinstance(value, list) or not value:
+        return [], f"{_kind(value)}, not a list of messages" if not isinstance(value, list) else "an empty list"
+    messages = []
+    for position, message in enumerate(value):
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            return [], f"message {position} has no role of {', '.join(ROLES)}"
+        if not isinstance(message.get("content"), str):
+            return [], f"message {position} has {_kind(message.get('content'))} as its content, not text"
+        messages.append({"role": message["role"], "content": message["content"]})
+    if messages[-1]["role"] != "assistant":
+        return [], "the last message is not the assistant's"
+    if not any(message["role"] == "user" for message in messages):
+        return [], "no message is a user's"
+    return messages, None
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")

@@ -1,0 +1,115 @@
+"""`python -m jobs.evaluate`: base zero-shot, base few-shot, tuned and champion on the same held-out rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.specs.evaluate import Spec
+from jobs.causal_lm import load_model
+from jobs.chat import Message, load_tokenizer
+from jobs.heldout import Row, read_rows
+from jobs.runtime import Job, main
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from jobs.evaluate.measure import Scored
+
+
+def run(job: Job[Spec]) -> None:
+    """Score every model and write the table."""
+    config, inputs = job.spec.config, job.spec.inputs
+    data = job.input("data")
+    rows = read_rows(data / "heldout.jsonl", config.rows)
+    training = read_rows(data / "train.jsonl")
+    job.event("held_out", rows=len(rows), asked=config.rows)
+
+    from jobs.evaluate.few_shot import choose_examples
+    from jobs.evaluate.measure import longest_sequence
+    from jobs.evaluate.table import write_table
+
+    evaluation = _Evaluation(job, rows, models=3 if inputs.champion is None else 4)
+    scores: dict[str, list[Scored]] = {}
+
+    folder = job.input("base") / "model"
+    base = load_model(folder)
+    tokenizer = load_tokenizer(folder, config.chat_template)
+    scores["base_zero_shot"] = evaluation.measure("base_zero_shot", base, tokenizer)
+    examples = choose_examples(
+        tokenizer,
+        training,
+        rows,
+        count=config.few_shot,
+        room=longest_sequence(base) - config.max_new_tokens,
+        seed=config.seed,
+    )
+    scores["base_few_shot"] = evaluation.measure("base_few_shot", base, tokenizer, examples)
+    del base
+
+    scores["tuned"] = evaluation.measure_merged("tuned", job.input("tuned") / "model")
+    if inputs.champion is not None:
+        if inputs.champion.digest == inputs.tuned.digest:
+            scores["champion"] = scores["tuned"]
+        else:
+            scores["champion"] = evaluation.measure_merged("champion", job.input("champion") / "model")
+
+    shots = sum(message["role"] == "assistant" for message in examples)
+    results = write_table(job.output, rows, scores, shots)
+    for name, figures in results["models"].items():
+        job.event("result", model=name, rows=len(rows), **figures)
+        job.metrics.update({f"{name}_{key}": figures[key] for key in ("exact_match", "rouge_l", "heldout_loss")})
+    job.metrics["rows"] = len(rows)
+
+
+class _Evaluation:
+    """What is the same for every model, and how far the whole has come."""
+
+    def __init__(self, job: Job[Spec], rows: Sequence[Row], models: int) -> None:
+        self._job = job
+        self._rows = rows
+        self._models = models
+        self._done = 0
+
+    def measure_merged(self, name: str, folder: Path) -> list[Scored]:
+        """Measure a merged model, asked by the chat template that it is served with."""
+        model = load_model(folder)
+        template = folder / "chat_template.jinja"
+        text = template.read_text(encoding="utf-8") if template.is_file() else self._job.spec.config.chat_template
+        return self.measure(name, model, load_tokenizer(folder, text))
+
+    def measure(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[Message] = (),
+    ) -> list[Scored]:
+        from jobs.evaluate.measure import measure
+
+        config = self._job.spec.config
+        started = time.monotonic()
+
+        def report(answered: int) -> None:
+            progress = (self._done + answered / len(self._rows)) / self._models
+            self._job.event("answered", progress=round(progress, 4), model=name, rows=answered)
+
+        scores = measure(
+            model,
+            tokenizer,
+            self._rows,
+            examples=examples,
+            max_tokens=config.max_tokens,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            on_batch=report,
+        )
+        self._done += 1
+        self._job.event("measured", model=name, seconds=time.monotonic() - started)
+        return scores
+
+
+if __name__ == "__main__":
+    main("evaluate", run)

@@ -1,0 +1,38 @@
+"""Scores of one answer against its reference."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import Tokenizer
+
+
+class _Words(Tokenizer):
+    """Lower-cased runs of letters and digits of any script; rouge-score's own keeps a–z and 0–9 only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
+
+
+_ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+def normalised(text: str) -> str:
+    """Unicode form NFC, white space at the ends removed and elsewhere one blank."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def exact_match(answer: str, reference: str) -> int:
+    """1 where the two are equal after normalisation, 0 otherwise. Case and punctuation count."""
+    return int(normalised(answer) == normalised(reference))
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """F-measure of the longest common subsequence of words, in 0…1.
+
+    Source: C.-Y. Lin, "ROUGE: a package for automatic evaluation of summaries" (2004), as in rouge-score 0.1.2, with
+    words of any script.
+    """
+    return _ROUGE.score(normalised(reference), normalised(answer))["rougeL"].fmeasure

@@ -1,0 +1,97 @@
+"""The configuration of AutoModel's recipe, in the shape that it has on one CPU core and on many GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.finetune.plan import Plan
+from jobs.finetune.rows import EncodedRows
+
+_COMPONENTS = "nemo_automodel.components"
+
+TIMEOUT_MINUTES = 30
+"""How long ranks wait for each other; AutoModel's default of 1 is shorter than a checkpoint of a large model."""
+
+
+def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
+    """The recipe's sections (https://github.com/NVIDIA-NeMo/Automodel, `examples/llm_finetune`).
+
+    Args:
+        backend: of torch.distributed, `gloo` or `nccl`.
+    """
+    config = plan.spec.config
+    sections: dict[str, Any] = {
+        "seed": config.seed,
+        "step_scheduler": {
+            "global_batch_size": config.global_batch_size,
+            "local_batch_size": config.local_batch_size,
+            "max_steps": config.steps,
+            # Never the limit: an epoch has a step at least. AutoModel stops at whichever comes first.
+            "num_epochs": config.steps,
+            "val_every_steps": config.validate_every,
+            "ckpt_every_steps": config.checkpoint_every,
+            "save_checkpoint_every_epoch": False,
+            # The checkpoint interval must not decide what is validated, and so which weights are the best.
+            "validate_on_checkpoint": False,
+        },
+        "dist_env": {"backend": backend, "timeout_minutes": TIMEOUT_MINUTES},
+        "distributed": {"strategy": config.strategy},
+        "model": {
+            "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
+            "pretrained_model_name_or_path": str(plan.base),
+            "dtype": config.dtype,
+        },
+        "loss_fn": {"_target_": f"{_COMPONENTS}.loss.masked_ce.MaskedCrossEntropy"},
+        "dataset": _rows(plan, "train"),
+        "dataloader": _loader(shuffle=True),
+        "validation_dataset": _rows(plan, "validation"),
+        "validation_dataloader": _loader(shuffle=False),
+        "optimizer": {
+            "_target_": "torch.optim.AdamW",
+            "lr": config.learning_rate,
+            "betas": list(config.betas),
+            "weight_decay": config.weight_decay,
+        },
+        "lr_scheduler": {
+            "lr_decay_style": "cosine",
+            "lr_warmup_steps": config.warmup_steps,
+            "init_lr": config.min_learning_rate,
+            "min_lr": config.min_learning_rate,
+        },
+        "clip_grad_norm": {"max_norm": config.clip_grad_norm},
+        "checkpoint": {
+            "enabled": True,
+            "checkpoint_dir": str(plan.scratch / "checkpoints"),
+            "model_save_format": "safetensors",
+            "save_consolidated": "final",
+            "max_recent_checkpoints": 1,
+        },
+    }
+    if config.lora is not None:
+        sections["peft"] = {
+            "_target_": f"{_COMPONENTS}._peft.lora.PeftConfig",
+            "target_modules": list(config.lora.target_modules),
+            "dim": config.lora.dim,
+            "alpha": config.lora.alpha,
+            "dropout": config.lora.dropout,
+            "lora_A_init": config.lora.init,
+            "use_triton": False,
+        }
+    return sections
+
+
+def _rows(plan: Plan, part: str) -> dict[str, Any]:
+    return {
+        "_target_": f"{EncodedRows.__module__}.{EncodedRows.__qualname__}",
+        "folder": str(plan.rows / part),
+        # The rows are tokens already; without this AutoModel builds a tokenizer of its own.
+        "tokenizer": None,
+    }
+
+
+def _loader(*, shuffle: bool) -> dict[str, Any]:
+    return {
+        "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
+        "collate_fn": f"{_COMPONENTS}.datasets.utils.default_collater",
+        "shuffle": shuffle,
+    }

@@ -1,0 +1,94 @@
+"""Checkpoints as artifacts: committed whole or not at all, verified before anything is resumed from them.
+
+Files of a checkpoint: `automodel/` (AutoModel's own folder: weights, optimizer, random state, position in the data),
+`best/` (the weights with the lowest validation loss so far, where there was a validation), the curve so far
+(`loss.jsonl`, `validation.jsonl`).
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from include.artifacts.manifest import InputEntry, Provenance
+from include.artifacts.naming import checkpoint_name
+from include.artifacts.store import Store
+from include.errors import ArtifactError
+from include.specs.finetune import Spec
+from jobs.finetune.curve import Curve
+
+AUTOMODEL = "automodel"
+BEST = "best"
+
+Report = Callable[..., None]
+"""`Job.event`, or what stands for it in a rank: an event's name, then its fields."""
+
+
+def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: Curve, started: datetime) -> bool:
+    """Publish the state after optimizer step `step`. `automodel` is moved, not copied.
+
+    Args:
+        best: AutoModel's folder of the best weights so far.
+        started: when this try started, for the manifest.
+
+    Returns:
+        Whether a sound checkpoint of this step now stands (this one, or an equal one of another try).
+    """
+    store = Store(spec.output.store)
+    with store.attempt(checkpoint_name(spec.output.name, step)) as attempt:
+        shutil.move(automodel, attempt.files / AUTOMODEL)
+        # Names this try's folders; AutoModel would compare them with the next try's and warn.
+        (attempt.files / AUTOMODEL / "config.yaml").unlink(missing_ok=True)
+        if best is not None:
+            shutil.copytree(best, attempt.files / BEST)
+        curve.write(attempt.files)
+        try:
+            attempt.commit(
+                job=spec.job,
+                inputs={key: InputEntry(uri=value.uri, digest=value.digest) for key, value in spec.inputs},
+                config=spec.config.model_dump(mode="json"),
+                code=spec.output.code,
+                metrics={"step": step, "loss": curve.training[-1]["loss"]},
+                provenance=_provenance(started),
+            )
+        except ArtifactError:
+            return False
+    return True
+
+
+def restore(store: Store, run: str, folder: Path, report: Report) -> Path | None:
+    """Lay the newest sound checkpoint of `run` into `folder`, which must not exist.
+
+    One that is half-written or was altered is reported and passed over for the one before it.
+
+    Returns:
+        `folder`, or None where there is no sound checkpoint.
+    """
+    prefix = checkpoint_name(run, 0).removesuffix("0" * 8)
+    for name in reversed(store.names(prefix)):
+        try:
+            with store.open_files(name) as files:
+                shutil.copytree(files, folder)
+        except ArtifactError as error:
+            report("checkpoint_skipped", checkpoint=name, reason=str(error))
+            continue
+        return folder
+    return None
+
+
+def _provenance(started: datetime) -> Provenance:
+    usage, now = resource.getrusage(resource.RUSAGE_SELF), datetime.now(UTC)
+    return Provenance(
+        started=started,
+        finished=now,
+        wall_seconds=round((now - started).total_seconds(), 3),
+        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
+        peak_rss_bytes=usage.ru_maxrss * 1024,
+        host=socket.gethostname(),
+        python=sys.version.split()[0],
+    )

@@ -1,0 +1,44 @@
+"""What every rank needs to know to take part in a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from include.specs.finetune import Spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One try at a training.
+
+    Attributes:
+        spec: what was asked for.
+        base: folder of the base model (Hugging Face).
+        rows: folder with the encoded rows (`jobs.finetune.rows`), `train` and `validation`.
+        scratch: folder of this try, shared by its ranks.
+        resume: folder of a checkpoint to go on from (`jobs.finetune.checkpoints`), or None for step 0.
+    """
+
+    spec: Spec
+    base: Path
+    rows: Path
+    scratch: Path
+    resume: Path | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished training leaves: the folder of the best weights, and figures.
+
+    Attributes:
+        best: AutoModel's folder of the weights with the lowest validation loss.
+        parameters_trained: number of parameters that received gradients.
+        tokens: tokens (padding excluded) that this try trained on.
+        seconds: wall time of this try's steps, validations and checkpoints.
+    """
+
+    best: Path
+    parameters_trained: int
+    tokens: int
+    seconds: float

@@ -1,0 +1,111 @@
+"""The job, from verified inputs to the artifact's files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ConfigurationError, DataError
+from include.specs.finetune import Config, Spec
+from jobs.chat import load_tokenizer
+from jobs.finetune import checkpoints
+from jobs.finetune.curve import Curve
+from jobs.finetune.plan import Plan, Result
+from jobs.finetune.ranks import launch
+from jobs.finetune.rows import encode_file
+from jobs.runtime import Job
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def finetune(job: Job[Spec]) -> None:
+    """Fill `job.output` and `job.metrics`.
+
+    Raises:
+        ConfigurationError: the chat template or the lengths do not fit the base model.
+        DataError: a row cannot be trained on.
+        DivergenceError: NaN, Inf, or nothing learned.
+        StoppedError: SIGTERM came; the state was saved.
+    """
+    config, base, data = job.spec.config, job.input("base") / "model", job.input("data")
+    model = _model_config(base)
+    positions = model.get("max_position_embeddings", config.max_tokens)
+    if config.max_tokens > positions:
+        raise ConfigurationError(
+            f"max_tokens {config.max_tokens} is more than the base model's {positions} positions: lower it"
+        )
+    tokenizer = load_tokenizer(base, config.chat_template)
+    plan = Plan(spec=job.spec, base=base, rows=job.scratch / "rows", scratch=job.scratch, resume=_resume(job))
+    for part in ("train", "validation"):
+        count = encode_file(data / f"{part}.jsonl", tokenizer, config.max_tokens, plan.rows / part)
+        if count.rows < config.processes:
+            raise DataError(
+                f"{part}.jsonl has {count.rows} rows for {config.processes} processes: "
+                "give it more rows, or lower processes"
+            )
+        job.event("rows", part=part, rows=count.rows, tokens=count.tokens, longest=count.longest)
+    result = launch(plan, job.event)
+    curve = Curve.read(job.scratch)
+    curve.check_learned(model["vocab_size"])
+    if config.method == "lora":
+        _write_adapter(result.best, job.output / "adapter", base_digest=job.spec.inputs.base.digest)
+    else:
+        _write_model(result.best, job.output / "model", tokenizer)
+    curve.write(job.output)
+    job.metrics.update(_figures(config, curve, result, resumed_from=_steps(plan.resume)))
+
+
+def _resume(job: Job[Spec]) -> Path | None:
+    folder = checkpoints.restore(job.store, job.spec.output.name, job.scratch / "resumed", job.event)
+    if folder is not None:
+        job.event("resumed", step=_steps(folder))
+    return folder
+
+
+def _steps(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else len(Curve.read(checkpoint).training)
+
+
+def _figures(config: Config, curve: Curve, result: Result, *, resumed_from: int) -> dict[str, Any]:
+    return {
+        "final_loss": curve.final_loss,
+        "best_validation_loss": curve.best["loss"],
+        "best_step": curve.best["step"],
+        "steps": len(curve.training),
+        "tokens": sum(point["tokens"] for point in curve.training),
+        "tokens_per_second": round(result.tokens / result.seconds, 1),
+        "parameters_trained": result.parameters_trained,
+        "processes": config.processes,
+        "resumed_from": resumed_from,
+    }
+
+
+def _model_config(base: Path) -> dict[str, Any]:
+    try:
+        model = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        return model | {"vocab_size": int(model["vocab_size"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{base / 'config.json'} cannot be read ({type(error).__name__}): the base must hold a Hugging Face "
+            "model folder called model/"
+        ) from None
+
+
+def _write_adapter(best: Path, target: Path, *, base_digest: str) -> None:
+    target.mkdir()
+    for name in ADAPTER_FILES:
+        shutil.copyfile(best / "model" / name, target / name)
+    config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
+    # AutoModel names the folder that the base was read from, which is another one at the next try.
+    config["base_model_name_or_path"] = f"sha256:{base_digest}"
+    (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_model(best: Path, target: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    shutil.copytree(best / "model" / "consolidated", target)
+    tokenizer.save_pretrained(str(target))

@@ -1,0 +1,35 @@
+"""`python -m jobs.ingest`: a verified copy of a data set's bytes."""
+
+from __future__ import annotations
+
+from include.specs.ingest import Spec
+from jobs.ingest.snapshot import await_stillness, copy, refuse_changed
+from jobs.runtime import Job, main
+
+
+def run(job: Job[Spec]) -> None:
+    """Copy the source's files and check them line by line.
+
+    Raises:
+        TryAgainError: the source changed since the run was planned, or while it was read.
+        DataError: a file that is no UTF-8 JSONL, or is not complete.
+    """
+    config = job.spec.config
+    files = await_stillness(config.source, planned=config.files, seconds=config.settle_seconds)
+    total = sum(file.size for file in files)
+    job.event("source", files=len(files), bytes=total)
+    rows = read = 0
+    for number, file in enumerate(files):
+        name = "data.jsonl" if len(files) == 1 else f"part-{number:05d}.jsonl"
+        taken = copy(file, job.output / name, max_row_bytes=config.max_row_bytes)
+        rows += taken.rows
+        read += file.size
+        job.event("copied", progress=read / total, file=name, rows=taken.rows, bytes=file.size, sha256=taken.sha256)
+        if taken.byte_order_mark:
+            job.event("byte_order_mark", file=name, note="kept in the snapshot, skipped by curation")
+    refuse_changed(config.source, files, when="while it was read")
+    job.metrics.update(rows=rows, bytes=total, files=len(files))
+
+
+if __name__ == "__main__":
+    main("ingest", run)

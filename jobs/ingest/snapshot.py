@@ -1,0 +1,97 @@
+"""Copy the files of a data set byte by byte, while checking that they are whole and are JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+
+from include.errors import DataError, TryAgainError
+from include.sources import fingerprints
+from include.specs.ingest import Fingerprint
+from jobs.ingest.lines import LineChecker
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was copied: lines that are not blank, sha256 (hex) of the bytes, and whether they start with a BOM."""
+
+    rows: int
+    sha256: str
+    byte_order_mark: bool
+
+
+def await_stillness(source: str, *, planned: tuple[Fingerprint, ...], seconds: float) -> tuple[Fingerprint, ...]:
+    """The fingerprints of a source that stayed the same for `seconds`.
+
+    Raises:
+        TryAgainError: it is not what the run was planned with, or it is still changing.
+        DataError: a file is missing, empty, or may not be read.
+    """
+    files = fingerprints(source)
+    if planned:
+        _refuse(planned, files, when="after the run was planned")
+    time.sleep(seconds)
+    refuse_changed(source, files, when="while it was watched, so it is still being written")
+    for file in files:
+        if file.size == 0:
+            raise DataError(f"{file.path}: the file is empty; write the rows into it, or remove it")
+    return files
+
+
+def refuse_changed(source: str, before: tuple[Fingerprint, ...], *, when: str) -> None:
+    """Raise TryAgainError, naming the file, where `source` is no longer what it was."""
+    _refuse(before, fingerprints(source), when=when)
+
+
+def _refuse(before: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], *, when: str) -> None:
+    old, new = ({file.path: file for file in files} for files in (before, now))
+    for path in sorted(old.keys() | new.keys()):
+        if path not in new:
+            raise TryAgainError(f"{path} disappeared {when}: wait until the data set is complete, then start again")
+        if path not in old:
+            raise TryAgainError(f"{path} was added {when}: wait until the data set is complete, then start again")
+        if old[path] != new[path]:
+            sizes = f"{old[path].size} bytes, now {new[path].size}"
+            raise TryAgainError(f"{path} changed {when} ({sizes}): wait until it is complete, then start again")
+
+
+def copy(file: Fingerprint, target: Path, *, max_row_bytes: int) -> Taken:
+    """Copy one file to `target`.
+
+    Raises:
+        DataError: naming file, line and byte: not UTF-8, a NUL, a line over `max_row_bytes`, a truncated last line,
+            no JSON objects, or no line at all.
+        TryAgainError: more or fewer bytes than `file.size` could be read.
+    """
+    digest = hashlib.sha256()
+    checker = LineChecker(file.path, max_row_bytes=max_row_bytes)
+    read = 0
+    with _open(file.path) as source, target.open("xb") as sink:
+        while chunk := source.read(CHUNK_BYTES):
+            read += len(chunk)
+            if read > file.size:
+                break
+            checker.feed(chunk)
+            digest.update(chunk)
+            sink.write(chunk)
+    if read != file.size:
+        raise TryAgainError(
+            f"{file.path} changed while it was read ({file.size} bytes, now {read}): "
+            "wait until it is complete, then start again"
+        )
+    checker.finish()
+    return Taken(rows=checker.rows, sha256=digest.hexdigest(), byte_order_mark=checker.byte_order_mark)
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return fsspec.open(path, "rb").open() if path.startswith("s3://") else Path(path).open("rb")
+    except FileNotFoundError:
+        raise TryAgainError(f"{path} disappeared before it was read: put it back, then start again") from None

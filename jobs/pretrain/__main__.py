@@ -1,0 +1,44 @@
+"""`python -m jobs.pretrain --spec URI`: the demo's base model as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+
+from include.specs.pretrain import Spec
+from jobs.runtime import Job, main
+
+_REPORT_EVERY = 25
+
+
+def run(job: Job[Spec]) -> None:
+    """Train tokenizer and model; write `model/` and `loss.jsonl`."""
+    import torch
+
+    from jobs.pretrain.card import model_card
+    from jobs.pretrain.corpus import documents
+    from jobs.pretrain.model import batches, build_model, train
+    from jobs.pretrain.tokenizer import train_tokenizer
+
+    config = job.spec.config
+    torch.manual_seed(config.seed)
+    tokenizer = train_tokenizer(documents(config.seed), config.vocab_size)
+    model = build_model(config, tokenizer)
+    parameters = model.num_parameters()
+    job.event("model", parameters=parameters, vocabulary=len(tokenizer))
+    steps = []
+    for step in train(model, batches(documents(config.seed), tokenizer, config), config):
+        steps.append(step)
+        if step.step % _REPORT_EVERY == 0 or step.step == config.steps:
+            job.event("step", progress=step.step / config.steps, step=step.step, loss=step.loss)
+    folder = job.output / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    card = model_card(config, parameters=parameters, vocabulary=len(tokenizer))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    curve = "".join(json.dumps(step._asdict()) + "\n" for step in steps)
+    (job.output / "loss.jsonl").write_text(curve, encoding="utf-8")
+    job.metrics.update(parameters=parameters, vocabulary=len(tokenizer), final_loss=steps[-1].loss)
+
+
+if __name__ == "__main__":
+    main("pretrain", run)

@@ -1,0 +1,44 @@
+"""`python -m jobs.register`: make the merged model a candidate in MLflow."""
+
+from __future__ import annotations
+
+import json
+
+from include.errors import TryAgainError
+from include.specs.register import Spec
+from jobs.register.candidate import describe
+from jobs.runtime import Job, main
+from jobs.tracking import connect
+
+
+def run(job: Job[Spec]) -> None:
+    """Describe the candidate, register it, and write `candidate.json`."""
+    candidate, champion = describe(job.spec)
+    client = connect()
+    from mlflow.exceptions import MlflowException
+
+    from jobs.register.registry import register
+
+    try:
+        version = register(client, candidate)
+    except MlflowException as error:
+        message = " ".join(str(error).split())[:300]
+        raise TryAgainError(f"MLflow did not take {candidate.name}: {message}; registering again is safe") from error
+    job.event("registered", model=candidate.model, version=version, champion=champion["version"] or "none")
+    job.metrics["version"] = version
+    record = {
+        "model": candidate.model,
+        "version": version,
+        "artifact": {"uri": candidate.uri, "digest": candidate.digest},
+        "champion_version": champion["version"],
+        "metrics": {
+            name.removeprefix("evaluate."): value
+            for name, value, _ in candidate.measurements
+            if name.startswith("evaluate.")
+        },
+    }
+    (job.output / "candidate.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main("register", run)

@@ -1,0 +1,178 @@
+"""One candidate, one model version, however often and by however many it is registered.
+
+MLflow has no transaction over its steps and no unique key, so: the version carries a key as a tag from the moment it
+exists; after creating one, whoever finds an older one of the same key removes the younger. Version numbers are given
+out one after another, so two who register at once agree on which is the older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from jobs.tracking import ARTIFACT_TAG, DIGEST_TAG, EXISTS, NOT_FOUND
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = "candidate"
+KEY_TAG = "anemone.key"
+
+
+class Measurement(NamedTuple):
+    """A figure at an optimizer step (0 for one that belongs to no step)."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is registered.
+
+    Attributes:
+        model: the registered model's name; also the experiment's.
+        key: two candidates with the same key are the same.
+        name: of the run.
+        uri: of the merged model's artifact.
+        digest: its content digest.
+        timestamp: of all measurements, in ms since 1970; fixed, so that logging them twice is logging them once.
+        tags: of run and version.
+    """
+
+    model: str
+    key: str
+    name: str
+    uri: str
+    digest: str
+    timestamp: int
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    measurements: Sequence[Measurement]
+
+
+def register(client: MlflowClient, candidate: Candidate) -> str:
+    """The candidate's version, made where there is none yet, under the alias `candidate` unless a newer one has it."""
+    _ensure_model(client, candidate.model)
+    version = _settle(client, candidate)
+    if version is None:
+        run_id = _record_run(client, candidate)
+        client.create_model_version(
+            candidate.model,
+            source=candidate.uri,
+            run_id=run_id,
+            tags={
+                **candidate.tags,
+                KEY_TAG: candidate.key,
+                ARTIFACT_TAG: candidate.uri,
+                DIGEST_TAG: candidate.digest,
+            },
+        )
+        version = _settle(client, candidate)
+        assert version is not None
+        if version.run_id != run_id:
+            client.delete_run(run_id)
+    _point_alias(client, candidate.model, int(version.version))
+    return str(version.version)
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != EXISTS:
+            raise
+
+
+def _settle(client: MlflowClient, candidate: Candidate) -> ModelVersion | None:
+    """The oldest version with the candidate's key; any younger one is removed."""
+    from mlflow.exceptions import MlflowException
+
+    versions = _versions(client, candidate.model, candidate.key)
+    for doubled in versions[1:]:
+        try:
+            client.delete_model_version(candidate.model, str(doubled.version))
+        except MlflowException as error:
+            if error.error_code != NOT_FOUND:
+                raise
+    return versions[0] if versions else None
+
+
+def _versions(client: MlflowClient, model: str, key: str | None = None) -> list[ModelVersion]:
+    """The model's versions, with this key where one is given, oldest first."""
+    condition = f"name = '{model}'" + (f" and tags.`{KEY_TAG}` = '{key}'" if key else "")
+    found: list[ModelVersion] = []
+    token = None
+    while token is None or token:
+        page = client.search_model_versions(condition, page_token=token)
+        found.extend(page)
+        token = page.token or ""
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def _record_run(client: MlflowClient, candidate: Candidate) -> str:
+    """The id of a finished run with the candidate's parameters, curves and figures.
+
+    A run that a killed predecessor left is completed.
+    """
+    from mlflow.entities import Metric, Param
+
+    experiment = _experiment(client, candidate.model)
+    started = client.search_runs(
+        [experiment], f"tags.`{KEY_TAG}` = '{candidate.key}'", order_by=["attributes.start_time ASC"], max_results=1
+    )
+    if started:
+        run_id = started[0].info.run_id
+    else:
+        run = client.create_run(experiment, run_name=candidate.name, tags={**candidate.tags, KEY_TAG: candidate.key})
+        run_id = run.info.run_id
+    parameters = [Param(key, value) for key, value in candidate.parameters.items()]
+    for start in range(0, len(parameters), 100):
+        client.log_batch(run_id, params=parameters[start : start + 100])
+    metrics = [Metric(name, value, candidate.timestamp, step) for name, value, step in candidate.measurements]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != EXISTS:
+                raise
+        found = client.get_experiment_by_name(name)
+        assert found is not None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _point_alias(client: MlflowClient, model: str, version: int) -> None:
+    """Give the alias to `version`, unless there is a newer candidate: registering again never takes it back."""
+    while True:
+        newest = _newest_candidate(client, model)
+        holder = int(client.get_registered_model(model).aliases.get(ALIAS, 0))
+        if holder == newest or (newest > version and holder != version):
+            return
+        # The next round sees a candidate that came between this look and this writing.
+        client.set_registered_model_alias(model, ALIAS, str(newest))
+
+
+def _newest_candidate(client: MlflowClient, model: str) -> int:
+    """Of the oldest versions of all keys the youngest: one that is about to be removed as a double does not count."""
+    first: dict[str, int] = {}
+    for version in _versions(client, model):
+        if KEY_TAG in version.tags:
+            first.setdefault(version.tags[KEY_TAG], int(version.version))
+    return max(first.values())

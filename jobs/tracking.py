@@ -1,0 +1,54 @@
+"""The MLflow server (or SQLite file) that this platform registers its models in."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from include.errors import ConfigurationError, TryAgainError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI = "MLFLOW_TRACKING_URI"
+"""Environment variable: `sqlite:////path/mlflow.db`, or `http://host:port`."""
+
+ARTIFACT_TAG = "anemone.artifact"
+"""Model version tag: URI of the merged model's artifact."""
+
+DIGEST_TAG = "anemone.digest"
+"""Model version tag: content digest of the merged model's artifact."""
+
+NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+
+
+def connect() -> MlflowClient:
+    """A client for the server that the environment names.
+
+    Raises:
+        ConfigurationError: it names none, or one that MLflow cannot use.
+        TryAgainError: the server does not answer.
+    """
+    uri = os.environ.get(URI)
+    if not uri:
+        raise ConfigurationError(
+            f"{URI} is not set: the platform's environment has to name MLflow's database or server"
+        )
+    # MLflow tells of every schema migration of a new database.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        message = f"MLflow at {URI} does not answer ({' '.join(str(error).split())[:200]})"
+        if uri.startswith(("http://", "https://")):
+            raise TryAgainError(f"{message}: start its server, or wait for it") from error
+        raise ConfigurationError(f"{message}: check the address") from error
+    return client

@@ -1,0 +1,208 @@
+"""The evaluation gate: what passes, what fails, what is undecided, and what is not to be believed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from include.gates.evaluation import EvaluationGate, judge_evaluation
+
+GATE = EvaluationGate()
+
+
+def evaluation(rows: int = 1000, **right: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An evaluation in which each model is right on its first so-many rows, at a loss of .05."""
+    models = {"base_zero_shot": 0, "base_few_shot": 100, "tuned": 920, **right}
+    scores = [
+        {
+            "id": f"row-{number}",
+            "scores": {
+                name: {"exact_match": int(number < share), "rouge_l": 0.5, "loss": 0.05, "tokens": 5 + number % 3}
+                for name, share in models.items()
+            },
+        }
+        for number in range(rows)
+    ]
+    return table(scores), scores
+
+
+def table(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    names = scores[0]["scores"] if scores else {"base_zero_shot", "base_few_shot", "tuned"}
+    models = {}
+    for name in names:
+        own = [row["scores"][name] for row in scores]
+        tokens = sum(score["tokens"] for score in own) or 1
+        models[name] = {
+            "exact_match": sum(score["exact_match"] for score in own) / max(len(own), 1),
+            "rouge_l": 0.5,
+            "heldout_loss": sum(score["loss"] * score["tokens"] for score in own) / tokens,
+        }
+    return {"rows": len(scores), "models": models}
+
+
+def test_a_good_model_passes_with_its_figures() -> None:
+    verdict = judge_evaluation(GATE, *evaluation())
+    assert verdict.passed, verdict.reasons
+    assert verdict.figures["tuned_exact_match"] == 0.92
+    assert verdict.figures["gain"] == pytest.approx(0.82)
+    assert verdict.figures["tuned_heldout_loss"] == pytest.approx(0.05)
+    assert verdict.figures["rows"] == 1000
+
+
+def test_every_missed_limit_is_named_with_its_number() -> None:
+    _, scores = evaluation(tuned=725, base_few_shot=500)
+    for row in scores:
+        row["scores"]["tuned"]["loss"] = 0.239
+    verdict = judge_evaluation(GATE, table(scores), scores)
+    assert verdict.outcome == "fail"
+    assert verdict.reasons == (
+        "exact match .725 is below .80 (1,000 held-out rows)",
+        "gain .225 over the base model's best .50 is below .30 (1,000 held-out rows)",
+        "held-out loss .239 is above .10 (1,000 held-out rows)",
+    )
+
+
+def test_limits_themselves_are_kept() -> None:
+    gate = EvaluationGate(min_exact_match=0.9, min_gain=0.3, max_heldout_loss=0.05000001)
+    assert judge_evaluation(gate, *evaluation(tuned=900, base_zero_shot=600)).passed
+    assert judge_evaluation(gate, *evaluation(tuned=899, base_zero_shot=599)).outcome == "fail"
+    assert judge_evaluation(gate, *evaluation(tuned=900, base_zero_shot=601)).outcome == "fail"
+
+
+def test_the_gain_is_over_the_better_base() -> None:
+    for base in ("base_zero_shot", "base_few_shot"):
+        assert judge_evaluation(GATE, *evaluation(**{base: 700})).outcome == "fail"
+
+
+def test_the_loss_is_a_mean_over_tokens_not_rows() -> None:
+    _, scores = evaluation(rows=600)
+    for number, row in enumerate(scores):
+        row["scores"]["tuned"].update(loss=0.3 if number % 2 else 0.01, tokens=1 if number % 2 else 30)
+    verdict = judge_evaluation(EvaluationGate(min_gain=0), table(scores), scores)
+    assert verdict.figures["tuned_heldout_loss"] == pytest.approx((0.3 * 1 + 0.01 * 30) / 31)
+    assert verdict.passed, verdict.reasons
+
+
+def test_too_few_rows_decide_nothing() -> None:
+    verdict = judge_evaluation(GATE, *evaluation(rows=400, tuned=390))
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reasons == ("400 held-out rows decide nothing: 100 more are needed (min_rows)",)
+
+
+def test_too_few_rows_do_not_hide_a_failure() -> None:
+    verdict = judge_evaluation(GATE, *evaluation(rows=400, tuned=100))
+    assert verdict.outcome == "fail"
+
+
+@pytest.mark.parametrize(
+    ("champion", "flipped", "outcome", "words"),
+    [
+        (920, 0, "pass", ""),
+        (900, 0, "pass", ""),
+        (925, 20, "pass", ""),
+        (935, 40, "inconclusive", "not decided at a margin of .02; about"),
+        (990, 0, "fail", "worse by more than the margin of .02"),
+    ],
+)
+def test_the_champion_is_a_paired_comparison(champion: int, flipped: int, outcome: str, words: str) -> None:
+    """`flipped` right answers of the champion are moved to rows that the tuned model gets wrong, and back."""
+    _, scores = evaluation(champion=champion)
+    for number in range(flipped):
+        scores[number]["scores"]["champion"]["exact_match"] = 0
+        scores[champion + number]["scores"]["champion"]["exact_match"] = 1
+    verdict = judge_evaluation(GATE, table(scores), scores)
+    assert verdict.outcome == outcome, verdict.reasons
+    assert words in verdict.summary
+    assert verdict.figures["champion_difference_lower"] <= verdict.figures["champion_difference"]
+    assert verdict.figures["champion_difference"] <= verdict.figures["champion_difference_upper"]
+
+
+def test_the_same_shares_are_decided_or_not_by_how_they_pair() -> None:
+    together = evaluation(champion=925)
+    _, apart = evaluation(champion=925)
+    for number in range(75):
+        apart[number]["scores"]["champion"]["exact_match"] = 0
+        apart[925 + number]["scores"]["champion"]["exact_match"] = 1
+    assert table(apart)["models"] == together[0]["models"]
+    assert judge_evaluation(GATE, *together).passed
+    assert judge_evaluation(GATE, table(apart), apart).outcome == "inconclusive"
+
+
+def test_absolute_limits_hold_for_a_model_better_than_the_champion() -> None:
+    verdict = judge_evaluation(GATE, *evaluation(tuned=700, champion=600))
+    assert verdict.outcome == "fail"
+    assert verdict.reasons == ("exact match .70 is below .80 (1,000 held-out rows)",)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.05", True])
+@pytest.mark.parametrize("name", ["tuned", "base_few_shot", "champion"])
+@pytest.mark.parametrize("key", ["loss", "exact_match"])
+def test_a_figure_that_is_no_number_never_passes(value: Any, name: str, key: str) -> None:
+    results, scores = evaluation(champion=900)
+    scores[500]["scores"][name][key] = value
+    verdict = judge_evaluation(GATE, results, scores)
+    assert verdict.outcome == "fail"
+    assert f"{key} of {name} on row row-500 (scores.jsonl line 501)" in verdict.summary
+
+
+def corrupted(change: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    results, scores = copy.deepcopy(evaluation(rows=600, champion=500))
+    match change:
+        case "no table":
+            del results["models"]
+        case "no base":
+            del results["models"]["base_zero_shot"]
+        case "no rows":
+            scores = []
+            results["rows"] = 0
+        case "a row short":
+            scores.pop()
+        case "a row twice":
+            scores[9] = scores[8]
+        case "a row without a model":
+            del scores[7]["scores"]["champion"]
+        case "champion not in the table":
+            del results["models"]["champion"]
+        case "a better table":
+            results["models"]["tuned"]["exact_match"] += 0.001
+        case "a lower loss":
+            results["models"]["tuned"]["heldout_loss"] -= 0.001
+        case "null in the table":
+            results["models"]["tuned"]["heldout_loss"] = None
+        case "half a match":
+            scores[3]["scores"]["tuned"]["exact_match"] = 0.5
+        case "no tokens":
+            scores[3]["scores"]["tuned"]["tokens"] = 0
+    return results, scores
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("no table", "no table of models"),
+        ("no base", "no figures for base_zero_shot"),
+        ("no rows", "no held-out row was scored"),
+        ("a row short", "speaks of 600 rows, scores.jsonl holds 599"),
+        ("a row twice", "line 10: row row-8 was scored twice"),
+        ("a row without a model", "line 8 (row row-7) does not hold the models of the table"),
+        ("champion not in the table", "line 1 (row row-0) does not hold the models of the table"),
+        ("a better table", "results.json gives tuned exact_match 1.001, its rows give 1:"),
+        ("a lower loss", "results.json gives tuned heldout_loss"),
+        ("null in the table", "results.json gives tuned heldout_loss None"),
+        ("half a match", "exact_match of tuned is neither 0 nor 1"),
+        ("no tokens", "tuned was scored on no answer token"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_believed_fails(change: str, words: str) -> None:
+    verdict = judge_evaluation(EvaluationGate(min_exact_match=0, min_gain=-1, min_rows=1), *corrupted(change))
+    assert verdict.outcome == "fail"
+    assert words in verdict.summary
+
+
+def test_an_unknown_limit_is_refused() -> None:
+    with pytest.raises(ValidationError, match="min_accuracy"):
+        EvaluationGate.model_validate({"min_accuracy": 0.9})

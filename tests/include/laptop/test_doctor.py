@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from include.laptop import doctor
+from include.laptop.home import PROJECT
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANEMONE_HOME", str(tmp_path / "home"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ANEMONE_PORT", str(free.getsockname()[1]))
+
+
+def run_doctor(*prefix: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, sys.executable, "-m", "include.laptop.doctor"]
+    return subprocess.run(command, cwd=PROJECT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_this_machine_is_fit() -> None:
+    result = run_doctor()
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_one_core_is_too_few() -> None:
+    result = run_doctor("taskset", "-c", str(min(os.sched_getaffinity(0))))
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "error: 2 cores are needed, 1 may be used here: give the machine or the container more"
+    )
+
+
+def test_a_taken_port_is_named_with_another_to_try() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        result = run_doctor(ANEMONE_PORT=str(port))
+    assert result.returncode == 1
+    assert f"port {port} on 127.0.0.1 is taken" in result.stderr
+    assert f"ANEMONE_PORT={port + 1}" in result.stderr
+
+
+def test_a_port_that_is_none_is_one_sentence() -> None:
+    result = run_doctor(ANEMONE_PORT="http")
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_full_disk_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "INSTALLED", {"airflow": 10**18, "jobs": 10**18})
+    (sentence,) = doctor.diagnose()
+    assert "2000000000.8 GB are needed" in sentence
+    assert str(tmp_path) in sentence
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("OLDEST_PYTHON", (3, 99), "Python 3.99 to"),
+        ("NEWEST_PYTHON", (3, 10), "Python 3.11 to 3.10"),
+        ("OLDEST_GLIBC", (9, 9), "glibc 9.9 or newer"),
+        ("LEAST_MEMORY", 10**18, "of memory are needed"),
+    ],
+)
+def test_every_other_lack_is_one_sentence(
+    limit: str, value: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, limit, value)
+    (sentence,) = doctor.diagnose()
+    assert words in sentence
+
+
+def test_a_python_without_venv_is_told_which_package_to_install() -> None:
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec; "
+        "u.find_spec = lambda name, *a: None if name == 'ensurepip' else find(name, *a); "
+        "from include.laptop.doctor import main; sys.exit(main())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "has no ensurepip" in result.stderr
+    assert f"python3.{sys.version_info[1]}-venv" in result.stderr

@@ -1,0 +1,62 @@
+"""A fingerprint changes whenever the file does, and is taken without reading it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from include.errors import ConfigurationError, DataError
+from include.sources import fingerprints
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"n": 1}\n')
+    return path
+
+
+def test_an_untouched_file_keeps_its_fingerprint(source):
+    assert fingerprints(str(source)) == fingerprints(f"file://{source}")
+
+
+def test_growth_rewriting_in_place_and_replacement_are_seen(source):
+    seen = {fingerprints(str(source))}
+    times = source.stat().st_mtime_ns
+    with source.open("ab") as stream:
+        stream.write(b'{"n": 2}\n')
+    seen.add(fingerprints(str(source)))
+    source.write_bytes(b'{"n": 3}\n{"n": 4}\n')
+    os.utime(source, ns=(times, times))
+    seen.add(fingerprints(str(source)))
+    other = source.with_name("other")
+    other.write_bytes(source.read_bytes())
+    os.utime(other, ns=(times, times))
+    other.replace(source)
+    seen.add(fingerprints(str(source)))
+    assert len(seen) == 4
+
+
+def test_a_folder_is_its_shards_in_order_without_unfinished_ones(source):
+    for name in ("b.jsonl", ".c.jsonl", "a.jsonl", "notes.txt"):
+        (source.parent / name).touch()
+    found = [Path(file.path).name for file in fingerprints(str(source.parent))]
+    assert found == ["a.jsonl", "b.jsonl", "data.jsonl"]
+
+
+@pytest.mark.parametrize("uri", ["data.jsonl", "http://host/data.jsonl", "hdfs://host/data.jsonl"])
+def test_sources_that_mean_nothing_to_another_process_are_refused(uri):
+    with pytest.raises(ConfigurationError):
+        fingerprints(uri)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("none.jsonl", "no such file"), ("empty", r"no \*\.jsonl"), ("pipe", "not a regular")]
+)
+def test_what_is_not_a_data_set_is_said(tmp_path, name, sentence):
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=sentence):
+        fingerprints(str(tmp_path / name))

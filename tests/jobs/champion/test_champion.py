@@ -1,0 +1,111 @@
+"""Looking the champion up in a real MLflow on SQLite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from include.artifacts.store import Store
+from include.errors import ConfigurationError
+from include.specs.base import Artifact
+from jobs.champion.__main__ import run
+from jobs.champion.lookup import find_champion
+from jobs.runtime import execute, load_spec
+from jobs.tracking import ARTIFACT_TAG, DIGEST_TAG, connect
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    path = tmp_path / "mlflow.db"
+    shutil.copy(empty_database, path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    return connect()
+
+
+@pytest.fixture
+def look_up(write_spec: Callable[..., tuple[str, str]], store: Store) -> Callable[[], Path]:
+    """Run the job in this process, which has paid for the imports; returns the folder of its files."""
+
+    def do() -> Path:
+        uri, name = write_spec("champion", {"model": "kubectl"})
+        execute(load_spec("champion", uri), run)
+        manifest = store.manifest(name)
+        assert manifest is not None
+        return Path(store.root.removeprefix("file://")) / name / "attempts" / manifest.attempt / "files"
+
+    return do
+
+
+def crown(client: MlflowClient, artifact: Artifact, digest: str | None = None) -> str:
+    client.create_registered_model("kubectl")
+    tags = {ARTIFACT_TAG: artifact.uri, DIGEST_TAG: digest or artifact.digest}
+    version = str(client.create_model_version("kubectl", source=artifact.uri, tags=tags).version)
+    client.set_registered_model_alias("kubectl", "champion", version)
+    return version
+
+
+def test_a_database_that_does_not_exist_yet_has_no_champion(
+    look_up: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    record = json.loads((look_up() / "champion.json").read_text())
+    assert record == {"model": "kubectl", "version": None, "artifact": None}
+
+
+def test_a_model_without_the_alias_has_no_champion(client: MlflowClient) -> None:
+    client.create_registered_model("kubectl")
+    assert find_champion(client, "kubectl")["version"] is None
+
+
+def test_the_champion_s_artifact_is_found(client: MlflowClient, make_artifact: Callable[..., Artifact]) -> None:
+    merged = make_artifact("merge-1", {"model/config.json": "{}"})
+    version = crown(client, merged)
+    assert find_champion(client, "kubectl") == {
+        "model": "kubectl",
+        "version": version,
+        "artifact": {"uri": merged.uri, "digest": merged.digest},
+    }
+
+
+def test_a_version_that_nobody_registered_here_is_refused(client: MlflowClient) -> None:
+    client.create_registered_model("kubectl")
+    version = client.create_model_version("kubectl", source="file:///somewhere").version
+    client.set_registered_model_alias("kubectl", "champion", str(version))
+    with pytest.raises(ConfigurationError, match=r"version 1, lacks the tags anemone\.artifact"):
+        find_champion(client, "kubectl")
+
+
+@pytest.mark.parametrize(("gone", "words"), [(True, "is gone"), (False, "now holds other bytes")])
+def test_a_champion_whose_bytes_are_not_there_is_one_clear_error(
+    client: MlflowClient, make_artifact: Callable[..., Artifact], look_up: Callable[[], Path], gone: bool, words: str
+) -> None:
+    merged = make_artifact("merge-1", {"model/config.json": "{}"})
+    crown(client, merged, digest=None if gone else "0" * 64)
+    if gone:
+        shutil.rmtree(merged.uri.removeprefix("file://"))
+    with pytest.raises(ConfigurationError, match=f"version 1.*{words}.*move the alias"):
+        look_up()
+
+
+def test_no_address_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_URI is not set"):
+        connect()
+
+
+def test_an_address_that_mlflow_cannot_use_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
+    with pytest.raises(ConfigurationError, match="does not answer"):
+        connect()

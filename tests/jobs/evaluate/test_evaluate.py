@@ -1,0 +1,204 @@
+"""Evaluation: right figures for a model that knows its answers, and for one that knows none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.errors import ConfigurationError, DataError
+from include.gates.evaluation import EvaluationGate, judge_evaluation
+from include.specs.base import Artifact
+
+Evaluate = Callable[..., Path]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def rows(data: Artifact) -> list[dict[str, Any]]:
+    (attempt,) = (Path(data.uri.removeprefix("file://")) / "attempts").iterdir()
+    return lines(attempt / "files" / "heldout.jsonl")
+
+
+def test_one_table_for_base_tuned_and_champion(
+    evaluate: Evaluate, config: dict[str, Any], random_model: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = evaluate(config, champion=random_model)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["rows"] == 7
+    assert results["few_shot"] == 2
+    assert list(results["models"]) == ["base_zero_shot", "base_few_shot", "tuned", "champion"]
+    assert results["models"]["tuned"]["exact_match"] == pytest.approx(6 / 7)
+    assert results["models"]["base_zero_shot"]["exact_match"] == 0
+    assert results["models"]["champion"] == results["models"]["base_zero_shot"]
+    assert results["labels"]["delete"] == {
+        "rows": 3,
+        "exact_match": {"base_zero_shot": 0, "base_few_shot": 0, "tuned": 1, "champion": 0},
+    }
+    assert results["labels"]["get"]["exact_match"]["tuned"] == 0.75
+
+    answers = {row["id"]: row for row in lines(folder / "answers.jsonl")}
+    assert answers["known-2"]["prompt"] == "보여줘 db"
+    assert answers["known-2"]["answers"]["tuned"] == answers["known-2"]["reference"] == "get db"
+    assert "progress=1 model=champion rows=7" in capsys.readouterr().out
+
+    gate = EvaluationGate(max_heldout_loss=10, min_rows=5)
+    verdict = judge_evaluation(gate, results, lines(folder / "scores.jsonl"))
+    assert verdict.passed, verdict.reasons
+
+
+def test_losses_are_those_of_a_plain_forward_pass(
+    evaluate: Evaluate,
+    config: dict[str, Any],
+    folders: dict[str, Path],
+    rows: list[dict[str, Any]],
+    chat_template: str,
+) -> None:
+    folder = evaluate(config)
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from jobs.chat import encode, load_tokenizer
+    from jobs.evaluate.few_shot import choose_examples
+
+    tokenizer = load_tokenizer(folders["random"] / "model", chat_template)
+    shots = choose_examples(tokenizer, rows[:3], rows, count=2, room=192 - config["max_new_tokens"], seed=0)
+    for name, model_name, examples in (
+        ("base_zero_shot", "random", []),
+        ("base_few_shot", "random", shots),
+        ("tuned", "trained", []),
+    ):
+        model = AutoModelForCausalLM.from_pretrained(folders[model_name] / "model")
+        nats = tokens = 0.0
+        for row, scored in zip(rows, lines(folder / "scores.jsonl"), strict=True):
+            ids, mask = encode(tokenizer, [*examples, *row["messages"]])
+            own = sum(encode(tokenizer, row["messages"])[1])
+            with torch.inference_mode():
+                logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            marked = [position for position, one in enumerate(mask) if one][-own:]
+            loss = -sum(logs[position - 1, ids[position]].item() for position in marked)
+            score = scored["scores"][name]
+            assert score["tokens"] == own
+            assert score["loss"] == pytest.approx(loss / own, abs=2e-5)
+            nats, tokens = nats + loss, tokens + own
+        results = json.loads((folder / "results.json").read_text())
+        assert results["models"][name]["heldout_loss"] == pytest.approx(nats / tokens, abs=2e-5)
+
+
+def test_the_batch_size_does_not_change_an_answer(evaluate: Evaluate, config: dict[str, Any]) -> None:
+    single, batched = (evaluate({**config, "batch_size": size}) for size in (1, 100))
+    assert lines(single / "answers.jsonl") == lines(batched / "answers.jsonl")
+    for one, other in zip(lines(single / "scores.jsonl"), lines(batched / "scores.jsonl"), strict=True):
+        for name, score in one["scores"].items():
+            assert score == pytest.approx(other["scores"][name], abs=1e-5)
+
+
+def test_greedy_decoding_is_that_of_transformers(
+    folders: dict[str, Path], rows: list[dict[str, Any]], chat_template: str
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from jobs.chat import encode_prompt, load_tokenizer
+    from jobs.generation import greedy
+
+    for name in ("random", "trained"):
+        tokenizer = load_tokenizer(folders[name] / "model", chat_template)
+        prompts = [encode_prompt(tokenizer, row["messages"]) for row in rows]
+        model = AutoModelForCausalLM.from_pretrained(folders[name] / "model")
+        expected = [
+            model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False, eos_token_id=2, pad_token_id=0)
+            for ids in prompts
+        ]
+        found = greedy(model, prompts, max_new_tokens=24, end_ids=[2], pad_id=0, batch_size=3)
+        for ids, reference, answer in zip(prompts, expected, found, strict=True):
+            written = reference[0, len(ids) :].tolist()
+            assert answer.finished == (2 in written)
+            assert answer.ids == [token for token in written if token != 2]
+    assert any(answer.finished for answer in found)
+
+
+def test_fewer_rows_than_asked_are_all_taken_and_more_are_cut(evaluate: Evaluate, config: dict[str, Any]) -> None:
+    assert json.loads((evaluate(config) / "results.json").read_text())["rows"] == 7
+    assert json.loads((evaluate({**config, "rows": 4}) / "results.json").read_text())["rows"] == 4
+
+
+def test_a_model_of_nan_gets_null_and_never_passes(
+    evaluate: Evaluate, config: dict[str, Any], folders: dict[str, Path], make_artifact: Any
+) -> None:
+    from safetensors.torch import load_file, save
+
+    tensors = load_file(folders["trained"] / "model" / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    broken = make_artifact("broken", {"model/model.safetensors": save(tensors, {"format": "pt"})}, folders["trained"])
+    folder = evaluate(config, tuned=broken)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["models"]["tuned"]["heldout_loss"] is None
+    assert math.isfinite(results["models"]["base_zero_shot"]["heldout_loss"])
+    lenient = EvaluationGate(min_exact_match=0, min_gain=-1, max_heldout_loss=1e9, min_rows=1)
+    verdict = judge_evaluation(lenient, results, lines(folder / "scores.jsonl"))
+    assert verdict.outcome == "fail"
+    assert "the loss of tuned on row known-0 (scores.jsonl line 1) is missing" in verdict.reasons[0]
+
+
+def test_empty_answers_are_counted(
+    evaluate: Evaluate, config: dict[str, Any], folders: dict[str, Path], make_artifact: Any
+) -> None:
+    """A model whose logits are all equal but for the end of turn's, so that it says nothing at all."""
+    import torch
+    from safetensors.torch import load_file, save
+
+    tensors = load_file(folders["random"] / "model" / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = torch.full_like(tensors["model.embed_tokens.weight"], 0.01)
+    tensors["model.embed_tokens.weight"][2] = 0.02
+    tensors["model.norm.weight"] = torch.ones_like(tensors["model.norm.weight"])
+    for name in tensors:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensors[name] = torch.zeros_like(tensors[name])
+    silent = make_artifact("silent", {"model/model.safetensors": save(tensors, {"format": "pt"})}, folders["random"])
+    results = json.loads((evaluate(config, tuned=silent) / "results.json").read_text())
+    assert results["models"]["tuned"]["empty_answers"] == 7
+    assert results["models"]["tuned"]["exact_match"] == 0
+    assert results["models"]["base_zero_shot"]["unfinished_answers"] > 0
+
+
+def test_few_shot_takes_as_many_examples_as_the_model_has_room_for(evaluate: Evaluate, config: dict[str, Any]) -> None:
+    few = json.loads((evaluate({**config, "few_shot": 3, "max_new_tokens": 130}) / "results.json").read_text())
+    assert few["few_shot"] == 1
+    with pytest.raises(ConfigurationError, match="too few for held-out row"):
+        evaluate({**config, "max_new_tokens": 150})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"max_tokens": 20}, DataError, r"held-out row known-\d has \d+ tokens, the limit is 20"),
+        (
+            {"max_new_tokens": 8},
+            ConfigurationError,
+            r"held-out row known-0 has an answer of 9 tokens, over the limit of 8",
+        ),
+        ({"max_new_tokens": 185}, ConfigurationError, r"over the model's 192"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_one_clear_error(
+    evaluate: Evaluate, config: dict[str, Any], change: dict[str, int], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        evaluate({**config, **change})
+
+
+def test_a_row_that_stands_twice_is_refused(
+    evaluate: Evaluate, config: dict[str, Any], rows: list[dict[str, Any]], make_artifact: Any
+) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, rows[0]])
+    with pytest.raises(DataError, match=r"heldout.jsonl line 8: row known-0 stands there twice"):
+        evaluate(config, data=make_artifact("doubled", {"heldout.jsonl": text, "train.jsonl": text}))

@@ -1,0 +1,224 @@
+"""A tiny random model, rows for it, and the job in forked processes that share one import of AutoModel."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.artifacts.manifest import Manifest
+from include.artifacts.store import Store
+from include.specs.base import Artifact
+
+TEMPLATE = (Path(__file__).parents[3] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+def conversation(identity: str, prompt: str, answer: str) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}],
+    }
+
+
+def jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="session")
+def automodel() -> None:
+    """AutoModel, imported once for all forked jobs (12 CPU-s)."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+        TORCHDYNAMO_DISABLE="1",
+        OMP_NUM_THREADS="1",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    import jobs.finetune.recipe  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory, automodel: None) -> Path:
+    """A random Llama (2 layers, width 32) with a byte-level BPE tokenizer, below `model/`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [f"show the logs of pod web-{n} kubectl logs web-{n} -n prod" for n in range(20)],
+        trainers.BpeTrainer(
+            vocab_size=320, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
+    folder = tmp_path_factory.mktemp("base")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=SPECIAL[3:],
+    ).save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            initializer_range=0.15,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    ).save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def base(make_artifact: Callable[..., Artifact], base_folder: Path) -> Artifact:
+    return make_artifact("base", folder=base_folder)
+
+
+@pytest.fixture
+def data(make_artifact: Callable[..., Artifact]) -> Artifact:
+    """70 rows to train on (an epoch of 8 or 9 steps of 8) and 20 to validate."""
+    draw = random.Random(1)
+
+    def row(number: int) -> dict[str, Any]:
+        verb, name = draw.choice(["logs", "describe", "delete", "get"]), f"web-{draw.randrange(30)}"
+        return conversation(f"row-{number}", f"{verb} pod {name}", f"kubectl {verb} {name} -n prod")
+
+    rows = [row(number) for number in range(90)]
+    return make_artifact("data", {"train.jsonl": jsonl(rows[:70]), "validation.jsonl": jsonl(rows[70:])})
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return {
+        "steps": 12,
+        "global_batch_size": 8,
+        "local_batch_size": 8,
+        "learning_rate": 0.02,
+        "min_learning_rate": 0.001,
+        "warmup_steps": 2,
+        "max_tokens": 64,
+        "chat_template": TEMPLATE,
+        "validate_every": 5,
+        "checkpoint_every": 4,
+    }
+
+
+@dataclass
+class Forked:
+    """A job in a process of its own."""
+
+    pid: int
+    log: Path
+    store: Store
+    name: str
+
+    def wait(self) -> int:
+        """How it ended: its exit code, or minus the signal."""
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def wait_for(self, text: str) -> None:
+        """Until its output holds `text`."""
+        until = time.monotonic() + 300
+        while text not in self.output:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            assert ended is None and time.monotonic() < until, f"no {text!r} in\n{self.output}"
+            time.sleep(0.02)
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    @property
+    def error(self) -> str:
+        return self.output.strip().splitlines()[-1]
+
+    @property
+    def manifest(self) -> Manifest | None:
+        return self.store.manifest(self.name)
+
+    @property
+    def files(self) -> Path:
+        assert self.manifest is not None, self.output
+        return Path(self.store.root.removeprefix("file://")) / self.name / "attempts" / self.manifest.attempt / "files"
+
+    def curve(self, file: str = "loss.jsonl") -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.files / file).read_text().splitlines()]
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path,
+    store: Store,
+    write_spec: Callable[..., tuple[str, str]],
+    automodel: None,
+    base: Artifact,
+    data: Artifact,
+) -> Iterator[Callable[..., Forked]]:
+    """Start `python -m jobs.finetune` as a fork of this process, with everything but the imports its own."""
+    started: list[Forked] = []
+
+    def fork(config: dict[str, Any], **inputs: Artifact) -> Forked:
+        uri, name = write_spec("finetune", config, {"base": base, "data": data, **inputs})
+        log = tmp_path / f"job-{len(started)}.log"
+        log.touch()
+        pid = os.fork()
+        if pid == 0:
+            _become_job(uri, log, tmp_path)
+        started.append(Forked(pid, log, store, name))
+        return started[-1]
+
+    yield fork
+    for job in started:
+        try:
+            os.kill(job.pid, signal.SIGKILL)
+            os.waitpid(job.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            continue
+
+
+def _become_job(uri: str, log: Path, temporary: Path) -> None:
+    code = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        sys.argv = ["jobs.finetune", "--spec", uri]
+        tempfile.tempdir = str(temporary)
+        from jobs.finetune.__main__ import run
+        from jobs.runtime import main
+
+        main("finetune", run)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

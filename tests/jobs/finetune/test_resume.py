@@ -1,0 +1,138 @@
+"""Trainings that are killed, stopped and resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.artifacts.store import Store
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def long(config: Config) -> Config:
+    """60 steps with a checkpoint every 7; epochs of 8 or 9 steps, so that checkpoints lie within and between them."""
+    return {**config, "steps": 60, "checkpoint_every": 7, "validate_every": 10, "learning_rate": 0.01}
+
+
+@pytest.fixture
+def uninterrupted(start: Callable, long: Config, store: Store) -> str:
+    """Content digest of the training that nothing disturbs; the store is as before afterwards."""
+    job = start(long)
+    assert job.wait() == 0, job.output
+    digest = job.manifest.content_digest
+    folder = Path(store.root.removeprefix("file://"))
+    for name in store.names(job.name):
+        (folder / name).rename(folder / f"undisturbed.{name}")
+    return digest
+
+
+def test_killed_at_three_random_points_gives_the_same_bytes(
+    start: Callable, long: Config, store: Store, uninterrupted: str
+) -> None:
+    draw = random.Random()
+    points = sorted(draw.sample(range(43), 3))
+    for point in points:
+        job = start(long)
+        job.wait_for("rows part=validation")
+        while _newest_checkpoint(store, job.name) < point // 7 * 7:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.1))
+        os.kill(job.pid, signal.SIGKILL)
+        assert job.wait() == -signal.SIGKILL
+        assert job.manifest is None
+    job = start(long)
+    assert job.wait() == 0, job.output
+    assert job.manifest.content_digest == uninterrupted, f"killed near {points}"
+    assert [point["step"] for point in job.curve()] == list(range(1, 61))
+
+
+def test_two_processes_killed_and_resumed_give_the_same_bytes(start: Callable, long: Config, store: Store) -> None:
+    pair = {**long, "steps": 24, "processes": 2, "local_batch_size": 4}
+    job = start(pair)
+    assert job.wait() == 0, job.output
+    digest = job.manifest.content_digest
+    folder = Path(store.root.removeprefix("file://"))
+    for name in store.names(job.name):
+        (folder / name).rename(folder / f"undisturbed.{name}")
+    job = start(pair)
+    job.wait_for("checkpoint step=14")
+    ranks = _children(job.pid)
+    assert len(ranks) == 2
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    until = time.monotonic() + 5
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < until, "ranks outlive their parent"
+        time.sleep(0.05)
+    job = start(pair)
+    assert job.wait() == 0, job.output
+    assert job.manifest.metrics["resumed_from"] >= 14
+    assert job.manifest.content_digest == digest
+
+
+def test_a_killed_rank_ends_the_job_with_its_signal(start: Callable, long: Config) -> None:
+    job = start({**long, "steps": 2000, "processes": 2, "local_batch_size": 4})
+    job.wait_for("train step=10 ")
+    ranks = _children(job.pid)
+    os.kill(ranks[1], signal.SIGKILL)
+    assert job.wait() == 137, job.output
+    assert "was ended by signal 9 (SIGKILL), most likely for want of memory" in job.error
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_the_next_try_goes_on(start: Callable, long: Config, store: Store, processes: int) -> None:
+    config = {**long, "steps": 4000, "checkpoint_every": 4000, "validate_every": 4000, "processes": processes}
+    config["local_batch_size"] = 8 // processes
+    job = start(config)
+    job.wait_for("train step=10 ")
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait() == 143, job.output
+    assert "goes on from there" in job.error
+    (checkpoint,) = store.names(f"{job.name}.step")
+    step = int(checkpoint.rpartition("step")[2])
+    assert 10 <= step < 4000
+    job = start(config)
+    job.wait_for(f"resumed step={step}")
+    job.wait_for("train step=")
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait() == 143, job.output
+    assert len(store.names(f"{job.name}.step")) == 2
+
+
+def test_unsound_checkpoints_are_passed_over(start: Callable, long: Config, store: Store, uninterrupted: str) -> None:
+    job = start(long)
+    job.wait_for("checkpoint step=28")
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    folder = Path(store.root.removeprefix("file://"))
+    *_, sound, altered, half = [name for name in store.names(f"{job.name}.step") if int(name[-2:]) <= 28]
+    (folder / half / "manifest.json").write_bytes((folder / half / "manifest.json").read_bytes()[:100])
+    weights = next((folder / altered).rglob("automodel/model/adapter_model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    for later in store.names(f"{job.name}.step"):
+        if int(later[-2:]) > 28:
+            (folder / later).rename(folder / f"later.{later}")
+    job = start(long)
+    assert job.wait() == 0, job.output
+    assert f"checkpoint_skipped checkpoint={half}" in job.output
+    assert f"checkpoint_skipped checkpoint={altered}" in job.output
+    assert f"resumed step={int(sound[-2:])}" in job.output
+    assert job.manifest.content_digest == uninterrupted
+
+
+def _newest_checkpoint(store: Store, run: str) -> int:
+    return max((int(name.rpartition("step")[2]) for name in store.names(f"{run}.step")), default=0)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

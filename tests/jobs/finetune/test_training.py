@@ -1,0 +1,105 @@
+"""Trainings of a tiny model through AutoModel's recipe: results, equalities, verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.artifacts.store import Store
+from include.specs.base import Artifact
+
+Config = dict[str, Any]
+
+
+def test_lora_writes_an_adapter_that_peft_reads_and_that_lowers_the_loss(
+    start: Callable, config: Config, base: Artifact, base_folder: Path
+) -> None:
+    job = start(config)
+    assert job.wait() == 0, job.output
+    curve, validation = job.curve(), job.curve("validation.jsonl")
+    assert [point["step"] for point in curve] == list(range(1, 13))
+    assert [point["step"] for point in validation] == [5, 10, 12]
+    assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
+    assert curve[0]["learning_rate"] == pytest.approx(0.001)
+    assert max(point["learning_rate"] for point in curve) == pytest.approx(0.02)
+    metrics = job.manifest.metrics
+    assert metrics["best_validation_loss"] == min(point["loss"] for point in validation)
+    assert metrics["tokens"] == sum(point["tokens"] for point in curve)
+    assert metrics["parameters_trained"] == 17408
+    assert metrics["resumed_from"] == 0
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_folder / "model")
+    ids = torch.tensor([[1, 20, 30, 40]])
+    plain = model(ids).logits
+    tuned = PeftModel.from_pretrained(model, job.files / "adapter")(ids).logits
+    assert not torch.allclose(plain, tuned)
+    adapter = json.loads((job.files / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == f"sha256:{base.digest}"
+
+
+def test_two_processes_train_like_one(start: Callable, config: Config) -> None:
+    one = start({**config, "method": "sft", "learning_rate": 0.01})
+    assert one.wait() == 0, one.output
+    two = start({**config, "method": "sft", "learning_rate": 0.01, "local_batch_size": 4, "processes": 2})
+    assert two.wait() == 0, two.output
+    assert [p["loss"] for p in two.curve()] == pytest.approx([p["loss"] for p in one.curve()], abs=1e-4)
+    assert [p["tokens"] for p in two.curve()] == [p["tokens"] for p in one.curve()]
+    assert two.manifest.metrics["processes"] == 2
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = {path.name for path in (one.files / "model").iterdir()}
+    assert {"config.json", "model.safetensors.index.json", "tokenizer.json", "chat_template.jinja"} <= names
+    first, second = (AutoModelForCausalLM.from_pretrained(job.files / "model") for job in (one, two))
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert (a - b).abs().max() < 1e-3, name
+    assert AutoTokenizer.from_pretrained(one.files / "model").eos_token == "<|end|>"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_lora_in_two_processes(start: Callable, config: Config, strategy: str) -> None:
+    job = start({**config, "local_batch_size": 4, "processes": 2, "strategy": strategy})
+    assert job.wait() == 0, job.output
+    assert job.curve()[-1]["loss"] < 0.8 * job.curve()[0]["loss"]
+    assert (job.files / "adapter" / "adapter_model.safetensors").stat().st_size > 17408 * 4
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_no_number_is_a_divergence(start: Callable, config: Config, processes: int) -> None:
+    job = start({**config, "learning_rate": 1e30, "local_batch_size": 4, "processes": processes, "validate_every": 12})
+    assert job.wait() == 70
+    assert job.error.startswith("error: training diverged: the ")
+    assert "lower learning_rate" in job.error
+    assert job.manifest is None
+
+
+def test_a_loss_that_stays_at_guessing_is_a_divergence(start: Callable, config: Config) -> None:
+    job = start({**config, "learning_rate": 1e-9, "min_learning_rate": 0.0})
+    assert job.wait() == 70, job.output
+    assert f"guessing gives {math.log(320):.3f}" in job.error
+    assert job.manifest is None
+
+
+def test_the_same_spec_gives_the_same_bytes(start: Callable, config: Config, store: Store) -> None:
+    first = start(config)
+    assert first.wait() == 0, first.output
+    digest = first.manifest.content_digest
+    again = start({**config, "checkpoint_every": 5})
+    assert again.name == first.name
+    assert again.wait() == 0
+    assert "reused" in again.output
+    folder = Path(store.root.removeprefix("file://"))
+    for name in store.names(first.name):
+        (folder / name).rename(folder / f"kept.{name}")
+    other = start({**config, "checkpoint_every": 5})
+    assert other.wait() == 0, other.output
+    assert other.manifest.content_digest == digest

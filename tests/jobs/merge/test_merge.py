@@ -1,0 +1,183 @@
+"""Merging: same logits, same bytes, and no merge of what does not belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.artifacts.naming import file_digest
+from include.errors import ConfigurationError, DataError, DivergenceError
+from include.specs.base import Artifact
+
+Merge = Callable[..., Path]
+
+
+def test_a_merged_model_answers_like_base_and_adapter_together(
+    merge: Merge,
+    config: dict[str, Any],
+    base: Artifact,
+    tuned: Artifact,
+    data: Artifact,
+    base_folder: Path,
+    adapter_folder: Path,
+    chat_template: str,
+) -> None:
+    folder = merge(config, base=base, tuned=tuned, data=data)
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert tokenizer.chat_template == chat_template
+    merged = AutoModelForCausalLM.from_pretrained(folder / "model")
+    plain = AutoModelForCausalLM.from_pretrained(base_folder / "model")
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "show pod"}], return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        untuned = plain(ids).logits
+        expected = PeftModel.from_pretrained(plain, adapter_folder / "adapter")(ids).logits
+        found = merged(ids).logits
+    assert (found - expected).abs().max() < 1e-3
+    assert (found - untuned).abs().max() > 0.1
+    assert merged.generation_config.eos_token_id == tokenizer.eos_token_id == 2
+    assert merged.generation_config.pad_token_id == tokenizer.pad_token_id == 0
+
+    parity = json.loads((folder / "parity.json").read_text())
+    assert parity["prompts"] == 20
+    assert 0 <= parity["max_logit_difference"] < 1e-3
+    assert parity["top1_agreement"] == 1.0
+    assert 0 <= parity["mean_kl"] < 1e-6
+    assert {path.suffix for path in (folder / "model").iterdir()} == {".json", ".safetensors", ".jinja"}
+
+
+def test_the_same_spec_gives_the_same_bytes(
+    merge: Merge,
+    config: dict[str, Any],
+    base: Artifact,
+    tuned: Artifact,
+    data: Artifact,
+    make_artifact: Any,
+    tmp_path: Path,
+) -> None:
+    first = merge(config, base=base, tuned=tuned, data=data)
+    copy = make_artifact("another-place", folder=_folder_of(base))
+    second = merge({**config, "max_tokens": 65}, base=copy, tuned=tuned, data=data)
+    digests = [
+        {path.relative_to(folder): file_digest(path) for path in folder.rglob("*") if path.is_file()}
+        for folder in (first, second)
+    ]
+    assert digests[0] == digests[1]
+    assert str(tmp_path) not in "".join(path.read_text() for path in first.rglob("*.json"))
+
+
+def test_a_fully_tuned_model_is_taken_as_it_is(
+    merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, build_model: Any, make_artifact: Any
+) -> None:
+    from safetensors.torch import load_file
+
+    whole = build_model(seed=5)
+    folder = merge(config, base=base, tuned=make_artifact("whole", folder=whole), data=data)
+    merged = load_file(folder / "model" / "model.safetensors")
+    given = load_file(whole / "model" / "model.safetensors")
+    assert merged.keys() == given.keys()
+    assert all(merged[name].equal(given[name]) for name in given)
+
+
+def test_weights_rounded_to_bfloat16_fail_the_limits_of_float32(
+    merge: Merge, config: dict[str, Any], base: Artifact, tuned: Artifact, data: Artifact
+) -> None:
+    with pytest.raises(DivergenceError, match=r"largest logit difference .* \(limit 0.001\).*nothing was committed"):
+        merge({**config, "dtype": "bfloat16"}, base=base, tuned=tuned, data=data)
+    loose = {"prompts": 20, "max_logit_difference": 1.0, "max_kl": 0.1, "min_top1": 0.5}
+    folder = merge({**config, "dtype": "bfloat16", "parity": loose}, base=base, tuned=tuned, data=data)
+    parity = json.loads((folder / "parity.json").read_text())
+    assert 1e-3 < parity["max_logit_difference"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        ({"hidden_size": 48}, "has the shape"),
+        ({"layers": 1}, "is in the adapter and not in the base model"),
+        ({"layers": 3}, "is in the base model and not in the adapter"),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused(
+    merge: Merge,
+    config: dict[str, Any],
+    tuned: Artifact,
+    data: Artifact,
+    build_model: Any,
+    make_artifact: Any,
+    shape: dict[str, int],
+    named: str,
+) -> None:
+    other = make_artifact("other", folder=build_model(**shape))
+    with pytest.raises(DataError, match=f"{named}.*trained on another base model"):
+        merge(config, base=other, tuned=tuned, data=data)
+
+
+def test_an_adapter_that_names_another_base_of_the_same_shape_is_refused(
+    merge: Merge,
+    config: dict[str, Any],
+    base: Artifact,
+    data: Artifact,
+    build_model: Any,
+    make_artifact: Any,
+    tuned_on: Any,
+) -> None:
+    other = make_artifact("other", folder=build_model(seed=7))
+    with pytest.raises(
+        ConfigurationError, match=rf"tuned on the base model {other.digest[:12]}.*gives {base.digest[:12]}"
+    ):
+        merge(config, base=base, tuned=tuned_on(other), data=data)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(
+    merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, build_model: Any, make_artifact: Any
+) -> None:
+    small = build_model(vocabulary=300)
+    tokenizer = json.loads((small / "model" / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] += [
+        {**tokenizer["added_tokens"][0], "id": 262 + number, "content": f"<|extra-{number}|>"} for number in range(40)
+    ]
+    (small / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(DataError, match="the tokenizer has 302 tokens, the model 300"):
+        merge(config, base=base, tuned=make_artifact("whole", folder=small), data=data)
+
+
+def test_pickles_are_refused(
+    merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, adapter_folder: Path, make_artifact: Any
+) -> None:
+    pickled = make_artifact("pickled", {"adapter/adapter_model.bin": b"\x80\x04."}, folder=adapter_folder)
+    with pytest.raises(DataError, match=r"adapter_model\.bin, a pickle"):
+        merge(config, base=base, tuned=pickled, data=data)
+
+
+def test_an_adapter_of_nan_is_refused(
+    merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, adapter_folder: Path, make_artifact: Any
+) -> None:
+    from safetensors.torch import load_file, save
+
+    tensors = load_file(adapter_folder / "adapter" / "adapter_model.safetensors")
+    name = sorted(tensors)[3]
+    tensors[name][0, 0] = float("nan")
+    broken = make_artifact("broken", {"adapter/adapter_model.safetensors": save(tensors)}, folder=adapter_folder)
+    with pytest.raises(DivergenceError, match=rf"{name} holds NaN or Inf \(1 of"):
+        merge(config, base=base, tuned=broken, data=data)
+
+
+def test_no_held_out_rows_is_an_error(
+    merge: Merge, config: dict[str, Any], base: Artifact, tuned: Artifact, make_artifact: Any
+) -> None:
+    with pytest.raises(DataError, match=r"heldout\.jsonl is empty"):
+        merge(config, base=base, tuned=tuned, data=make_artifact("empty", {"heldout.jsonl": ""}))
+
+
+def _folder_of(artifact: Artifact) -> Path:
+    (attempt,) = (Path(artifact.uri.removeprefix("file://")) / "attempts").iterdir()
+    return attempt / "files"

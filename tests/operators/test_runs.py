@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.platforms import load_platform
+from operators import runs
+
+
+@pytest.fixture
+def inbox(tmp_path, monkeypatch):
+    laptop = load_platform("laptop")
+    arrivals = laptop.arrivals.model_copy(update={"folder": str(tmp_path)})
+    monkeypatch.setattr(runs, "current_platform", lambda: laptop.model_copy(update={"arrivals": arrivals}))
+    return tmp_path
+
+
+def announcement(*events):
+    found = [SimpleNamespace(extra={"payload": {"source": source, "digest": digest}}) for source, digest in events]
+    return {"triggering_asset_events": {"arrived": found}}
+
+
+def test_events_that_airflow_merged_or_doubled_give_one_run_each(inbox):
+    context = announcement(("/in/a.jsonl", "a" * 64), ("/in/b.jsonl", "b" * 64), ("/in/again.jsonl", "a" * 64))
+    started = runs.announced_runs(context)
+    assert len(started) == 2
+    assert len({run["run_id"] for run in started}) == 2
+    assert runs.announced_runs(announcement(("/elsewhere.jsonl", "a" * 64)))[0]["run_id"] == started[0]["run_id"]
+
+
+def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
+    params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.steps": 60}, "data": "/data/mine.jsonl"}
+    sections = runs.resolved_recipe({"params": params, "run_id": "manual__1"})
+    assert sections["ingest"]["config"]["source"] == "/data/mine.jsonl"
+    assert sections["finetune"]["config"]["steps"] == 60
+    assert sections["register"]["config"]["run_id"] == "manual__1"
+
+
+def test_without_a_name_the_newest_arrival_is_taken(inbox):
+    params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {}, "data": None}
+    with pytest.raises(AirflowFailException, match=r"holds no \*\.jsonl file: name a data set"):
+        runs.resolved_recipe({"params": params, "run_id": "r"})
+    for age, name in enumerate(("new.jsonl", "old.jsonl")):
+        (inbox / name).write_text("{}")
+        os.utime(inbox / name, (1000 - age, 1000 - age))
+    sections = runs.resolved_recipe({"params": params, "run_id": "r"})
+    assert sections["ingest"]["config"]["source"] == str(inbox / "new.jsonl")
+
+
+def test_an_unknown_recipe_or_key_ends_the_run_at_its_first_task(inbox):
+    params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.stepz": 1}, "data": None}
+    with pytest.raises(AirflowFailException, match="unknown key 'stepz': did you mean 'steps'"):
+        runs.resolved_recipe({"params": params, "run_id": "r"})
