@@ -1,14 +1,16 @@
 # Everything here is a line or two that calls Python; what it does stands in include/laptop/.
 SHELL := /bin/bash
 PYTHON ?= python3
-RECIPE ?= demo/0.8M_lora_cpu
+export DATA
+export RECIPE ?= demo/0.8M_lora_cpu
+export OVERRIDES ?= {}
 export ANEMONE_HOME ?= $(CURDIR)/.anemone
 export ANEMONE_PORT ?= 8080
 override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
 AIRFLOW := $(ANEMONE_HOME)/venvs/airflow/bin
 JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
 
-.PHONY: help demo doctor setup up down run test test-airflow test-jobs lint lock clean
+.PHONY: help demo doctor setup up down run test test-airflow test-jobs limits lint lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -30,7 +32,7 @@ down:  ## stop Airflow
 	@$(PYTHON) -m include.laptop.components down
 
 run: setup  ## customize on your own data: make run DATA=my.jsonl RECIPE=demo/0.8M_lora_cpu
-	@$(AIRFLOW)/python -m include.laptop.run "$(DATA)" "$(RECIPE)"
+	@$(AIRFLOW)/python -m include.laptop.run "$$DATA" "$$RECIPE" --overrides "$$OVERRIDES"
 
 test: setup lint  ## run the whole suite
 	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-airflow test-jobs
@@ -41,6 +43,9 @@ test-airflow:
 
 test-jobs:
 	@$(JOBS)/pytest tests/jobs
+
+limits: setup  ## measure anew where the limits of the demo's gates come from
+	@$(AIRFLOW)/python tests/benchmarks/limits.py
 
 lint: setup  ## check style, and that no room imports what it must not
 	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo

@@ -34,7 +34,7 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             title="Data set",
             description_md="A JSONL file or a folder of shards: `{prompt, completion}`, `{input, output}` or "
             "`{messages}` a line. Empty: the newest file in the arrivals folder.",
-            section="What",
+            section="Data and recipe",
         ),
         "recipe": Param(
             recipe_choices()[0],
@@ -42,14 +42,14 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             enum=recipe_choices(),
             title="Recipe",
             description_md="Model, method, hyper-parameters and gates: a file of `include/recipes/`.",
-            section="What",
+            section="Data and recipe",
         ),
         "overrides": Param(
             {},
             type="object",
             title="Overrides",
             description_md='Keys of the recipe by dotted path, as in `{"finetune.steps": 200}`.',
-            section="How",
+            section="Changes to the recipe",
         ),
         "refresh": Param(
             [],
@@ -58,7 +58,7 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             examples=STAGES,
             title="Make anew",
             description_md="Stages to run again although the same work was done before.",
-            section="How",
+            section="Changes to the recipe",
         ),
     },
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import DataError
+from jobs.imports import without_scikit_learn
 
 if TYPE_CHECKING:
     import torch
@@ -27,16 +27,9 @@ class Conversation(NamedTuple):
 
 
 def import_transformers() -> None:
-    """Import transformers' text generation without scikit-learn: it serves assisted decoding only, which no job
-    does, and costs 3.5 CPU-s at the start of each.
-    """
-    if "sklearn" in sys.modules:
-        return
-    sys.modules["sklearn"] = None  # type: ignore[assignment]
-    try:
+    """Import what of transformers generates text, at the least cost."""
+    with without_scikit_learn():
         import transformers.generation.candidate_generator  # noqa: F401
-    finally:
-        del sys.modules["sklearn"]
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -63,7 +63,7 @@ class Job(Generic[S]):
         self.metrics: dict[str, float | int | str | bool | None] = {}
         self._events = stack.enter_context(attempt.events.open("a", encoding="utf-8"))
         self._stack = stack
-        self._inputs: dict[str, Path] = {}
+        self._opened: dict[Artifact, Path] = {}
 
     def input(self, name: str) -> Path:
         """Folder with the verified files of the input called `name` in the spec.
@@ -71,11 +71,14 @@ class Job(Generic[S]):
         Raises:
             ArtifactError: the artifact is gone, was altered, or holds other bytes than planned.
         """
-        if name not in self._inputs:
-            artifact: Artifact = getattr(self.spec.inputs, name)
-            store, artifact_name = Store.of(artifact.uri)
-            self._inputs[name] = self._stack.enter_context(store.open_files(artifact_name, digest=artifact.digest))
-        return self._inputs[name]
+        return self.open(getattr(self.spec.inputs, name))
+
+    def open(self, artifact: Artifact) -> Path:
+        """The same for an artifact that an input refers to."""
+        if artifact not in self._opened:
+            store, name = Store.of(artifact.uri)
+            self._opened[artifact] = self._stack.enter_context(store.open_files(name, digest=artifact.digest))
+        return self._opened[artifact]
 
     def event(self, event: str, **fields: Any) -> None:
         """Tell a person and a program what is going on: one `key=value` line, and the same in events.jsonl."""

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+_REMEDY = {
+    "data_quality": "Mend the data set and announce it again; removed.jsonl of the curated artifact names every row "
+    "that was removed, and why, and {artifact} holds the whole report.",
+    "evaluation": "Compare the answers with the references in answers.jsonl of {artifact}, then mend the data set or "
+    "the recipe.",
+}
+"""What the person who finds the red task can do."""
+
+
 class GateSensor(BaseSensorOperator):
     """Judge an artifact: *pass* goes on; *fail* and *inconclusive* end the run red, with every reason.
 
@@ -85,7 +94,7 @@ class GateSensor(BaseSensorOperator):
             return
         for reason in verdict.reasons:
             self.log.error("%s", reason)
-        raise AirflowFailException(verdict.summary)
+        raise AirflowFailException(f"{verdict.summary}. {_REMEDY[self.gate].format(artifact=self.artifact)}")
 
     def _verdict(self) -> Verdict:
         store, name = Store.of(self.artifact)

@@ -16,8 +16,8 @@ from pathlib import Path
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 OLDEST_GLIBC = (2, 35)
 LEAST_CORES = 2
-LEAST_MEMORY = 4 * 10**9
-"""Bytes; measured: Airflow 1.2 GB, and two jobs at once with 0.7 to 0.9 GB each."""
+LEAST_MEMORY = 35 * 10**8
+"""Bytes; measured: Airflow 1.5 GB, and two jobs at once with 0.8 GB each."""
 
 INSTALLED = {"airflow": 600 * 10**6, "jobs": 3600 * 10**6}
 """Bytes on disk of each environment, byte code included; measured on CPython 3.11 with torch's CPU build."""
@@ -78,7 +78,7 @@ def _memory() -> str | None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if memory >= LEAST_MEMORY:
         return None
-    return f"{LEAST_MEMORY / 1e9:.0f} GB of memory are needed, this machine has {memory / 1e9:.1f}: give it more"
+    return f"{LEAST_MEMORY / 1e9:.1f} GB of memory are needed, this machine has {memory / 1e9:.1f}: give it more"
 
 
 def _make() -> str | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from include.errors import AnemoneError, ConfigurationError
 from include.laptop import airflow as laptop
@@ -16,22 +18,26 @@ from include.laptop.screen import Screen, terminal
 from include.laptop.watch import DAG, POLL_SECONDS, Run, follow
 from include.recipes import resolve
 
+_EXAMPLE = """write it as OVERRIDES='{"finetune.steps": 200}'"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 where the run registered a candidate, 1 where a gate or a failure stopped it."""
     parser = argparse.ArgumentParser(prog="python -m include.laptop.run", description=__doc__)
     parser.add_argument("data", type=Path, help="a JSONL file, or a folder of shards")
     parser.add_argument("recipe", help="as <model>/<size>_<method>_<topology>")
+    parser.add_argument("--overrides", default="{}", help='JSON: keys of the recipe by dotted path, as in {"a.b": 1}')
     given = parser.parse_args(arguments)
     data = given.data.absolute()
     if not data.exists():
         raise ConfigurationError(f"{data} does not exist: set DATA to a JSONL file or a folder of shards")
-    resolve(given.recipe)
+    overrides = _overrides(given.overrides)
+    resolve(given.recipe, overrides)
     console = terminal()
     laptop.start(console.print)
     airflow = laptop.client()
     wait_for_dag(airflow, DAG, timeout=120)
-    started = airflow.trigger(DAG, {"data": str(data), "recipe": given.recipe})
+    started = airflow.trigger(DAG, {"data": str(data), "recipe": given.recipe, "overrides": overrides})
     run = Run(data.name, str(data), run_id=started["dag_run_id"])
     console.print(f"{airflow.run_url(DAG, started['dag_run_id'])}")
     with Screen(console, [run]) as screen:
@@ -41,6 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     console.print()
     print_report(console, airflow, [run])
     return 0 if run.state == "success" else 1
+
+
+def _overrides(text: str) -> dict[str, Any]:
+    try:
+        overrides = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"OVERRIDES is not JSON ({error}): {_EXAMPLE}") from None
+    if not isinstance(overrides, dict):
+        raise ConfigurationError(f"OVERRIDES is not a JSON object: {_EXAMPLE}")
+    return overrides
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ class Config(Model):
 
 
 class Inputs(BaseInputs):
+    """`tuned` is the merged model; `champion` is the record that the champion job left, not the champion's model."""
+
     base: Artifact
     tuned: Artifact
     data: Artifact

@@ -25,7 +25,7 @@ class Config(Model):
     initializer_range: Annotated[float, Field(gt=0)] = 0.08
     sequence_length: Annotated[int, Field(ge=16)] = 64
     batch_size: Annotated[int, Field(ge=1)] = 24
-    steps: Annotated[int, Field(ge=1)] = 500
+    steps: Annotated[int, Field(ge=1)] = 300
     learning_rate: Annotated[float, Field(gt=0)] = 0.006
     warmup_steps: Annotated[int, Field(ge=0)] = 30
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from include.specs.base import Artifact
 from include.specs.evaluate import Spec
 from jobs.causal_lm import load_model
 from jobs.chat import Message, load_tokenizer
@@ -31,7 +33,8 @@ def run(job: Job[Spec]) -> None:
     from jobs.evaluate.measure import longest_sequence
     from jobs.evaluate.table import write_table
 
-    evaluation = _Evaluation(job, rows, models=3 if inputs.champion is None else 4)
+    champion = _champion(job)
+    evaluation = _Evaluation(job, rows, models=3 if champion is None else 4)
     scores: dict[str, list[Scored]] = {}
 
     folder = job.input("base") / "model"
@@ -50,11 +53,11 @@ def run(job: Job[Spec]) -> None:
     del base
 
     scores["tuned"] = evaluation.measure_merged("tuned", job.input("tuned") / "model")
-    if inputs.champion is not None:
-        if inputs.champion.digest == inputs.tuned.digest:
+    if champion is not None:
+        if champion.digest == inputs.tuned.digest:
             scores["champion"] = scores["tuned"]
         else:
-            scores["champion"] = evaluation.measure_merged("champion", job.input("champion") / "model")
+            scores["champion"] = evaluation.measure_merged("champion", job.open(champion) / "model")
 
     shots = sum(message["role"] == "assistant" for message in examples)
     results = write_table(job.output, rows, scores, shots)
@@ -62,6 +65,14 @@ def run(job: Job[Spec]) -> None:
         job.event("result", model=name, rows=len(rows), **figures)
         job.metrics.update({f"{name}_{key}": figures[key] for key in ("exact_match", "rouge_l", "heldout_loss")})
     job.metrics["rows"] = len(rows)
+
+
+def _champion(job: Job[Spec]) -> Artifact | None:
+    """The champion's model, from the record that the champion's job left."""
+    if job.spec.inputs.champion is None:
+        return None
+    record = json.loads((job.input("champion") / "champion.json").read_text(encoding="utf-8"))
+    return None if record["artifact"] is None else Artifact.model_validate(record["artifact"])
 
 
 class _Evaluation:

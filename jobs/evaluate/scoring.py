@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import Tokenizer
+from jobs.imports import without_scikit_learn
+
+with without_scikit_learn():
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
 
 
 class _Words(Tokenizer):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from include.specs.pretrain import Spec
 from jobs.runtime import Job, main
+
+if TYPE_CHECKING:
+    from jobs.pretrain.model import Step
 
 _REPORT_EVERY = 25
 
@@ -29,7 +34,7 @@ def run(job: Job[Spec]) -> None:
     for step in train(model, batches(documents(config.seed), tokenizer, config), config):
         steps.append(step)
         if step.step % _REPORT_EVERY == 0 or step.step == config.steps:
-            job.event("step", progress=step.step / config.steps, step=step.step, loss=step.loss)
+            job.event("step", progress=step.step / config.steps, step=step.step, loss=_recent(steps))
     folder = job.output / "model"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -37,7 +42,11 @@ def run(job: Job[Spec]) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
     curve = "".join(json.dumps(step._asdict()) + "\n" for step in steps)
     (job.output / "loss.jsonl").write_text(curve, encoding="utf-8")
-    job.metrics.update(parameters=parameters, vocabulary=len(tokenizer), final_loss=steps[-1].loss)
+    job.metrics.update(parameters=parameters, vocabulary=len(tokenizer), final_loss=_recent(steps))
+
+
+def _recent(steps: list[Step]) -> float:
+    return fmean(step.loss for step in steps[-_REPORT_EVERY:])
 
 
 if __name__ == "__main__":

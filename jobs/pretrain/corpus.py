@@ -1,8 +1,9 @@
 """What the base model reads: Python's own reference, and synthetic operations text.
 
 No document holds a request together with the command that answers it, and no held-out combination of names: what the
-evaluation asks for, the base has never seen. What it does learn is how commands look, and to repeat the names that a
-text speaks of.
+evaluation asks for, the base has never seen. What it does learn is how commands look, to repeat the names that a text
+speaks of, and which words belong to one subject. Without the last, a token that pretraining never met keeps a random
+embedding, which LoRA does not touch: held-out Korean requests were answered at .6 instead of 1.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ _NOTES = (
     "{name} stays on the watch list of {namespace}.",
     "kind: Deployment\nmetadata:\n  name: {name}\n  namespace: {namespace}\nspec:\n  replicas: {numbers}\n"
     "status:\n  app: {name}\n  namespace: {namespace}\n  ready: {numbers}",
-    "{namespace} 네임스페이스에서 {name} 장애가 있었다. {name} 오류는 {numbers}건, {numbers}건 복구 후 {namespace} 정상.",
+    "{namespace} 네임스페이스에서 {name} 장애가 있었다. {name} 오류는 {numbers}건, "
+    "{numbers}건 복구 후 {namespace} 정상.",
     "운영 일지: {name} 배포는 {namespace}에서 끝났다. {name} 파드 {numbers}개, {namespace}에서 {numbers}개 정상.",
     "인수인계: {namespace}의 {name} 담당이 바뀌었다. {name} 알림 {numbers}건, {namespace} 알림 {numbers}건.",
 )

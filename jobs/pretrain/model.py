@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import DivergenceError
 from include.specs.pretrain import Config
+from jobs.imports import without_scikit_learn
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 IGNORED = -100
+_POOL = 8
 _NEVER_LEARNED = 0.9
 """A final loss above this share of ln(vocabulary) means that training went nowhere."""
 
@@ -29,7 +32,8 @@ class Step(NamedTuple):
 
 def build_model(config: Config, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A freshly initialised Llama with tied embeddings, in float32."""
-    from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+    with without_scikit_learn():
+        from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
         LlamaConfig(
@@ -52,25 +56,30 @@ def build_model(config: Config, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
 def batches(
     texts: Iterator[str], tokenizer: PreTrainedTokenizerFast, config: Config
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and labels, int64 of shape (batch_size, sequence_length): one document a row, cut or padded.
+    """Inputs and labels, int64 of shape (batch_size, tokens of the longest row): one document a row, cut or padded.
 
-    Documents are not packed: with several in a row the model learned to copy far worse.
+    Documents are not packed: with several in a row the model learned to copy far worse. Rows of like length stand
+    together, in a random order of batches; else four tokens in ten would be padding.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    tokenizer.padding_side = "right"
+    rng = random.Random(f"batches:{config.seed}")
     while True:
-        rows = [f"{tokenizer.bos_token}{text}{tokenizer.eos_token}" for text in islice(texts, config.batch_size)]
-        batch = tokenizer(
-            rows, padding="max_length", truncation=True, max_length=config.sequence_length, return_tensors="pt"
-        )
-        inputs = batch["input_ids"]
-        yield inputs, torch.where(batch["attention_mask"].bool(), inputs, IGNORED)
+        pool = [
+            f"{tokenizer.bos_token}{text}{tokenizer.eos_token}" for text in islice(texts, _POOL * config.batch_size)
+        ]
+        encoded = tokenizer(pool, truncation=True, max_length=config.sequence_length)["input_ids"]
+        encoded.sort(key=len)
+        chunks = [encoded[start : start + config.batch_size] for start in range(0, len(encoded), config.batch_size)]
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            rows = [torch.tensor(row) for row in chunk]
+            inputs = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+            yield inputs, pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 
 
-def train(
-    model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], config: Config
-) -> Iterator[Step]:
+def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], config: Config) -> Iterator[Step]:
     """Train for `config.steps`, yielding after each.
 
     Both optimizers share one schedule. Muon's update is scaled to the size of
@@ -94,7 +103,7 @@ def train(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        loss = model(input_ids=inputs, labels=labels).loss
+        loss = model(input_ids=inputs, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

@@ -82,17 +82,11 @@ def _require_same_comparison(spec: Spec, evaluation: Manifest, champion: Mapping
             "clear the evaluation's task and those after it"
         )
     compared = evaluation.inputs.get("champion")
-    found = compared.digest if compared is not None else None
-    looked_up = champion["artifact"]["digest"] if champion["artifact"] is not None else None
-    if found != looked_up:
+    if compared is None or compared.digest != spec.inputs.champion.digest:
         raise ConfigurationError(
-            f"{spec.inputs.evaluation.uri} compared with {_short(found)}, the champion of {champion['model']} was "
-            f"looked up as {_short(looked_up)}: clear the champion's task and those after it"
+            f"{spec.inputs.evaluation.uri} was made against another champion of {champion['model']} than version "
+            f"{champion['version']}: clear the champion's task and those after it"
         )
-
-
-def _short(found: str | None) -> str:
-    return found[:12] if found else "no champion"
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:

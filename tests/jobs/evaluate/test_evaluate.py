@@ -28,9 +28,14 @@ def rows(data: Artifact) -> list[dict[str, Any]]:
 
 
 def test_one_table_for_base_tuned_and_champion(
-    evaluate: Evaluate, config: dict[str, Any], random_model: Artifact, capsys: pytest.CaptureFixture[str]
+    evaluate: Evaluate,
+    config: dict[str, Any],
+    random_model: Artifact,
+    make_artifact: Callable[..., Artifact],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = evaluate(config, champion=random_model)
+    record = {"model": "m", "version": "3", "artifact": random_model.model_dump()}
+    folder = evaluate(config, champion=make_artifact("champion-3", {"champion.json": json.dumps(record)}))
     results = json.loads((folder / "results.json").read_text())
     assert results["rows"] == 7
     assert results["few_shot"] == 2
