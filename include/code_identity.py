@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import platform
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _ROOMS = ("include", "jobs")
 
 
 def code_identity(job: str, environment: str) -> str:
-    """SHA-256 (hex) of the sources and the lock file that decide what `python -m jobs.<job>` does.
+    """SHA-256 (hex) of the sources, the lock file and the Python version that decide what `python -m jobs.<job>` does.
 
     Covers every module of `jobs/<job>/`, and the modules of `jobs` and `include` reached from there by import.
     Comments and formatting count: telling them apart from code is not worth being wrong once.
@@ -38,7 +39,7 @@ def code_identity(job: str, environment: str) -> str:
             continue
         seen.add(path)
         pending.extend(_imports(path, path.stat().st_mtime_ns))
-    state = hashlib.sha256()
+    state = hashlib.sha256(platform.python_version().encode())
     for path in [*sorted(seen), lock]:
         state.update(path.relative_to(PROJECT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -98,13 +97,13 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
         execute(load_spec(name, arguments.spec), run)
     except AnemoneError as error:
         _fail(error.exit_code, str(error))
-    except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT):
-            traceback.print_exc()
-            _fail(ExitCode.FAULT, f"{type(error).__name__}: {error}")
-        _fail(ExitCode.TRY_AGAIN, f"no space left ({error.filename or 'disk full'}): free some, then clear this task")
     except Exception as error:
+        if _is_full_disk(error):
+            where = getattr(error, "filename", None) or "the disk is full"
+            _fail(ExitCode.TRY_AGAIN, f"no space left ({where}): free some, then clear this task")
         traceback.print_exc()
+        if isinstance(error, MemoryError):
+            _fail(ExitCode.KILLED, "memory ran out: lower the batch size, or give the job more memory")
         _fail(ExitCode.FAULT, f"{type(error).__name__}: {error} (a bug, or a case nobody met yet; the trace is above)")
 
 
@@ -139,7 +138,7 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
     if store.manifest(spec.output.name) is not None:
         print(format_event("reused", {"artifact": store.uri(spec.output.name)}), flush=True)
         return
-    started, clock = datetime.now(UTC), time.monotonic()
+    started = datetime.now(UTC)
     with ExitStack() as stack:
         attempt = stack.enter_context(store.attempt(spec.output.name))
         scratch = Path(tempfile.mkdtemp(prefix=f"anemone-{spec.job}-"))
@@ -147,7 +146,7 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
         job = Job(spec, attempt, store, scratch, stack)
         job.event("started", job=spec.job, name=spec.output.name)
         run(job)
-        provenance = _provenance(started, clock)
+        provenance = record_provenance(started)
         job.event("finished", seconds=provenance.wall_seconds, cpu_seconds=provenance.cpu_seconds, **job.metrics)
         inputs = {
             key: InputEntry(uri=value.uri, digest=value.digest)
@@ -166,7 +165,18 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
 
 
 def _stop(_signal: int, _frame: object) -> None:
-    raise StoppedError("stopped on request (SIGTERM): the next try goes on from the last checkpoint")
+    raise StoppedError("stopped on request (SIGTERM) before the artifact was complete: the next try makes it")
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether ENOSPC is behind an error; libraries wrap it in errors of their own, or in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+            return True
+        if os.strerror(ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _fail(code: ExitCode, sentence: str) -> None:
@@ -178,12 +188,14 @@ def _fail(code: ExitCode, sentence: str) -> None:
     sys.exit(int(code))
 
 
-def _provenance(started: datetime, clock: float) -> Provenance:
+def record_provenance(started: datetime) -> Provenance:
+    """Where and at what cost this process, and those below it, have worked since `started`."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    now = datetime.now(UTC)
     return Provenance(
         started=started,
-        finished=datetime.now(UTC),
-        wall_seconds=round(time.monotonic() - clock, 3),
+        finished=now,
+        wall_seconds=round((now - started).total_seconds(), 3),
         cpu_seconds=round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
         peak_rss_bytes=max(own.ru_maxrss, children.ru_maxrss) * 1024,
         host=socket.gethostname(),

@@ -89,7 +89,7 @@ class GateSensor(BaseSensorOperator):
             raise AirflowFailException(str(error)) from None
         for name, value in verdict.figures.items():
             self.log.info("%s=%s", name, value)
-        if verdict.outcome == "pass":
+        if verdict.passed:
             self.log.info("%s", verdict.summary)
             return
         for reason in verdict.reasons:

@@ -81,6 +81,9 @@ class LocalJobOperator(BaseOperator):
             raise (AirflowException if error.retryable else AirflowFailException)(str(error)) from None
         except TryAgainError as error:
             raise AirflowException(str(error)) from None
+        except OSError as error:
+            message = f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
+            raise AirflowException(message) from None
         except AnemoneError as error:
             raise AirflowFailException(str(error)) from None
         self.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))

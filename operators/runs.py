@@ -32,7 +32,8 @@ def announced_runs(context: Context) -> list[dict[str, Any]]:
         for event in events:
             payload = event.extra["payload"]
             run_id = f"arrival__{payload['digest'][:16]}__{digest(recipe)[:8]}"
-            runs[run_id] = {"run_id": run_id, "conf": {"data": payload["source"], "recipe": recipe}}
+            conf = {"data": payload["source"], "recipe": recipe, "digest": payload["digest"]}
+            runs[run_id] = {"run_id": run_id, "conf": conf}
     return list(runs.values())
 
 
@@ -64,6 +65,7 @@ def resolved_recipe(context: Context) -> dict[str, Any]:
     try:
         sections = resolve(params["recipe"], params["overrides"])
         sections["ingest"]["config"]["source"] = params["data"] or _newest_arrival()
+        sections["ingest"]["config"]["announced"] = (context["dag_run"].conf or {}).get("digest")
     except AnemoneError as error:
         raise AirflowFailException(str(error)) from None
     registration = {"model": sections["model"], "recipe": sections["name"], "run_id": context["run_id"]}
@@ -79,7 +81,8 @@ def recipe_choices() -> list[str]:
 
 def _newest_arrival() -> str:
     folder = Path(current_platform().arrivals.folder)
-    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    found = (path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
+    files = sorted(found, key=lambda path: path.stat().st_mtime_ns)
     if not files:
         raise ConfigurationError(f"the Param data is empty and {folder} holds no *.jsonl file: name a data set")
     return str(files[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from include.artifacts.naming import content_digest, file_digest
 from include.artifacts.store import Store
 
 _WATERMARK = "announced"
+_SAVE_AFTER_SECONDS = 30.0
+"""An event is in Airflow's database some time after it was given away; only then may the watermark pass it."""
 
 
 class ArtifactTrigger(BaseTrigger):
@@ -40,8 +43,8 @@ class DatasetArrivalTrigger(BaseEventTrigger):
     A file is taken once its size and times have stayed the same for `settle_seconds`; the event's payload is
     {"source": path, "digest": content digest, "bytes": size}. The digest is the one that the ingested data set will
     have, so the same bytes under two names are announced once. What was announced is kept in the asset's state, so a
-    restarted triggerer goes on where the last one stopped; a crash just after an event may repeat it, and whoever
-    consumes it tells by the digest.
+    restarted triggerer goes on where the last one stopped. It is kept half a minute late: a crash in between repeats an
+    event, which whoever consumes it recognises by the digest, and never loses one.
     """
 
     def __init__(self, *, folder: str, settle_seconds: float, poll_seconds: float) -> None:
@@ -59,6 +62,8 @@ class DatasetArrivalTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         announced = await self._load()
+        saved = len(announced)
+        given: list[float] = []
         seen: dict[Path, tuple[tuple[int, ...], float]] = {}
         done: dict[Path, tuple[int, ...]] = {}
         while True:
@@ -70,7 +75,12 @@ class DatasetArrivalTrigger(BaseEventTrigger):
                 if known != version:
                     seen[path] = (version, now)
                 elif now - since >= self.settle_seconds:
-                    digest = await asyncio.to_thread(_dataset_digest, path)
+                    try:
+                        digest = await asyncio.to_thread(_dataset_digest, path)
+                    except OSError as error:
+                        self.log.warning("%s cannot be read and is left alone until it changes: %s", path, error)
+                        done[path] = version
+                        continue
                     if (await asyncio.to_thread(_snapshot, Path(self.folder))).get(path) != version:
                         continue
                     done[path] = version
@@ -78,9 +88,13 @@ class DatasetArrivalTrigger(BaseEventTrigger):
                         self.log.info("%s holds a data set that was announced before (%s)", path, digest[:12])
                         continue
                     self.log.info("data set arrived: %s (%s)", path, digest[:12])
-                    yield TriggerEvent({"source": str(path), "digest": digest, "bytes": version[0]})
                     announced.append(digest)
-                    await self._save(announced)
+                    given.append(now)
+                    yield TriggerEvent({"source": str(path), "digest": digest, "bytes": version[0]})
+            due = sum(now - at >= _SAVE_AFTER_SECONDS for at in given)
+            if due:
+                given, saved = given[due:], saved + due
+                await self._save(announced[:saved])
             await asyncio.sleep(self.poll_seconds)
 
     async def _load(self) -> list[str]:
@@ -99,9 +113,9 @@ def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
         try:
             status = path.stat()
-        except FileNotFoundError:
+        except OSError:
             continue
-        if not path.name.startswith("."):
+        if stat.S_ISREG(status.st_mode) and not path.name.startswith("."):
             found[path] = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
     return found
 

@@ -4,7 +4,7 @@ Layout, below the store's root::
 
     <name>/manifest.json                    written once, last: the artifact exists when this does
     <name>/attempts/<id>/files/...          what the manifest lists
-    <name>/attempts/<id>/events.jsonl       the job's progress, kept also when the attempt failed
+    <name>/attempts/<id>/events.jsonl       the job's progress; in a local store kept also when the attempt failed
     specs/<name>/<id>.json                  what a job was asked to do
 
 Nothing is ever overwritten. Two writers of one name each fill their own attempt; one create-if-absent of the
@@ -187,10 +187,6 @@ class Store:
             return False
         return True
 
-    def read(self, path: str) -> bytes:
-        """The bytes at `path` (relative to the root). Raises FileNotFoundError."""
-        return self._fs.cat_file(f"{self._path}/{path}")
-
     def _create(self, path: str, data: bytes) -> None:
         """Atomic, durable create-if-absent: a crash leaves either nothing or all of it."""
         target = f"{self._path}/{path}"
@@ -231,7 +227,6 @@ class Attempt:
         self.folder = Path(self._remote if store.is_local else tempfile.mkdtemp(prefix=f"{name}-"))
         self.files = self.folder / FILES
         self.events = self.folder / EVENTS
-        self._committed = False
         self.files.mkdir(parents=True)
 
     def __enter__(self) -> Self:
@@ -242,7 +237,7 @@ class Attempt:
     ) -> None:
         if not self._store.is_local:
             shutil.rmtree(self.folder, ignore_errors=True)
-        elif not self._committed:
+        elif not self._stands():
             shutil.rmtree(self.files, ignore_errors=True)
 
     def entries(self) -> tuple[FileEntry, ...]:
@@ -277,11 +272,20 @@ class Attempt:
         self._make_durable(entries)
         data = manifest.model_dump_json(indent=1).encode()
         if self._store.create(f"{self.name}/{MANIFEST}", data):
-            self._committed = True
             return manifest, True
+        if not self._store.is_local:
+            self._store._fs.rm(self._remote, recursive=True)
         standing = self._store.manifest(self.name)
         assert standing is not None
         return standing, False
+
+    def _stands(self) -> bool:
+        """Whether the artifact is this attempt; asked of the store, since a signal may come just after the commit."""
+        try:
+            standing = self._store.manifest(self.name)
+        except ArtifactError:
+            return True
+        return standing is not None and standing.attempt == self.id
 
     def _make_durable(self, entries: tuple[FileEntry, ...]) -> None:
         if not self._store.is_local:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from include.gates import Verdict
+from include.specs.base import Model
 from include.statistics import PairedCounts, paired_difference_interval, rows_to_decide
 
 BASES = ("base_zero_shot", "base_few_shot")
@@ -22,7 +23,7 @@ _REMEDY = "clear the evaluation's task with refresh: [evaluate]"
 _TOLERANCE = 1e-6
 
 
-class EvaluationGate(BaseModel):
+class EvaluationGate(Model):
     """Limits. Shares in 0…1, the loss in nats an answer token.
 
     Attributes:
@@ -34,8 +35,6 @@ class EvaluationGate(BaseModel):
         confidence: of the two-sided interval of that difference; its lower bound is a one-sided test at half of
             the rest, as is the custom for non-inferiority (ICH E9, 3.3.2 and 5.5).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_exact_match: Annotated[float, Field(ge=0, le=1)] = 0.80
     min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.30

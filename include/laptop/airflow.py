@@ -42,6 +42,8 @@ def environment() -> dict[str, str]:
         "CORE__DAGS_FOLDER": os.environ.get("ANEMONE_DAGS") or str(PROJECT / "dags"),
         "CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
+        # The scheduler starts last, so nothing runs before everything is there; the inbox is watched from then on.
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "4",
         "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
@@ -151,7 +153,7 @@ def _wait(began: datetime, fresh: list[str] | tuple[str, ...]) -> None:
                 raise TryAgainError(f"{tail}\nAirflow's {service.name} ended on its own; its log is {service.log}")
         try:
             health = airflow.health()
-        except (TryAgainError, AnemoneError):
+        except AnemoneError:
             health = None
         if health is not None:
             waiting = {name for name in expected if not _beats(health.get(name), name, began)}

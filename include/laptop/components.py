@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from include.laptop.home import NotOursError, remove_home, run_folder
+from include.laptop.home import PROJECT, NotOursError, home, remove_home, run_folder
 from include.laptop.services import Service
 
 COMMANDS = {
@@ -29,6 +31,10 @@ STOP_GRACE = 8.0
 """Seconds for a component to end, then for its running tasks; a job's process tree has the platform's own grace."""
 
 
+JOB_GRACE = 20.0
+"""Seconds for the jobs of ended tasks: the laptop platform's `grace_seconds` and a little."""
+
+
 def components() -> list[Service]:
     """In the order of their start."""
     return [Service(run_folder(), name) for name in COMMANDS]
@@ -41,7 +47,27 @@ def down() -> bool:
     with alone():
         # The scheduler first: its tasks still need the API to report how they end.
         stopped = [component.stop(STOP_GRACE) for component in reversed(components())]
+        _wait_for_jobs()
         return any(stopped)
+
+
+def _wait_for_jobs() -> None:
+    """Until the jobs of this home have saved and ended; their supervisors see to it that they do."""
+    deadline = time.monotonic() + JOB_GRACE
+    while _supervisors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _supervisors() -> list[int]:
+    """The processes that hold this home's jobs."""
+    mark = f"ANEMONE_HOME={home()}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if b"operators.supervisor" in command and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def clean() -> Path:
@@ -51,6 +77,8 @@ def clean() -> Path:
         NotOursError: the folder was not made by Anemone.
     """
     down()
+    if home() == PROJECT / ".anemone":
+        shutil.rmtree(PROJECT / "anemone.egg-info", ignore_errors=True)
     return remove_home()
 
 

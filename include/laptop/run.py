@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", help="as <model>/<size>_<method>_<topology>")
     parser.add_argument("--overrides", default="{}", help='JSON: keys of the recipe by dotted path, as in {"a.b": 1}')
     given = parser.parse_args(arguments)
+    if not given.data.name:
+        raise ConfigurationError("DATA is not set: make run DATA=my.jsonl")
     data = given.data.absolute()
     if not data.exists():
         raise ConfigurationError(f"{data} does not exist: set DATA to a JSONL file or a folder of shards")

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from include.laptop.home import PROJECT
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-
 
 @dataclass(frozen=True)
 class Identity:
@@ -65,13 +63,6 @@ class Service:
         """Whether the process on record is alive (a zombie is not)."""
         identity = self._identity()
         return identity is not None and _identity(identity.pid) == identity
-
-    def uptime(self) -> float:
-        """Seconds since it was started; 0 where it does not run."""
-        identity = self._identity()
-        if identity is None or not self.running():
-            return 0.0
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start / _TICKS
 
     def stop(self, grace: float) -> bool:
         """End it and every process of its session.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -131,15 +131,19 @@ def _validated(model: type[Model], document: Any, where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "recipe"
-        hint = ""
         if first["type"] == "extra_forbidden":
-            owner: Any = model
-            for part in first["loc"][:-1]:
-                field = getattr(owner, "model_fields", {}).get(part)
-                owner = field.annotation if field else None
-            hint = _nearest(str(first["loc"][-1]), list(getattr(owner, "model_fields", {})))
+            hint = _nearest(str(first["loc"][-1]), _keys(model, first["loc"][:-1]))
             raise ConfigurationError(f"recipe {where}: unknown key {key!r}{hint}") from None
         raise ConfigurationError(f"recipe {where}: {key}: {first['msg']}") from None
+
+
+def _keys(model: type[Model], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a model has at `path`; an optional section is looked into."""
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        choices = (annotation, *get_args(annotation))
+        model = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, Model))
+    return list(model.model_fields)
 
 
 def _nearest(name: str, known: list[str]) -> str:

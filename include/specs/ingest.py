@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from include.artifacts.manifest import Sha256
 from include.specs.base import NOT_IDENTITY, JobSpec, Model
 from include.specs.base import Inputs as NoInputs
 
@@ -28,12 +29,14 @@ class Config(Model):
         source: a JSONL file or a folder of `*.jsonl` shards, as an absolute path, `file://…` or `s3://…`.
         files: `include.sources.fingerprints(source)` as taken by whoever starts the job; the job refuses a source
             that differs. Empty means: take it as it is found.
+        announced: the content digest under which the data set was announced; other content is refused.
         settle_seconds: how long the source is watched, and must stay unchanged, before it is taken.
         max_row_bytes: a longer line is an error.
     """
 
     source: str
     files: tuple[Fingerprint, ...] = ()
+    announced: Annotated[Sha256 | None, NOT_IDENTITY] = None
     settle_seconds: Annotated[float, Field(ge=0), NOT_IDENTITY] = 1.0
     max_row_bytes: Annotated[int, Field(ge=1024)] = 10_000_000
 

@@ -61,7 +61,7 @@ def run(job: Job[Spec]) -> None:
 
     shots = sum(message["role"] == "assistant" for message in examples)
     results = write_table(job.output, rows, scores, shots)
-    for name, figures in results["models"].items():
+    for name, figures in reversed(results["models"].items()):
         job.event("result", model=name, rows=len(rows), **figures)
         job.metrics.update({f"{name}_{key}": figures[key] for key in ("exact_match", "rouge_l", "heldout_loss")})
     job.metrics["rows"] = len(rows)

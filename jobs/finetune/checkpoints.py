@@ -7,20 +7,18 @@ Files of a checkpoint: `automodel/` (AutoModel's own folder: weights, optimizer,
 
 from __future__ import annotations
 
-import resource
 import shutil
-import socket
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from include.artifacts.manifest import InputEntry, Provenance
+from include.artifacts.manifest import InputEntry
 from include.artifacts.naming import checkpoint_name
 from include.artifacts.store import Store
 from include.errors import ArtifactError
 from include.specs.finetune import Spec
 from jobs.finetune.curve import Curve
+from jobs.runtime import record_provenance
 
 AUTOMODEL = "automodel"
 BEST = "best"
@@ -54,7 +52,7 @@ def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: 
                 config=spec.config.model_dump(mode="json"),
                 code=spec.output.code,
                 metrics={"step": step, "loss": curve.training[-1]["loss"]},
-                provenance=_provenance(started),
+                provenance=record_provenance(started),
             )
         except ArtifactError:
             return False
@@ -79,16 +77,3 @@ def restore(store: Store, run: str, folder: Path, report: Report) -> Path | None
             continue
         return folder
     return None
-
-
-def _provenance(started: datetime) -> Provenance:
-    usage, now = resource.getrusage(resource.RUSAGE_SELF), datetime.now(UTC)
-    return Provenance(
-        started=started,
-        finished=now,
-        wall_seconds=round((now - started).total_seconds(), 3),
-        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
-        peak_rss_bytes=usage.ru_maxrss * 1024,
-        host=socket.gethostname(),
-        python=sys.version.split()[0],
-    )

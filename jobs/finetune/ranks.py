@@ -106,7 +106,7 @@ def _elastic(plan: Plan, report: Report) -> Result:
         with _relay(plan.scratch / "events.jsonl", report):
             return elastic_launch(config, _rank)(plan, os.getpid())[0]
     except SignalException as error:
-        raise _first_failure(plan) or StoppedError(f"stopped on request ({error.sigval.name})") from None
+        raise _first_of(_failures(plan)) or StoppedError(f"stopped on request ({error.sigval.name})") from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise _verdict(plan, rank, failure.exitcode) from None
@@ -159,17 +159,18 @@ def _failures(plan: Plan) -> dict[int, tuple[float, Exception]]:
     return {rank: pickle.loads(file.read_bytes()) for rank in ranks if (file := _failure_file(plan, rank)).exists()}
 
 
-def _first_failure(plan: Plan) -> Exception | None:
+def _first_of(failures: dict[int, tuple[float, Exception]]) -> Exception | None:
     """The first failure with a meaning; a rank whose peer has gone fails too, with whatever gloo or NCCL says."""
-    failures = sorted(
-        _failures(plan).values(), key=lambda failure: (not isinstance(failure[1], AnemoneError | OSError), failure[0])
+    ordered = sorted(
+        failures.values(), key=lambda failure: (not isinstance(failure[1], AnemoneError | OSError), failure[0])
     )
-    return failures[0][1] if failures else None
+    return ordered[0][1] if ordered else None
 
 
 def _verdict(plan: Plan, rank: int, exit_code: int) -> Exception:
-    failures = _failures(plan)
-    first = _first_failure(plan)
+    # The agent stops the survivors of a rank that was killed; that nobody asked this job to stop is known here.
+    failures = {other: found for other, found in _failures(plan).items() if not isinstance(found[1], StoppedError)}
+    first = _first_of(failures)
     if isinstance(first, AnemoneError | OSError):
         return first
     if exit_code < 0:

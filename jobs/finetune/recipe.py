@@ -69,7 +69,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         self.started = datetime.now(UTC)
         self.curve = Curve() if plan.resume is None else Curve.read(plan.resume)
         self.best = plan.resume / checkpoints.BEST if plan.resume is not None and self.curve.validation else None
-        self.first_step = len(self.curve.training)
+        self.first_step = self.saved = len(self.curve.training)
 
     def setup(self) -> None:
         super().setup()
@@ -131,6 +131,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
                 self.plan.spec, step + 1, automodel=folder, best=self.best, curve=self.curve, started=self.started
             )
             self.report("checkpoint", step=step + 1, committed=stands)
+        self.saved = step + 1
 
     def result(self) -> Result:
         """What the finished training leaves; rank 0 writes the curve beside it.
@@ -140,7 +141,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         """
         if self.step_scheduler.step < self.plan.spec.config.steps:
             raise StoppedError(
-                f"stopped on request (SIGTERM) after step {len(self.curve.training)}, which is saved: "
+                f"stopped on request (SIGTERM) after step {len(self.curve.training)}, of which {self.saved} are saved: "
                 "the next try goes on from there"
             )
         if self.dist_env.is_main:

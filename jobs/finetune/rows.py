@@ -49,12 +49,12 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
             except (ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
                 raise DataError(
                     f"{path.name}, row {number} is not a conversation that the chat template can render "
-                    f"({type(error).__name__}: {error}): correct the row, or let curation remove it"
+                    f"({type(error).__name__}: {error}): correct the row, or take it out of the data set"
                 ) from None
             if len(tokens) > max_tokens:
                 raise DataError(
                     f"{where} has {len(tokens)} tokens, max_tokens is {max_tokens}: "
-                    "raise max_tokens, or let curation remove long rows"
+                    "raise max_tokens, or take the row out of the data set"
                 )
             if not any(mask):
                 raise DataError(f"{where} has no token to train on: give it an assistant message with text")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from include.artifacts.manifest import FileEntry
+from include.artifacts.naming import content_digest
+from include.errors import DataError
 from include.specs.ingest import Spec
 from jobs.ingest.snapshot import await_stillness, copy, refuse_changed
 from jobs.runtime import Job, main
@@ -12,22 +15,30 @@ def run(job: Job[Spec]) -> None:
 
     Raises:
         TryAgainError: the source changed since the run was planned, or while it was read.
-        DataError: a file that is no UTF-8 JSONL, or is not complete.
+        DataError: a file that is no UTF-8 JSONL, or is not complete; or other content than was announced.
     """
     config = job.spec.config
     files = await_stillness(config.source, planned=config.files, seconds=config.settle_seconds)
     total = sum(file.size for file in files)
     job.event("source", files=len(files), bytes=total)
+    copies: list[FileEntry] = []
     rows = read = 0
     for number, file in enumerate(files):
         name = "data.jsonl" if len(files) == 1 else f"part-{number:05d}.jsonl"
         taken = copy(file, job.output / name, max_row_bytes=config.max_row_bytes)
+        copies.append(FileEntry(path=name, size=file.size, sha256=taken.sha256))
         rows += taken.rows
         read += file.size
         job.event("copied", progress=read / total, file=name, rows=taken.rows, bytes=file.size, sha256=taken.sha256)
         if taken.byte_order_mark:
             job.event("byte_order_mark", file=name, note="kept in the snapshot, skipped by curation")
     refuse_changed(config.source, files, when="while it was read")
+    found = content_digest(copies)
+    if config.announced not in (None, found):
+        raise DataError(
+            f"{config.source} holds other content than was announced (announced {config.announced[:12]}, found "
+            f"{found[:12]}): the new content is announced by itself and has a run of its own"
+        )
     job.metrics.update(rows=rows, bytes=total, files=len(files))
 
 

@@ -14,6 +14,8 @@ from jobs.tracking import connect
 def run(job: Job[Spec]) -> None:
     """Describe the candidate, register it, and write `candidate.json`."""
     candidate, champion = describe(job.spec)
+    # Everything before may have been reused: what is registered is verified byte by byte once more.
+    job.input("merged")
     client = connect()
     from mlflow.exceptions import MlflowException
 

@@ -90,6 +90,18 @@ def figures(recipe: str, variant: str, seed: int, rows: int, folder: Path) -> di
     return found
 
 
+def _limit(expectation: dict[str, Any]) -> tuple[str, tuple[str, float]] | None:
+    """(figure, (sign, limit)) of an expectation about the whole data set or about a share of its rows."""
+    arguments, name = expectation["kwargs"], expectation["meta"]["name"]
+    if expectation["meta"]["table"] == "rows":
+        return name, ("≤", 1 - arguments.get("mostly", 1.0))
+    if isinstance(arguments.get("min_value"), int | float):
+        return name, ("≥", arguments["min_value"])
+    if isinstance(arguments.get("max_value"), int | float):
+        return name, ("≤", arguments["max_value"])
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="demo/0.8M_lora_cpu")
@@ -106,23 +118,23 @@ def main() -> None:
             for seed in seeds
         }
         found = {key: future.result() for key, future in futures.items()}
-    gate = resolve(arguments.recipe)["gates"]["evaluation"]
+    recipe = resolve(arguments.recipe)
+    gate = recipe["gates"]["evaluation"]
     limits = {"exact_match": ("≥", gate["min_exact_match"]), "gain": ("≥", gate["min_gain"])}
     limits["heldout_loss"] = ("≤", gate["max_heldout_loss"])
+    limits |= dict(filter(None, map(_limit, recipe["check"]["config"]["suite"]["expectations"])))
     print("| figure | data | seeds | mean | sd | limit | sd to the limit |\n|---|---|---|---|---|---|---|")
     too_close = False
     for variant in variants:
-        for figure in found[variant, seeds[0]]:
+        for figure in limits.keys() & found[variant, seeds[0]].keys():
             values = [found[variant, seed][figure] for seed in seeds]
             mean, sd = statistics.mean(values), statistics.stdev(values)
-            sign, limit = limits.get(figure, ("", math.nan))
-            distance = (mean - limit if sign == "≥" else limit - mean) / sd if sd else math.inf
-            clean = variant == "train"
-            too_close |= not math.isnan(limit) and clean and distance < MARGIN
+            sign, limit = limits[figure]
+            room = mean - limit if sign == "≥" else limit - mean
+            distance = room / sd if sd else math.copysign(math.inf, room)
+            too_close |= variant == "train" and distance < MARGIN
             listed = " ".join(f"{value:.3f}" for value in values)
-            shown = "" if math.isnan(limit) else f"{sign} {limit:g}"
-            margin = "" if math.isnan(limit) else f"{distance:+.1f}"
-            print(f"| {figure} | {variant} | {listed} | {mean:.3f} | {sd:.4f} | {shown} | {margin} |")
+            print(f"| {figure} | {variant} | {listed} | {mean:.3f} | {sd:.4f} | {sign} {limit:g} | {distance:+.1f} |")
     if too_close:
         sys.exit(f"a limit lies within {MARGIN:g} standard deviations of the clean mean: move it, or steady the recipe")
 

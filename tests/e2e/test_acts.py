@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from include.artifacts.store import Store
 from include.code_identity import PROJECT
@@ -140,6 +141,43 @@ def test_started_again_every_act_ends_as_it_should(home: Path, store: Store) -> 
     assert "exact match" in log_text(client, poisoned["dag_run_id"], "evaluation_gate")
     for word in ("good", "rotten", "poisoned", "data_quality_gate", "evaluation_gate"):
         assert word in output
+
+
+def test_the_form_and_the_artifact_pages_in_a_browser(home: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: install one (on Debian: apt install chromium)")
+    client = laptop.client()
+    good = last_run(client, home / "inbox" / "good.jsonl")["dag_run_id"]
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=chromium, args=[*quiet, "--disable-sync", "--no-first-run"])
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
+        page.goto(f"{client.url}/dags/customize")
+        page.fill("input[name=username]", laptop.USER)
+        page.fill("input[name=password]", laptop.password())
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda url: "/auth/" not in url)
+        page.wait_for_load_state("networkidle")
+
+        page.goto(f"{client.url}/dags/customize")
+        page.get_by_role("button", name="Trigger").first.click()
+        page.get_by_role("button", name="Data and recipe").click()
+        expect(page.get_by_text("Data set").first).to_be_visible()
+        expect(page.get_by_text("demo/0.8M_lora_cpu").first).to_be_visible()
+        page.get_by_role("button", name="Changes to the recipe").click()
+        expect(page.get_by_text("Make anew").first).to_be_visible()
+
+        page.goto(f"{client.url}/dags/customize/runs/{good}/tasks/evaluate/details")
+        link = page.locator("a", has_text="Artifact")
+        expect(link).to_be_visible()
+        page.goto(f"{client.url}{link.get_attribute('href')}")
+        expect(page.get_by_text("tuned_exact_match")).to_be_visible()
+        page.get_by_role("link", name="results.json").click()
+        expect(page.get_by_text("base_few_shot").first).to_be_visible()
+        browser.close()
 
 
 def test_repeated_it_reuses_every_unchanged_stage(home: Path, store: Store) -> None:

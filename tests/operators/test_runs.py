@@ -18,14 +18,18 @@ def inbox(tmp_path, monkeypatch):
     return tmp_path
 
 
+def context(params, run_id="manual__1", **conf):
+    return {"params": params, "run_id": run_id, "dag_run": SimpleNamespace(conf=conf)}
+
+
 def announcement(*events):
     found = [SimpleNamespace(extra={"payload": {"source": source, "digest": digest}}) for source, digest in events]
     return {"triggering_asset_events": {"arrived": found}}
 
 
 def test_events_that_airflow_merged_or_doubled_give_one_run_each(inbox):
-    context = announcement(("/in/a.jsonl", "a" * 64), ("/in/b.jsonl", "b" * 64), ("/in/again.jsonl", "a" * 64))
-    started = runs.announced_runs(context)
+    events = announcement(("/in/a.jsonl", "a" * 64), ("/in/b.jsonl", "b" * 64), ("/in/again.jsonl", "a" * 64))
+    started = runs.announced_runs(events)
     assert len(started) == 2
     assert len({run["run_id"] for run in started}) == 2
     assert runs.announced_runs(announcement(("/elsewhere.jsonl", "a" * 64)))[0]["run_id"] == started[0]["run_id"]
@@ -33,7 +37,8 @@ def test_events_that_airflow_merged_or_doubled_give_one_run_each(inbox):
 
 def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.steps": 60}, "data": "/data/mine.jsonl"}
-    sections = runs.resolved_recipe({"params": params, "run_id": "manual__1"})
+    sections = runs.resolved_recipe(context(params, digest="a" * 64))
+    assert sections["ingest"]["config"]["announced"] == "a" * 64
     assert sections["ingest"]["config"]["source"] == "/data/mine.jsonl"
     assert sections["finetune"]["config"]["steps"] == 60
     assert sections["register"]["config"]["run_id"] == "manual__1"
@@ -42,15 +47,15 @@ def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
 def test_without_a_name_the_newest_arrival_is_taken(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {}, "data": None}
     with pytest.raises(AirflowFailException, match=r"holds no \*\.jsonl file: name a data set"):
-        runs.resolved_recipe({"params": params, "run_id": "r"})
-    for age, name in enumerate(("new.jsonl", "old.jsonl")):
+        runs.resolved_recipe(context(params))
+    for age, name in enumerate((".unfinished.jsonl", "new.jsonl", "old.jsonl")):
         (inbox / name).write_text("{}")
         os.utime(inbox / name, (1000 - age, 1000 - age))
-    sections = runs.resolved_recipe({"params": params, "run_id": "r"})
+    sections = runs.resolved_recipe(context(params))
     assert sections["ingest"]["config"]["source"] == str(inbox / "new.jsonl")
 
 
 def test_an_unknown_recipe_or_key_ends_the_run_at_its_first_task(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.stepz": 1}, "data": None}
     with pytest.raises(AirflowFailException, match="unknown key 'stepz': did you mean 'steps'"):
-        runs.resolved_recipe({"params": params, "run_id": "r"})
+        runs.resolved_recipe(context(params))

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from include.artifacts.naming import content_digest
+from operators import triggers
 from operators.triggers import ArtifactTrigger, DatasetArrivalTrigger
 
 
@@ -47,7 +48,32 @@ def test_the_same_bytes_are_announced_once_under_any_name(tmp_path):
     assert found[0]["bytes"] == 3
 
 
-def test_a_restarted_triggerer_does_not_repeat_itself(tmp_path):
+def test_what_is_no_file_or_cannot_be_read_does_not_stop_the_others(tmp_path, monkeypatch):
+    (tmp_path / "a-folder.jsonl").mkdir()
+    (tmp_path / "b-dangling.jsonl").symlink_to(tmp_path / "nothing")
+    (tmp_path / "c-unreadable.jsonl").write_text("{}\n")
+    (tmp_path / "d.jsonl").write_text("{ }\n")
+    real = triggers.file_digest
+
+    def digest(path):
+        if path.name == "c-unreadable.jsonl":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(triggers, "file_digest", digest)
+    assert [event["source"] for event in asyncio.run(events(watch(tmp_path)))] == [str(tmp_path / "d.jsonl")]
+
+
+def test_the_watermark_follows_the_event_only_when_airflow_has_surely_kept_it(tmp_path):
+    state = AssetState()
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    assert len(asyncio.run(events(watch(tmp_path, state)))) == 1
+    assert state == {}
+    assert len(asyncio.run(events(watch(tmp_path, state)))) == 1
+
+
+def test_a_restarted_triggerer_does_not_repeat_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(triggers, "_SAVE_AFTER_SECONDS", 0.1)
     state = AssetState()
     (tmp_path / "a.jsonl").write_text("{}\n")
     assert len(asyncio.run(events(watch(tmp_path, state)))) == 1

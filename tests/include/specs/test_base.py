@@ -8,7 +8,7 @@ from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, identity
 
 FIELDS_THAT_CANNOT_CHANGE_A_RESULT = {
     "finetune": {"checkpoint_every"},
-    "ingest": {"settle_seconds"},
+    "ingest": {"announced", "settle_seconds"},
 }
 
 

@@ -175,3 +175,15 @@ def test_bytes_that_appear_during_the_copy_are_noticed(tmp_path):
     source.write_bytes(GOOD * 3)
     with pytest.raises(TryAgainError, match="while it was read"):
         snapshot.copy(before, tmp_path / "out", max_row_bytes=4096)
+
+
+def test_other_content_than_was_announced_is_refused(tmp_path, run_job):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    announced = run_job("ingest", {"source": str(path)}).manifest.content_digest
+    assert run_job("ingest", {"source": str(path), "announced": announced}).manifest.content_digest == announced
+    path.write_text('{"prompt": "a", "completion": "c"}\n')
+    files = [file.model_dump() for file in fingerprints(str(path))]
+    outcome = run_job("ingest", {"source": str(path), "announced": announced, "files": files}, expect=65)
+    assert f"holds other content than was announced (announced {announced[:12]}" in outcome.error
+    assert outcome.manifest is None
