@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from include.code_identity import PROJECT
 from include.errors import ConfigurationError
+from include.laptop.home import home
 from include.specs.base import Model
 
 _FOLDER = Path(__file__).parent
@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Arrivals(Model):
-    """The folder (path or URI) that announces data sets, and the recipe for those that arrive there.
+    """The folder that announces data sets, and the recipe for those that arrive there.
 
     A file counts as arrived once its size and times have not changed for `settle_seconds`.
     """
@@ -53,11 +53,6 @@ class Platform(Model):
     gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
 
 
-def anemone_home() -> Path:
-    """Where a laptop keeps all of its state: `ANEMONE_HOME`, or `.anemone` in the project."""
-    return Path(os.environ.get("ANEMONE_HOME") or PROJECT / ".anemone").absolute()
-
-
 def current_platform() -> Platform:
     """The platform that `ANEMONE_PLATFORM` names; `laptop` where it is not set."""
     return load_platform(os.environ.get("ANEMONE_PLATFORM", "laptop"))
@@ -74,7 +69,7 @@ def load_platform(name: str) -> Platform:
     known = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
     if name not in known:
         raise ConfigurationError(f"ANEMONE_PLATFORM is {name!r}: choose one of {', '.join(known)}")
-    variables = {**os.environ, "ANEMONE_HOME": str(anemone_home())}
+    variables = {**os.environ, "ANEMONE_HOME": str(home())}
 
     def value(match: re.Match[str]) -> str:
         try:
