@@ -22,6 +22,7 @@ from playwright.sync_api import expect, sync_playwright
 from include.artifacts.store import Store
 from include.code_identity import PROJECT
 from include.laptop import airflow as laptop
+from include.laptop.home import python_of
 from include.laptop.rest import Airflow
 
 T = TypeVar("T")
@@ -219,6 +220,20 @@ def test_a_killed_task_takes_its_processes_with_it_and_its_retry_gives_the_same_
     assert client.run(DAG, run)["state"] == "success", states(client, run)
     models = [store.manifest(Store.of(client.xcom(DAG, each, "evaluate"))[1]).metrics for each in (first, run)]
     assert models[1]["tuned_exact_match"] == pytest.approx(models[0]["tuned_exact_match"], abs=0.05)
+
+
+def test_a_champion_is_a_bar_of_its_own(home: Path) -> None:
+    """Within absolute limits, but worse than the champion by more than the margin."""
+    crown = "from mlflow import MlflowClient; MlflowClient().set_registered_model_alias('kubectl', 'champion', '1')"
+    tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    subprocess.run([python_of("jobs"), "-c", crown], env={**os.environ, **tracking}, check=True)
+    client = laptop.client()
+    loose = {"gates.evaluation.min_exact_match": 0.5, "gates.evaluation.max_heldout_loss": 1.0}
+    conf = {"data": str(home / "inbox" / "poisoned.jsonl"), "recipe": "demo/0.8M_lora_cpu", "overrides": loose}
+    run = client.trigger(DAG, conf)["dag_run_id"]
+    wait_for(lambda: client.run(DAG, run)["state"] in ("success", "failed"), 300, "the verdict")
+    assert states(client, run)["evaluation_gate"] == "failed"
+    assert "worse by more than the margin of .02" in log_text(client, run, "evaluation_gate")
 
 
 def _is_training(pid: int) -> bool:
