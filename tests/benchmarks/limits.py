@@ -126,7 +126,7 @@ def main() -> None:
     print("| figure | data | seeds | mean | sd | limit | sd to the limit |\n|---|---|---|---|---|---|---|")
     too_close = False
     for variant in variants:
-        for figure in limits.keys() & found[variant, seeds[0]].keys():
+        for figure in (name for name in limits if name in found[variant, seeds[0]]):
             values = [found[variant, seed][figure] for seed in seeds]
             mean, sd = statistics.mean(values), statistics.stdev(values)
             sign, limit = limits[figure]

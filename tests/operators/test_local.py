@@ -69,10 +69,11 @@ def test_a_failure_carries_the_jobs_own_last_sentence(stage, tmp_path):
         stage(section=ingest).execute(CONTEXT)
 
 
-def test_a_full_or_unwritable_store_is_worth_another_try(stage, store, monkeypatch):
+def test_a_store_that_cannot_be_written_is_worth_another_try(stage, tmp_path):
+    (tmp_path / "file").write_text("where the store's folder should be")
     operator = stage(section=section())
-    monkeypatch.setattr(operator, "_run", lambda plan: (75, "no space left: free some, then clear this task"))
-    with pytest.raises(AirflowException, match="no space left") as failure:
+    operator.__dict__["platform"] = operator.platform.model_copy(update={"store": f"file://{tmp_path}/file/store"})
+    with pytest.raises(AirflowException, match="could not start the job .*see to it; the store is file://") as failure:
         operator.execute(CONTEXT)
     assert not isinstance(failure.value, AirflowFailException)
 
