@@ -62,7 +62,7 @@ def remove_home() -> Path:
 
 
 def python_of(environment: str) -> Path:
-    """The interpreter of the environment `airflow` or `jobs`."""
+    """The interpreter of the environment `airflow`, `jobs` or `serving`."""
     return home() / "venvs" / environment / "bin" / "python"
 
 
@@ -71,9 +71,33 @@ def run_folder() -> Path:
     return home() / "run"
 
 
+SERVING_PORTS = ("router", "router_admin", "controller", "triton_http", "triton_grpc", "triton_metrics")
+"""What listens on the ports from `ANEMONE_PORT` + 10 on, in this order."""
+
+
 def port() -> int:
     """Airflow's port on 127.0.0.1: `ANEMONE_PORT`, 8080 where it is not set. Raises ValueError if it is no port."""
     text = os.environ.get("ANEMONE_PORT") or "8080"
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise ValueError(f"ANEMONE_PORT is {text!r}: set it to a number from 1 to 65535")
+    highest = 65535 - 10 - len(SERVING_PORTS)
+    if not text.isdigit() or not 1 <= int(text) <= highest:
+        raise ValueError(f"ANEMONE_PORT is {text!r}: set it to a number from 1 to {highest}")
     return int(text)
+
+
+def serving_ports() -> dict[str, int]:
+    """Port on 127.0.0.1 of each serving service by its name in `SERVING_PORTS`. Raises ValueError as `port` does."""
+    return {name: port() + 10 + offset for offset, name in enumerate(SERVING_PORTS)}
+
+
+def serving_folder() -> Path:
+    """What the serving side keeps: token, routes, rollouts, engines, Triton's model repository."""
+    return home() / "serving"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; it appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)

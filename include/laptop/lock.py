@@ -20,12 +20,12 @@ from include.errors import AnemoneError
 from include.laptop.home import PROJECT
 from include.laptop.setup import lock_file, uv
 
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12")
 PLATFORM = "x86_64-manylinux_2_35"
 
-_EXTRAS = {"airflow": ["airflow", "dev"], "jobs": ["jobs"]}
-_TEST_TOOLS = ("pytest", "hypothesis")
-"""Of the extra `dev`, what the environment `jobs` needs to test itself."""
+_EXTRAS = {"airflow": ["airflow", "dev"], "jobs": ["jobs"], "serving": ["serving"]}
+_TEST_TOOLS = {"jobs": ("pytest", "hypothesis"), "serving": ("pytest", "hypothesis", "openai")}
+"""Of the extra `dev`, what an environment needs to test itself."""
 
 _CUDA = (
     "cuda-bindings",
@@ -55,9 +55,9 @@ def lock(environment: str, *, upgrade: bool) -> int:
         sources = [str(PROJECT / "pyproject.toml")]
         for extra in _EXTRAS[environment]:
             sources += ["--extra", extra]
-        if environment == "jobs":
+        if environment in _TEST_TOOLS:
             tools = folder / "test-tools.in"
-            tools.write_text("\n".join(_test_tools()))
+            tools.write_text("\n".join(_test_tools(environment)))
             sources.append(str(tools))
         merged: dict[str, str] = {}
         for python in PYTHONS:
@@ -105,9 +105,9 @@ def _plain_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("UV_FIND_LINKS", "PIP_FIND_LINKS")}
 
 
-def _test_tools() -> list[str]:
+def _test_tools(environment: str) -> list[str]:
     dev = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
-    return [requirement for requirement in dev if requirement.startswith(_TEST_TOOLS)]
+    return [requirement for requirement in dev if requirement.startswith(_TEST_TOOLS[environment])]
 
 
 def _download(requirements: Path, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""`make setup`: the environments `airflow` and `jobs`, from their lock files. Standard library only.
+"""`make setup`: the environments `airflow`, `jobs` and `serving`, from their lock files. Standard library only.
 
 Can be stopped at any moment and started again: a stamp is written last, and says what an environment was made from.
 """
@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-from include.laptop.components import components
+from include.laptop.components import all_services
 from include.laptop.home import PROJECT, NotOursError, home, make_home, python_of
 
-ENVIRONMENTS = ("airflow", "jobs")
+ENVIRONMENTS = ("airflow", "jobs", "serving")
 UV_VERSION = "0.13.8"
 
 _DOWNLOAD = re.compile(r"^# download: (\d+) bytes in (\d+) packages$", re.MULTILINE)
@@ -61,7 +61,7 @@ def set_up() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         for environment in ENVIRONMENTS:
             if not is_ready(environment):
-                if any(component.running() for component in components()):
+                if any(service.running() for service in all_services()):
                     raise SetupError(f"the environment {environment} is out of date and in use: run `make down` first")
                 _bootstrap()
                 _make(environment)

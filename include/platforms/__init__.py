@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from include.errors import ConfigurationError
-from include.laptop.home import home
+from include.laptop.home import home, serving_ports
 from include.specs.base import Model
 
 _FOLDER = Path(__file__).parent
@@ -29,6 +29,22 @@ class Arrivals(Model):
     recipe: str
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
+
+
+class Serving(Model):
+    """Where releases are served.
+
+    Attributes:
+        url: the router's, which clients use. `controller_url`: the canary controller's.
+        token_file: holds the bearer token of the controller's API; read when it is used, never passed on.
+        unreachable_seconds: how long the controller may be away before a task that waits for it gives up.
+    """
+
+    url: str
+    controller_url: str
+    token_file: str
+    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    unreachable_seconds: Annotated[float, Field(gt=0)] = 600.0
 
 
 class Platform(Model):
@@ -49,6 +65,7 @@ class Platform(Model):
     environment: dict[str, str] = {}
     grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     arrivals: Arrivals
+    serving: Serving
     cron: str | None = None
     gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
 
@@ -69,7 +86,8 @@ def load_platform(name: str) -> Platform:
     known = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
     if name not in known:
         raise ConfigurationError(f"ANEMONE_PLATFORM is {name!r}: choose one of {', '.join(known)}")
-    variables = {**os.environ, "ANEMONE_HOME": str(home())}
+    ports = {f"ANEMONE_{service.upper()}_PORT": str(port) for service, port in serving_ports().items()}
+    variables = {**os.environ, "ANEMONE_HOME": str(home()), **ports}
 
     def value(match: re.Match[str]) -> str:
         try:
