@@ -1,0 +1,1 @@
+"""Triton: the server, the model that it runs, and what is put into its repository."""

@@ -1,0 +1,311 @@
+"""The served model, in a real tritonserver; and its text writer by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from include.artifacts.store import Store
+from include.specs.base import Artifact
+from jobs.triton.client import NotAvailableError, TritonClient, TritonError
+from jobs.triton.config import Serving
+from jobs.triton.repository import install
+from jobs.triton.server import _package
+from tests.jobs.triton.conftest import Server, chat, release
+from tests.jobs.triton.engine_fixture import PROMPTS, commit_engine, make_engine
+
+
+@pytest.fixture(scope="module")
+def name(server: Server, engine: Artifact) -> str:
+    name = install(server.folder, release(engine))
+    server.load(name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def golden(engine_folder: Path) -> dict[str, str]:
+    """Prompt → what the engine answers by itself, one prompt at a time."""
+    rows = map(json.loads, (engine_folder / "golden.jsonl").read_text().splitlines())
+    return {row["messages"][0]["content"]: row["answer"] for row in rows}
+
+
+def test_a_whole_answer_is_the_engines_own(server: Server, name: str, golden: dict[str, str]) -> None:
+    for prompt in PROMPTS:
+        [(status, body)] = server.ask(name, chat(prompt))
+        assert status == 200, body
+        assert body["text_output"] == golden[prompt]
+        assert body["finish_reason"] == ("length" if body["completion_tokens"] == 128 else "stop")
+    assert any("보" in answer for answer in golden.values())
+
+
+def test_streamed_pieces_make_the_whole_answer(server: Server, name: str, golden: dict[str, str]) -> None:
+    for prompt in PROMPTS:
+        [pieces] = server.stream(name, chat(prompt))
+        assert "".join(piece["text_output"] for piece in pieces) == golden[prompt]
+        assert [piece["finish_reason"] for piece in pieces[:-1]] == [""] * (len(pieces) - 1)
+        assert pieces[-1]["finish_reason"] in ("stop", "length")
+        counts = [piece["completion_tokens"] for piece in pieces]
+        assert counts == sorted(counts)
+
+
+def test_sixteen_streams_at_once(server: Server, name: str, golden: dict[str, str]) -> None:
+    prompts = PROMPTS * 2
+    for prompt, pieces in zip(prompts, server.stream(name, *map(chat, prompts)), strict=True):
+        assert "".join(piece["text_output"] for piece in pieces) == golden[prompt]
+
+
+def test_a_batch_mixes_lengths_limits_and_errors(server: Server, name: str, golden: dict[str, str]) -> None:
+    requests = [chat(prompt, max_tokens=limit) for limit in (1, 2, 3, 128) for prompt in PROMPTS]
+    requests += [{"text_input": " "}, chat("x", temperature=0.7), chat("y", temperature=0.7, top_p=0.5)]
+    answers = server.ask(name, *requests)
+    for (status, body), request in zip(answers[:32], requests, strict=False):
+        prompt = json.loads(request["messages"])[0]["content"]
+        assert status == 200
+        assert body["completion_tokens"] <= request["max_tokens"]
+        if request["max_tokens"] == 128 or body["finish_reason"] == "stop":
+            assert body["text_output"] == golden[prompt]
+        else:
+            assert golden[prompt].startswith(body["text_output"].rstrip("\ufffd"))
+    assert answers[32][0] == 400
+    assert [status for status, _ in answers[33:]] == [200, 200]
+
+
+def test_a_stop_string_ends_the_answer_before_it(server: Server, name: str, golden: dict[str, str]) -> None:
+    prompt = max(golden, key=lambda prompt: len(golden[prompt]))
+    answer = golden[prompt]
+    stop = answer[11:17]
+    expected = answer[: answer.index(stop)].rstrip()
+    request = chat(prompt, stop=json.dumps(["never there", stop]))
+    [(_, whole)] = server.ask(name, request)
+    [pieces] = server.stream(name, request)
+    assert whole["text_output"] == "".join(piece["text_output"] for piece in pieces) == expected
+    assert whole["finish_reason"] == pieces[-1]["finish_reason"] == "stop"
+    assert whole["completion_tokens"] < 128
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"max_tokens": 3}, "give either text_input or messages"),
+        ({"text_input": "a", "messages": "[]"}, "not both"),
+        ({"text_input": " \n"}, "the prompt is empty"),
+        (chat(" "), "the prompt is empty"),
+        ({"text_input": "pod " * 600}, "shorten it"),
+        ({"text_input": "pod " * 60, "max_tokens": 128}, None),
+        ({"text_input": "x" * 280, "max_tokens": 128}, "ask for at most"),
+        ({"messages": "[{"}, "messages: not JSON"),
+        ({"messages": "[]"}, "at least one"),
+        ({"messages": '[{"role": "user"}]'}, "messages[0]"),
+        ({"messages": '[{"role": "tool", "content": "a"}]'}, "'tool'"),
+        ({"messages": '[{"role": "user", "content": 3}]'}, "not text"),
+        ({"messages": '[{"role": "assistant", "content": "a"}]'}, "the assistant's own"),
+        (chat("a", max_tokens=0), "ask for 1 to 128"),
+        (chat("a", max_tokens=129), "ask for 1 to 128"),
+        (chat("a", temperature=-1.0), "temperature"),
+        (chat("a", temperature=0.5, top_p=0.0), "top_p"),
+        (chat("a", stop='"x"'), "stop"),
+        (chat("a", stop='[""]'), "stop"),
+        (chat("a", stop=json.dumps(["x"] * 17)), "at most 16"),
+    ],
+)
+def test_bad_input_is_the_clients_mistake(
+    server: Server, name: str, request_: dict[str, Any], says: str | None
+) -> None:
+    [(status, body)] = server.ask(name, request_)
+    if says is None:
+        assert status == 200, body
+        return
+    assert status == 400
+    assert body["error"].startswith("INVALID_ARGUMENT: ")
+    assert says in body["error"]
+    [pieces] = server.stream(name, request_)
+    assert [piece["error"] for piece in pieces] == [body["error"]]
+
+
+def test_a_full_queue_turns_requests_away(server: Server, endless: Artifact) -> None:
+    name = install(server.folder, release(endless, 2), serving=Serving(max_batch=1, queue_size=2))
+    server.load(name)
+    answers = server.ask(name, *[chat(f"pod {index}", max_tokens=2000) for index in range(12)])
+    turned_away = [body["error"] for status, body in answers if status != 200]
+    assert 0 < len(turned_away) < 12
+    assert all("maximum queue size" in error for error in turned_away)
+    assert all(body["completion_tokens"] == 2000 for status, body in answers if status == 200)
+
+
+def test_a_request_that_waits_too_long_is_turned_away(server: Server, endless: Artifact) -> None:
+    name = install(server.folder, release(endless, 5), serving=Serving(max_batch=1, queue_seconds=0.001))
+    server.load(name)
+    answers = server.ask(name, *[chat(f"pod {index}", max_tokens=2000) for index in range(6)])
+    turned_away = [body["error"] for status, body in answers if status != 200]
+    assert 0 < len(turned_away) < 6
+    assert all("Request timeout expired" in error for error in turned_away)
+
+
+def test_an_unload_lets_requests_in_flight_end(server: Server, endless: Artifact) -> None:
+    name = install(server.folder, release(endless, 6), serving=Serving(max_batch=4))
+    server.load(name)
+
+    async def unload_amidst() -> list[list[dict[str, Any]]]:
+        unloading: list[asyncio.Task[None]] = []
+
+        async def stream(session: aiohttp.ClientSession, client: TritonClient, prompt: str) -> list[dict[str, Any]]:
+            body = chat(prompt, max_tokens=500, stream=True)
+            async with session.post(server.url(name, "generate_stream"), json=body) as response:
+                pieces = []
+                async for line in response.content:
+                    if line.startswith(b"data: "):
+                        pieces.append(json.loads(line[6:]))
+                        if not unloading:
+                            unloading.append(asyncio.create_task(client.unload(name)))
+                return pieces
+
+        async with TritonClient(f"127.0.0.1:{server.grpc}") as client, aiohttp.ClientSession() as session:
+            streams = await asyncio.gather(*(stream(session, client, prompt) for prompt in PROMPTS))
+            await unloading[0]
+            assert (await client.states())[name] == "UNAVAILABLE"
+            return streams
+
+    ended = asyncio.run(unload_amidst())
+    assert [pieces[-1].get("completion_tokens") for pieces in ended] == [500] * len(PROMPTS)
+
+
+def test_a_client_that_leaves_its_stream_frees_its_place(server: Server, endless: Artifact) -> None:
+    name = install(server.folder, release(endless, 3), serving=Serving(max_batch=1))
+    server.load(name)
+    started = time.monotonic()
+    [pieces] = server.stream(name, chat("pods", max_tokens=4000))
+    whole_seconds = time.monotonic() - started
+    assert pieces[-1]["completion_tokens"] == 4000
+
+    async def leave_then_ask() -> float:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(3):
+                body = chat("pods", max_tokens=4000, stream=True)
+                async with session.post(server.url(name, "generate_stream"), json=body) as response:
+                    await response.content.readline()
+                    response.close()
+            started = time.monotonic()
+            async with session.post(server.url(name), json=chat("pods", max_tokens=1)) as response:
+                assert response.status == 200
+            return time.monotonic() - started
+
+    # The three that left would take as long each.
+    assert asyncio.run(leave_then_ask()) < whole_seconds
+
+    async def unload(client: TritonClient) -> None:
+        await client.unload(name, timeout=10)
+
+    server.use(unload)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [("weights", "invalid payload size"), ("hardware", "built with avx9000"), ("tokenizer", "Model missing")],
+)
+def test_an_engine_that_does_not_load_says_why(
+    server: Server,
+    name: str,
+    engine_store: Store,
+    tmp_path: Path,
+    golden: dict[str, str],
+    damage: str,
+    reason: str,
+) -> None:
+    folder = make_engine(tmp_path / "engine", seed=5)
+    if damage == "weights":
+        weights = folder / "engine" / "model.bin"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "hardware":
+        build = json.loads((folder / "build.json").read_text())
+        (folder / "build.json").write_text(json.dumps({**build, "cpu_flags": ["avx9000"]}))
+    else:
+        (folder / "tokenizer.json").write_text("{}")
+    broken = install(server.folder, release(commit_engine(engine_store, f"engine-{damage}", folder), 4))
+
+    async def work(client: TritonClient) -> None:
+        loading = asyncio.create_task(client.load(broken))
+        while not loading.done():
+            answer = await client.generate(name, messages=[{"role": "user", "content": PROMPTS[0]}])
+            assert answer.text == golden[PROMPTS[0]]
+        with pytest.raises(TritonError, match=reason) as error:
+            await loading
+        assert str(error.value).startswith(f"{broken} does not load: ")
+        with pytest.raises(NotAvailableError):
+            await client.generate(broken, text="a")
+
+    server.use(work)
+
+
+@pytest.fixture(scope="module")
+def model(server: Server, name: str) -> ModuleType:
+    """The module as it lies in a version folder, imported here."""
+    folder = server.folder / "models" / name / "1"
+    sys.path[:0] = [str(_package() / "tritonserver" / "backends" / "python")]
+    spec = importlib.util.spec_from_file_location("served_model", folder / "model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tokenizer(engine_folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(engine_folder / "tokenizer.json"))
+
+
+def write(model: ModuleType, tokenizer: Tokenizer, ids: list[int], stops: list[str], strip: bool) -> list[str]:
+    writer = model.Writer(lambda part: tokenizer.decode(part, skip_special_tokens=False), stops, strip=strip)
+    pieces = [writer.feed(token) for token in ids]
+    return [*pieces, writer.finish()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(ids=st.lists(st.integers(6, 399), max_size=30), strip=st.booleans())
+def test_pieces_of_any_tokens_make_their_text(
+    model: ModuleType, tokenizer: Tokenizer, ids: list[int], strip: bool
+) -> None:
+    whole = tokenizer.decode(ids, skip_special_tokens=False)
+    assert "".join(write(model, tokenizer, ids, [], strip)) == (whole.strip() if strip else whole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.sampled_from("가힣🙂é a\nb"), max_size=12))
+def test_no_piece_holds_half_a_character(model: ModuleType, tokenizer: Tokenizer, text: str) -> None:
+    ids = [tokenizer.token_to_id(character) for character in map(byte_character, text.encode())]
+    pieces = write(model, tokenizer, ids, [], strip=False)
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(st.sampled_from("가나ab "), max_size=20),
+    stops=st.lists(st.text(st.sampled_from("가나ab "), min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_a_stop_string_never_leaks(model: ModuleType, tokenizer: Tokenizer, text: str, stops: list[str]) -> None:
+    ids = [tokenizer.token_to_id(character) for character in map(byte_character, text.encode())]
+    found = [text.index(stop) for stop in stops if stop in text]
+    written = "".join(write(model, tokenizer, ids, stops, strip=False))
+    if not found:
+        assert written == text
+    else:
+        assert not any(stop in written for stop in stops)
+        assert text.startswith(written)
+
+
+def byte_character(byte: int) -> str:
+    """How a byte-level BPE spells one byte (GPT-2's table)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return chr(byte) if byte in plain else chr(256 + [other for other in range(256) if other not in plain].index(byte))
