@@ -20,6 +20,20 @@ ARTIFACT_TAG = "anemone.artifact"
 DIGEST_TAG = "anemone.digest"
 """Model version tag: content digest of the merged model's artifact."""
 
+RECIPE_TAG = "anemone.recipe"
+"""Model version tag: the recipe that made it."""
+
+COMPARED_TAG = "anemone.champion_version"
+"""Model version tag: version of the champion that it was compared with; `NO_CHAMPION` where there was none."""
+
+NO_CHAMPION = "none"
+
+INPUT_DIGEST_TAG = "anemone.input."
+"""Model version tags, followed by an input's name: its content digest."""
+
+INPUT_URI_TAG = "anemone.input_uri."
+"""Model version tags, followed by an input's name: its artifact's URI."""
+
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 

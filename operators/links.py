@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ARTIFACTS_PREFIX = "/anemone/artifacts"
 """Where the artifacts plugin serves, below Airflow's own address."""
 
+EVIDENCE_KEY = "evidence"
+"""XCom of a rollout's task: URI of the artifact that the canary controller committed."""
+
 
 class MadeArtifactLink(BaseOperatorLink):
     """The artifact that the task returned."""
@@ -35,6 +38,16 @@ class JudgedArtifactLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         return _page(operator.artifact)
+
+
+class EvidenceLink(BaseOperatorLink):
+    """Every look of the rollout that the task started, and its verdict."""
+
+    name = "Evidence"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        uri = XCom.get_value(ti_key=ti_key, key=EVIDENCE_KEY)
+        return _page(uri) if uri else ""
 
 
 def _page(uri: str) -> str:

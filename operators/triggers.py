@@ -1,4 +1,4 @@
-"""What the triggerer watches: artifacts that a gate waits for, and folders where data sets arrive."""
+"""What the triggerer watches: artifacts that a gate waits for, rollouts, and folders where data sets arrive."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from include.artifacts.manifest import FileEntry
 from include.artifacts.naming import content_digest, file_digest
 from include.artifacts.store import Store
+from include.errors import AnemoneError, TryAgainError
+from include.events import format_event
+from include.platforms import current_platform
+from operators.serving import Controller, news
 
 _WATERMARK = "announced"
 _SAVE_AFTER_SECONDS = 30.0
 """An event is in Airflow's database some time after it was given away; only then may the watermark pass it."""
+
+_ABORT_TRIES = 5
+_ABORT_PAUSE_SECONDS = 3.0
+"""Together less than the 30 s that Airflow gives `on_kill`."""
 
 
 class ArtifactTrigger(BaseTrigger):
@@ -35,6 +43,76 @@ class ArtifactTrigger(BaseTrigger):
         while await asyncio.to_thread(store.manifest, name) is None:
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent({"artifact": self.uri})
+
+
+class RolloutTrigger(BaseTrigger):
+    """Fires once a rollout has ended, or cannot be followed any more, and tells its notes until then.
+
+    The event is {"rollout": id, "told": how many notes the log has, "trouble": why it cannot be followed, or None}. A
+    controller that is away is waited for, up to the platform's `serving.unreachable_seconds`.
+
+    Args:
+        rollout: id. `told`: how many of its notes the task has logged already.
+    """
+
+    def __init__(self, *, rollout: str, told: int = 0) -> None:
+        super().__init__()
+        self.rollout = rollout
+        self.told = told
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "operators.triggers.RolloutTrigger", {"rollout": self.rollout, "told": self.told}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        serving = current_platform().serving
+        controller = Controller(serving)
+        clock = asyncio.get_running_loop().time
+        told, stands, away_since = self.told, None, None
+        while True:
+            try:
+                status = await asyncio.to_thread(controller.status, self.rollout)
+            except TryAgainError as error:
+                if away_since is None:
+                    away_since = clock()
+                    self.log.warning("%s; waiting for it up to %.0f s", error, serving.unreachable_seconds)
+                elif clock() - away_since > serving.unreachable_seconds:
+                    yield self._event(told, str(error))
+                    return
+            except AnemoneError as error:
+                yield self._event(told, str(error))
+                return
+            else:
+                if status is None:
+                    yield self._event(told, f"the canary controller does not know rollout {self.rollout} any more")
+                    return
+                away_since = None
+                for line in news(status, told):
+                    self.log.info("%s", line)
+                told = max(told, len(status.notes))
+                if status.ended:
+                    yield self._event(told)
+                    return
+                if stands != (stands := (status.state, status.step, status.weight)):
+                    where = {"state": status.state, "step": status.step, "weight": status.weight}
+                    given = {key: value for key, value in where.items() if value is not None}
+                    self.log.info("%s", format_event("rollout", {**given, **status.figures}))
+            await asyncio.sleep(serving.poll_seconds)
+
+    def _event(self, told: int, trouble: str | None = None) -> TriggerEvent:
+        return TriggerEvent({"rollout": self.rollout, "told": told, "trouble": trouble})
+
+    async def on_kill(self) -> None:
+        """A person cleared the task or marked it: its rollout goes back. Stopping the triggerer comes not here."""
+        controller = Controller(current_platform().serving)
+        for attempt in range(_ABORT_TRIES):
+            try:
+                await asyncio.to_thread(controller.abort, self.rollout, "its task was cleared, or marked by a person")
+            except AnemoneError as error:
+                self.log.error("rollout %s could not be aborted (try %d): %s", self.rollout, attempt + 1, error)
+                await asyncio.sleep(_ABORT_PAUSE_SECONDS)
+            else:
+                self.log.info("rollout %s was told to go back", self.rollout)
+                return
 
 
 class DatasetArrivalTrigger(BaseEventTrigger):

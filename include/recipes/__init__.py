@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from include.errors import ConfigurationError
 from include.gates.evaluation import EvaluationGate
+from include.rollouts import CanaryPolicy
 from include.specs import config_class
 from include.specs.base import Model
 
@@ -47,6 +48,9 @@ class Recipe(Model):
         max_tokens: longest conversation, template included, in tokens.
         chat_template: a file of `include/templates/`.
         base: the model to start from. `heldout`: the rows to evaluate on; none: split off the data set.
+        engine: of the job `engine`; its `max_tokens` is the recipe's, and its `rows` and `max_new_tokens` are those of
+            `evaluate`, unless it gives others.
+        canary: how a release is led to all of the traffic, and what stops it.
     """
 
     description: str
@@ -62,6 +66,8 @@ class Recipe(Model):
     merge: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
     gates: Gates = Gates()
+    engine: dict[str, Any] = {}
+    canary: CanaryPolicy = CanaryPolicy()
 
 
 def recipe_names() -> list[str]:
@@ -78,7 +84,7 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
 
     Returns:
         One section a stage, {"job": the verb, "config": its validated configuration}, or None for `heldout` where the
-        recipe names none; and {"name", "model", "gates"}. Plain JSON values. `ingest` has no `source` yet.
+        recipe names none; and {"name", "model", "gates", "canary"}. Plain JSON values. `ingest` has no `source` yet.
 
     Raises:
         ConfigurationError: an unknown recipe, file or key, or a value out of its bounds, with the nearest known name.
@@ -91,7 +97,9 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
         _override(document, key, value)
     recipe = _validated(Recipe, document, name)
     shared = {"chat_template": _text("templates", recipe.chat_template, name), "max_tokens": recipe.max_tokens}
-    sections: dict[str, Any] = {"name": name, "model": recipe.model, "gates": recipe.gates.model_dump(mode="json")}
+    sections: dict[str, Any] = {"name": name, "model": recipe.model}
+    for part in ("gates", "canary"):
+        sections[part] = getattr(recipe, part).model_dump(mode="json")
     for stage in _STAGES:
         section = dict(getattr(recipe, stage))
         if stage in _USE_CHAT:
@@ -102,6 +110,10 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
         config = _validated(config_class(stage), {**section, **required}, f"{name}: {stage}")
         plain = {key: value for key, value in config.model_dump(mode="json").items() if key not in required}
         sections[stage] = {"job": stage, "config": plain}
+    evaluated = sections["evaluate"]["config"]
+    shared = {"max_tokens": recipe.max_tokens, **{key: evaluated[key] for key in ("rows", "max_new_tokens")}}
+    config = _validated(config_class("engine"), {**shared, **recipe.engine}, f"{name}: engine")
+    sections["engine"] = {"job": "engine", "config": config.model_dump(mode="json")}
     for key in ("base", "heldout"):
         source: Source | None = getattr(recipe, key)
         if source is not None:

@@ -13,12 +13,8 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 
 
-def find_champion(client: MlflowClient, model: str) -> dict[str, Any]:
-    """{"model", "version", "artifact": {"uri", "digest"}}; the last two are None where there is no champion.
-
-    Raises:
-        ConfigurationError: the alias points to a version that Anemone did not register.
-    """
+def champion_version(client: MlflowClient, model: str) -> str | None:
+    """The version under the alias; None where the model or its alias does not exist yet."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -26,10 +22,19 @@ def find_champion(client: MlflowClient, model: str) -> dict[str, Any]:
     except MlflowException as error:
         if error.error_code != NOT_FOUND:
             raise
-        aliases = {}
-    if ALIAS not in aliases:
+        return None
+    return str(aliases[ALIAS]) if ALIAS in aliases else None
+
+
+def find_champion(client: MlflowClient, model: str) -> dict[str, Any]:
+    """{"model", "version", "artifact": {"uri", "digest"}}; the last two are None where there is no champion.
+
+    Raises:
+        ConfigurationError: the alias points to a version that Anemone did not register.
+    """
+    version = champion_version(client, model)
+    if version is None:
         return {"model": model, "version": None, "artifact": None}
-    version = str(aliases[ALIAS])
     tags = client.get_model_version(model, version).tags
     if ARTIFACT_TAG not in tags or DIGEST_TAG not in tags:
         raise ConfigurationError(

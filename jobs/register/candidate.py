@@ -13,6 +13,7 @@ from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
 from jobs.register.registry import Candidate, Measurement
+from jobs.tracking import COMPARED_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 
 _STAGES = ("curated", "tuned", "merged", "evaluation")
 _LONGEST_PARAMETER = 500
@@ -41,10 +42,11 @@ def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
         digest=merged.digest,
         timestamp=int(manifests["tuned"].provenance.finished.timestamp() * 1000),
         tags={
-            "anemone.recipe": spec.config.recipe,
+            RECIPE_TAG: spec.config.recipe,
             "anemone.run_id": spec.config.run_id,
-            "anemone.champion_version": version or "none",
-            **{f"anemone.input.{name}": artifact.digest for name, artifact in inputs.items()},
+            COMPARED_TAG: version or NO_CHAMPION,
+            **{f"{INPUT_DIGEST_TAG}{name}": artifact.digest for name, artifact in inputs.items()},
+            **{f"{INPUT_URI_TAG}{name}": artifact.uri for name, artifact in inputs.items()},
         },
         parameters={
             key: value for stage in _STAGES for key, value in _flattened(manifests[stage].config, manifests[stage].job)

@@ -58,7 +58,9 @@ def register(client: MlflowClient, candidate: Candidate) -> str:
     """The candidate's version, made where there is none yet, under the alias `candidate` unless a newer one has it."""
     _ensure_model(client, candidate.model)
     version = _settle(client, candidate)
-    if version is None:
+    if version is not None:
+        _complete(client, candidate, version)
+    else:
         run_id = _record_run(client, candidate)
         client.create_model_version(
             candidate.model,
@@ -101,6 +103,13 @@ def _settle(client: MlflowClient, candidate: Candidate) -> ModelVersion | None:
             if error.error_code != NOT_FOUND:
                 raise
     return versions[0] if versions else None
+
+
+def _complete(client: MlflowClient, candidate: Candidate, version: ModelVersion) -> None:
+    """Add the tags that a version lacks because an earlier Anemone registered it."""
+    for key, value in candidate.tags.items():
+        if key not in version.tags:
+            client.set_model_version_tag(candidate.model, str(version.version), key, value)
 
 
 def _versions(client: MlflowClient, model: str, key: str | None = None) -> list[ModelVersion]:

@@ -7,12 +7,14 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from airflow.sdk import DAG
 
 from include.code_identity import PROJECT
 from include.recipes import recipe_names, resolve
+from include.rollouts import Drill
 from include.specs import spec_class
 from include.specs.base import Artifact
 
@@ -51,16 +53,18 @@ def test_the_rules_of_the_house(dags):
             assert task.retries >= 1, task.task_id
 
 
-def test_every_param_of_customize_explains_itself(dags):
-    for name in dags["customize"].params:
-        schema = dags["customize"].params.get_param(name).schema
+@pytest.mark.parametrize("form", ["customize", "release", "rollback"])
+def test_every_param_of_a_form_explains_itself(dags, form):
+    for name in dags[form].params:
+        schema = dags[form].params.get_param(name).schema
         assert {"title", "description_md", "section"} <= set(schema), name
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_every_stage_gets_the_inputs_that_its_job_takes(dags, recipe):
+@pytest.mark.parametrize("dag", ["customize", "release"])
+def test_every_stage_gets_the_inputs_that_its_job_takes(dags, recipe, dag):
     sections = resolve(recipe)
-    for task in dags["customize"].tasks:
+    for task in dags[dag].tasks:
         section = sections.get(task.task_id)
         if section is None or not hasattr(task, "inputs"):
             continue
@@ -73,6 +77,24 @@ def test_nothing_trains_before_the_data_and_nothing_registers_before_the_model_w
     dag = dags["customize"]
     assert "data_quality_gate" in dag.get_task("finetune").upstream_task_ids
     assert "evaluation_gate" in dag.get_task("register").upstream_task_ids
+
+
+def test_the_form_offers_every_drill_there_is(dags):
+    assert dags["release"].params.get_param("drill").schema["enum"] == list(get_args(Drill))
+
+
+def test_the_alias_moves_after_the_traffic(dags):
+    for dag, rollout in (("release", "canary"), ("rollback", "rollback")):
+        assert rollout in dags[dag].get_task("promote").get_flat_relative_ids(upstream=True)
+
+
+def test_a_rollback_starts_nothing_of_the_training_stack_before_the_traffic_is_back(dags):
+    assert dags["rollback"].get_task("rollback").upstream_task_ids == set()
+
+
+def test_a_registered_candidate_starts_a_release(dags):
+    (candidate,) = dags["customize"].get_task("register").outlets
+    assert dags["release"].timetable.asset_condition.objects == (candidate,)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -6,6 +6,7 @@ import pytest
 
 from include.errors import ConfigurationError
 from include.recipes import recipe_names, resolve
+from include.rollouts import CanaryPolicy
 
 DEMO = "demo/0.8M_lora_cpu"
 
@@ -32,6 +33,20 @@ def test_files_are_replaced_by_what_they_hold():
     assert sections["check"]["config"]["suite"]["expectations"]
 
 
+def test_the_engine_serves_what_was_evaluated_unless_it_says_otherwise():
+    sections = resolve(DEMO)
+    engine, evaluate = sections["engine"]["config"], sections["evaluate"]["config"]
+    for key in ("max_tokens", "max_new_tokens", "rows"):
+        assert engine[key] == evaluate[key]
+    changed = resolve(DEMO, {"engine.max_new_tokens": 12, "evaluate.rows": 300})["engine"]["config"]
+    assert (changed["max_new_tokens"], changed["rows"]) == (12, 300)
+
+
+def test_the_canary_is_a_whole_policy():
+    assert CanaryPolicy.model_validate(resolve(DEMO)["canary"]).quality.answer_format == r"^kubectl [^\n]+$"
+    assert resolve(DEMO, {"canary": {}})["canary"] == CanaryPolicy().model_dump(mode="json")
+
+
 def test_overrides_name_keys_by_path():
     sections = resolve(DEMO, {"finetune.steps": 70, "finetune.lora.dim": 4, "heldout": None})
     assert sections["finetune"]["config"]["steps"] == 70
@@ -56,6 +71,12 @@ def test_overrides_name_keys_by_path():
         (DEMO, {"chat_template": "../platforms/laptop.yaml"}, "which include/templates/ does not hold"),
         (DEMO, {"check.suite": "kubect"}, "did you mean 'kubectl.json'"),
         (DEMO, {"base.job": "pretrian"}, "no job 'pretrian'"),
+        (DEMO, {"engine.compute": "int8"}, "unknown key 'compute': did you mean 'compute_type'"),
+        (DEMO, {"engine.max_new_tokens": 96}, "engine: recipe: Value error, max_new_tokens 96 leaves no room"),
+        (DEMO, {"canary.step": [0.1]}, "unknown key 'canary.step': did you mean 'steps'"),
+        (DEMO, {"canary.quality.golden": 3}, "'canary.quality.golden': did you mean 'min_golden'"),
+        (DEMO, {"canary.steps": [0.5, 0.1]}, "canary.steps: Value error, the weights [0.5, 0.1] do not increase"),
+        (DEMO, {"canary.quality.answer_format": "("}, "is not a regular expression"),
     ],
 )
 def test_a_wrong_recipe_or_key_is_named_with_the_nearest(name, overrides, says):

@@ -8,7 +8,7 @@ import pytest
 
 from include.artifacts.naming import content_digest
 from operators import triggers
-from operators.triggers import ArtifactTrigger, DatasetArrivalTrigger
+from operators.triggers import ArtifactTrigger, DatasetArrivalTrigger, RolloutTrigger
 
 
 class AssetState(dict):
@@ -134,6 +134,7 @@ def test_an_artifact_is_waited_for(store, commit):
     "trigger",
     [
         ArtifactTrigger(uri="file:///s/x"),
+        RolloutTrigger(rollout="release.canary-1.1", told=3),
         DatasetArrivalTrigger(folder="/inbox", settle_seconds=1.5, poll_seconds=1),
     ],
 )

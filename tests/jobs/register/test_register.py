@@ -149,6 +149,7 @@ def test_run_curves_digests_version_and_alias_are_recorded(
     assert run.data.tags["anemone.recipe"] == "demo/tiny_lora"
     for name, artifact in stages.items():
         assert run.data.tags[f"anemone.input.{name}"] == artifact.digest
+        assert version.tags[f"anemone.input_uri.{name}"] == artifact.uri
     curve = client.get_metric_history(version.run_id, "train.loss")
     assert len(curve) == 1500
     assert {point.step: point.value for point in curve}[4] == 0.25
@@ -270,6 +271,15 @@ def test_a_younger_double_that_a_crash_left_is_removed(client: MlflowClient, can
     client.create_model_version("kubectl", source=candidate.uri, tags={KEY_TAG: candidate.key})
     assert register(client, candidate) == "1"
     assert _counts(client) == (1, 1)
+
+
+def test_a_version_of_an_earlier_anemone_is_completed(client: MlflowClient, candidate: Candidate) -> None:
+    earlier = {key: value for key, value in candidate.tags.items() if not key.startswith("anemone.input_uri.")}
+    register(client, replace(candidate, tags=earlier))
+    assert register(client, candidate) == "1"
+    tags = client.get_model_version("kubectl", "1").tags
+    assert tags["anemone.input_uri.merged"] == candidate.uri
+    assert dict(candidate.tags).items() <= tags.items()
 
 
 def test_a_deleted_experiment_is_restored(client: MlflowClient, candidate: Candidate) -> None:

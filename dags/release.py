@@ -1,0 +1,112 @@
+"""### From a candidate to the live release
+
+`plan → candidate → engine → canary → promote`
+
+Starts when `customize` has registered a candidate, or from this form. The engine is built and proven against the model,
+then the canary controller leads it to all of the traffic, step by step, and takes it back by itself where it is worse
+than the champion. MLflow's alias `champion` moves after the traffic did.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+from operators.assets import CANDIDATE
+from operators.releases import planned_release, promotion, release_inputs
+from operators.rollout import CanaryRolloutOperator
+from operators.runs import recipe_choices
+from operators.stages import stage
+
+
+@dag(
+    schedule=[CANDIDATE],
+    catchup=False,
+    # One at a time is the canary controller's to see to: with a single active run Airflow can lose asset events.
+    max_active_runs=16,
+    tags=["anemone"],
+    default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
+    doc_md=__doc__,
+    params={
+        "recipe": Param(
+            recipe_choices()[0],
+            type="string",
+            enum=recipe_choices(),
+            title="Recipe",
+            description_md="Whose model to release, with its sections `engine` and `canary`. A run that a registered "
+            "candidate started takes the recipe that made it.",
+            section="Release",
+        ),
+        "version": Param(
+            "",
+            type="string",
+            pattern="^[0-9]{0,9}$",
+            title="Version",
+            description_md="Of the model in MLflow. Empty: the newest candidate.",
+            section="Release",
+        ),
+        "drill": Param(
+            "none",
+            type="string",
+            enum=["none", "slow", "failing", "garbled"],
+            title="Rehearse a bad release",
+            description_md="The engine passes its proofs and misbehaves once it is live, until it is taken back.",
+            section="Rehearsal",
+        ),
+        "overrides": Param(
+            {},
+            type="object",
+            title="Overrides",
+            description_md='Keys of the recipe by dotted path, as in `{"canary.steps": [0.1, 0.5]}`.',
+            section="Changes to the recipe",
+        ),
+        "refresh": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": ["engine"]},
+            examples=["engine"],
+            title="Make anew",
+            description_md="Stages to run again although the same work was done before.",
+            section="Changes to the recipe",
+        ),
+    },
+)
+def release():
+    @task(multiple_outputs=True)
+    def plan() -> dict:
+        return planned_release(get_current_context())
+
+    @task(multiple_outputs=True)
+    def inputs(candidate: str) -> dict:
+        return release_inputs(candidate)
+
+    @task
+    def live(rollout: dict) -> dict:
+        return promotion(rollout["model"])
+
+    planned = plan()
+    candidate = stage("candidate", planned["candidate"])
+    found = inputs(candidate.output)
+    engine = stage(
+        "engine",
+        planned["engine"],
+        inputs={"merged": found["merged"], "data": found["curated"], "evaluation": found["evaluation"]},
+    )
+    canary = CanaryRolloutOperator(
+        task_id="canary",
+        kind="release",
+        target=found["model"],
+        version=found["version"],
+        engine=engine.output,
+        expected_champion=found["champion_version"],
+        policy=planned["canary"],
+        drill="{{ params.drill }}",
+        # Another release, or a controller that is being started again, is waited for.
+        retries=30,
+        retry_delay=timedelta(seconds=20),
+    )
+    stage("promote", live(canary.output))
+
+
+release()

@@ -1,0 +1,55 @@
+"""### Back to a version that was live before, or forward again
+
+All traffic goes there at once, after the same proofs that it answers; a version that is still loaded is back within
+seconds. A release that goes on is taken back first. MLflow's alias `champion` moves after the traffic did.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag, task
+
+from operators.releases import model_choices, promotion
+from operators.rollout import CanaryRolloutOperator
+from operators.stages import stage
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    tags=["anemone"],
+    default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
+    doc_md=__doc__,
+    params={
+        "model": Param(
+            model_choices()[0],
+            type="string",
+            minLength=1,
+            examples=model_choices(),
+            title="Model",
+            description_md="The public model name.",
+            section="Rollback",
+        ),
+        "version": Param(
+            "",
+            type="string",
+            pattern="^[0-9]{0,9}$",
+            title="Version",
+            description_md="Of the model in MLflow; it must have been live. Empty: the one that was live before this.",
+            section="Rollback",
+        ),
+    },
+)
+def rollback():
+    @task
+    def live(rollout: dict) -> dict:
+        return promotion(rollout["model"])
+
+    back = CanaryRolloutOperator(
+        task_id="rollback", kind="rollback", target="{{ params.model }}", version="{{ params.version }}"
+    )
+    stage("promote", live(back.output))
+
+
+rollback()

@@ -1,0 +1,37 @@
+"""Look a registered version up for its release: what it was made from, and that its comparison still holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from include.specs.base import Inputs as NoInputs
+from include.specs.base import JobSpec, Model
+from include.specs.champion import ModelName
+
+Inputs = NoInputs
+Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+
+
+class Config(Model):
+    """Which version.
+
+    Attributes:
+        model: the registered model's name in MLflow.
+        version: None: the newest candidate.
+    """
+
+    model: ModelName
+    version: Version | None = None
+
+
+class Spec(JobSpec[Config, Inputs]):
+    """Out: `candidate.json`: {"model", "version", "champion_version": the version that it was compared with | null,
+    "recipe", "inputs": {name: {"uri", "digest"}}}, the inputs being those of the registration.
+
+    A version whose comparison is out of date, because another champion is live by now, is exit 64.
+    """
+
+    kind: ClassVar[Literal["job", "effect"]] = "effect"
+    job: Literal["candidate"] = "candidate"

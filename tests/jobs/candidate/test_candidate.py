@@ -1,0 +1,177 @@
+"""Looking a candidate up in a real MLflow on SQLite."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from include.artifacts.store import Store
+from include.errors import ConfigurationError
+from include.specs.base import Artifact
+from jobs.candidate.__main__ import run
+from jobs.runtime import execute, load_spec
+from jobs.tracking import connect
+
+NAMES = ("merged", "curated", "evaluation", "data")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    path = tmp_path / "mlflow.db"
+    shutil.copy(empty_database, path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    return connect()
+
+
+@pytest.fixture
+def artifacts(make_artifact: Callable[..., Artifact]) -> dict[str, Artifact]:
+    return {name: make_artifact(f"{name}-1", {"file": name}) for name in NAMES}
+
+
+@pytest.fixture
+def registered(client: MlflowClient, artifacts: dict[str, Artifact]) -> Callable[..., str]:
+    """Register one more version of `kubectl`, as `register` tags it; returns its number."""
+
+    def make(compared: str | None = None, **tags: str | None) -> str:
+        if not client.search_registered_models("name = 'kubectl'"):
+            client.create_registered_model("kubectl")
+        complete = {
+            "anemone.recipe": "demo/tiny",
+            "anemone.champion_version": compared or "none",
+            **{f"anemone.input.{name}": artifact.digest for name, artifact in artifacts.items()},
+            **{f"anemone.input_uri.{name}": artifact.uri for name, artifact in artifacts.items()},
+            **tags,
+        }
+        kept = {key: value for key, value in complete.items() if value is not None}
+        version = str(client.create_model_version("kubectl", source=artifacts["merged"].uri, tags=kept).version)
+        client.set_registered_model_alias("kubectl", "candidate", version)
+        return version
+
+    return make
+
+
+@pytest.fixture
+def look_up(write_spec: Callable[..., tuple[str, str]], store: Store) -> Callable[..., dict[str, Any]]:
+    """Run the job in this process, which has paid for the imports; returns its record."""
+
+    def do(version: str | None = None) -> dict[str, Any]:
+        uri, name = write_spec("candidate", {"model": "kubectl", "version": version})
+        execute(load_spec("candidate", uri), run)
+        return store.read_json(name, "candidate.json")
+
+    return do
+
+
+def test_the_newest_candidate_with_what_it_was_made_from(
+    look_up: Callable[..., Any], registered: Callable[..., str], artifacts: dict[str, Artifact]
+) -> None:
+    registered()
+    assert registered() == "2"
+    assert look_up() == {
+        "model": "kubectl",
+        "version": "2",
+        "champion_version": None,
+        "recipe": "demo/tiny",
+        "inputs": {name: {"uri": found.uri, "digest": found.digest} for name, found in artifacts.items()},
+    }
+
+
+def test_an_older_version_by_its_number(look_up: Callable[..., Any], registered: Callable[..., str]) -> None:
+    registered()
+    registered()
+    assert look_up("1")["version"] == "1"
+
+
+def test_compared_with_the_champion_of_now(
+    look_up: Callable[..., Any], registered: Callable[..., str], client: MlflowClient
+) -> None:
+    client.set_registered_model_alias("kubectl", "champion", registered())
+    registered(compared="1")
+    assert look_up()["champion_version"] == "1"
+
+
+def test_the_champion_itself_can_be_released_again(
+    look_up: Callable[..., Any], registered: Callable[..., str], client: MlflowClient
+) -> None:
+    client.set_registered_model_alias("kubectl", "champion", registered())
+    assert look_up("1")["champion_version"] is None
+
+
+@pytest.mark.parametrize(
+    ("compared", "champion", "says"),
+    [
+        ("1", "2", "compared with champion 1, the champion is 2 by now: run customize again"),
+        (None, "2", "compared with no champion, the champion is 2 by now"),
+        ("1", None, "compared with champion 1, there is none by now"),
+    ],
+)
+def test_a_comparison_that_is_out_of_date_is_refused(
+    look_up: Callable[..., Any],
+    registered: Callable[..., str],
+    client: MlflowClient,
+    compared: str | None,
+    champion: str | None,
+    says: str,
+) -> None:
+    registered()
+    registered()
+    if champion:
+        client.set_registered_model_alias("kubectl", "champion", champion)
+    registered(compared=compared)
+    with pytest.raises(ConfigurationError, match=says):
+        look_up()
+
+
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        ("anemone.input_uri.merged", "does not say where its merged lies"),
+        ("anemone.champion_version", "does not say where its comparison lies"),
+    ],
+)
+def test_a_version_that_an_earlier_anemone_registered(
+    look_up: Callable[..., Any], registered: Callable[..., str], tag: str, says: str
+) -> None:
+    registered(**{tag: None})
+    with pytest.raises(ConfigurationError, match=f"{says}.*run customize with its data set again"):
+        look_up()
+
+
+@pytest.mark.parametrize(("gone", "words"), [(True, "is gone"), (False, "now holds other bytes")])
+def test_what_it_was_made_from_is_not_there_any_more(
+    look_up: Callable[..., Any],
+    registered: Callable[..., str],
+    artifacts: dict[str, Artifact],
+    gone: bool,
+    words: str,
+) -> None:
+    registered(**({} if gone else {"anemone.input.curated": "0" * 64}))
+    if gone:
+        shutil.rmtree(artifacts["curated"].uri.removeprefix("file://"))
+    with pytest.raises(ConfigurationError, match=f"with curated at .*{words}.*run customize again"):
+        look_up()
+
+
+def test_nothing_registered_and_no_such_version(
+    look_up: Callable[..., Any], registered: Callable[..., str], client: MlflowClient
+) -> None:
+    with pytest.raises(ConfigurationError, match="MLflow knows no model 'kubectl'"):
+        look_up()
+    registered()
+    with pytest.raises(ConfigurationError, match="MLflow knows no version 7 of kubectl"):
+        look_up("7")
+    client.delete_registered_model_alias("kubectl", "candidate")
+    with pytest.raises(ConfigurationError, match="no version under MLflow's alias candidate"):
+        look_up()
