@@ -4,19 +4,23 @@ PYTHON ?= python3
 export DATA
 export RECIPE ?= demo/0.8M_lora_cpu
 export OVERRIDES ?= {}
+export PROMPT
 export ANEMONE_HOME ?= $(CURDIR)/.anemone
 export ANEMONE_PORT ?= 8080
 override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
 AIRFLOW := $(ANEMONE_HOME)/venvs/airflow/bin
 JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
+SERVING := $(ANEMONE_HOME)/venvs/serving/bin
+# Tests of what runs in the environment `serving`.
+SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
 
-.PHONY: help demo doctor setup up down run test test-airflow test-jobs limits lint lock clean
+.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving limits lint lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
-	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080)"
+	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080; serving takes + 10 to + 15)"
 
-demo: setup  ## three data sets from arrival to verdict, watched in this terminal
+demo: setup  ## from data sets to live releases and back, watched in this terminal
 	@$(AIRFLOW)/python -m include.laptop.demo
 
 doctor:  ## can this machine run it?
@@ -25,24 +29,30 @@ doctor:  ## can this machine run it?
 setup: doctor  ## make the Python environments from their lock files
 	@$(PYTHON) -m include.laptop.setup
 
-up: setup  ## start Airflow and its web UI, print address and login
-	@$(AIRFLOW)/python -m include.laptop.airflow
+up: setup  ## start Airflow and serving, print addresses and login; with traffic: make up TRAFFIC=30
+	@$(AIRFLOW)/python -m include.laptop.up $(if $(TRAFFIC),--traffic "$(TRAFFIC)")
 
-down:  ## stop Airflow
+down:  ## stop Airflow, serving and traffic
 	@$(PYTHON) -m include.laptop.components down
 
 run: setup  ## customize on your own data: make run DATA=my.jsonl RECIPE=demo/0.8M_lora_cpu
 	@$(AIRFLOW)/python -m include.laptop.run "$$DATA" "$$RECIPE" --overrides "$$OVERRIDES"
 
+ask:  ## one request to the live model: make ask PROMPT="show the logs of checkout in prod"
+	@$(AIRFLOW)/python -m include.laptop.ask "$$PROMPT"
+
 test: setup lint  ## run the whole suite
-	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-airflow test-jobs
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-airflow test-jobs test-serving
 	@$(AIRFLOW)/pytest tests/e2e
 
 test-airflow:
 	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins)
 
 test-jobs:
-	@$(JOBS)/pytest tests/jobs
+	@$(JOBS)/pytest tests/jobs $(addprefix --ignore=,$(SERVED))
+
+test-serving:
+	@$(SERVING)/pytest $(SERVED)
 
 limits: setup  ## measure anew where the limits of the demo's gates come from
 	@$(AIRFLOW)/python tests/benchmarks/limits.py
@@ -53,5 +63,5 @@ lint: setup  ## check style, and that no room imports what it must not
 lock: setup  ## make the lock files anew from pyproject.toml
 	@$(AIRFLOW)/python -m include.laptop.lock $(if $(UPGRADE),--upgrade)
 
-clean:  ## stop Airflow, and remove all that Anemone made
+clean:  ## stop everything, and remove all that Anemone made
 	@$(PYTHON) -m include.laptop.components clean

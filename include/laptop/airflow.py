@@ -17,10 +17,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from include.errors import AnemoneError, ConfigurationError, TryAgainError
-from include.laptop.components import COMMANDS, alone, components
-from include.laptop.home import PROJECT, NotOursError, home, make_home, port, run_folder
+from include.errors import AnemoneError, TryAgainError
+from include.laptop.components import COMMANDS, alone, claim_port, components
+from include.laptop.home import PROJECT, NotOursError, home, make_home, port, run_folder, write_private
 from include.laptop.rest import Airflow
+from include.laptop.services import plain_environment
 
 USER = "admin"
 START_TIMEOUT = 300.0
@@ -28,15 +29,10 @@ START_TIMEOUT = 300.0
 
 
 def environment() -> dict[str, str]:
-    """The environment of every component and task; makes the secrets on first use.
-
-    Nothing that the user's shell says about some other Airflow is let through.
-    """
+    """The environment of every component and task; makes the secrets on first use."""
     root = home()
     folder = root / "airflow"
     address = f"http://127.0.0.1:{port()}"
-    hidden = ("AIRFLOW_", "_AIRFLOW_", "PYTHONPATH", "PYTHONHOME")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     binaries = Path(sys.executable).parent
     settings = {
         "CORE__DAGS_FOLDER": os.environ.get("ANEMONE_DAGS") or str(PROJECT / "dags"),
@@ -69,7 +65,7 @@ def environment() -> dict[str, str]:
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     return {
-        **inherited,
+        **plain_environment(),
         "AIRFLOW_HOME": str(folder),
         "ANEMONE_HOME": str(root),
         "ANEMONE_PLATFORM": "laptop",
@@ -97,17 +93,14 @@ def up() -> bool:
 
     Raises:
         TryAgainError: a component died or did not become healthy; the message holds the end of its log.
-        ConfigurationError: it runs already, on another port.
+        ConfigurationError: Anemone runs already, on another port.
     """
     make_home()
     with alone():
         missing = [service for service in components() if not service.running()]
-        used = run_folder() / "port"
-        if len(missing) < len(COMMANDS) and used.read_text() != str(port()):
-            raise ConfigurationError(f"Airflow is up on port {used.read_text()} already: `make down` ends it")
+        claim_port()
         if missing:
             began = datetime.now(UTC)
-            used.write_text(str(port()))
             for service in missing:
                 service.stop(grace=0)
             settings = environment()
@@ -198,7 +191,7 @@ def _migrate(settings: dict[str, str]) -> None:
 def _passwords() -> Path:
     path = home() / "airflow" / "passwords.json"
     if not path.is_file():
-        _write_private(path, json.dumps({USER: secrets.token_urlsafe(12)}) + "\n")
+        write_private(path, json.dumps({USER: secrets.token_urlsafe(12)}) + "\n")
     return path
 
 
@@ -206,16 +199,8 @@ def _secret(name: str) -> str:
     """A random key of this installation: 32 bytes, base64, as Fernet wants them."""
     path = home() / "airflow" / "secrets" / name
     if not path.is_file():
-        _write_private(path, urlsafe_b64encode(secrets.token_bytes(32)).decode())
+        write_private(path, urlsafe_b64encode(secrets.token_bytes(32)).decode())
     return path.read_text()
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.touch(mode=0o600)
-    draft.write_text(text)
-    draft.replace(path)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Airflow's components as services of this machine: which there are, stopping them, removing the home.
+"""Airflow's components as services of this machine; stopping them and the serving side, removing the home.
 
 `python -m include.laptop.components down|clean`. Standard library only: it works without any environment.
 """
@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from include.laptop.home import PROJECT, NotOursError, home, remove_home, run_folder
+from include.errors import ConfigurationError
+from include.laptop.home import PROJECT, NotOursError, home, port, remove_home, run_folder
 from include.laptop.services import Service
+from include.laptop.serving import keeper, kept_services, traffic
 
 COMMANDS = {
     "api-server": ["api-server"],
@@ -28,27 +30,49 @@ The log servers that are left out would listen on all interfaces; on one machine
 """
 
 STOP_GRACE = 8.0
-"""Seconds for a component to end, then for its running tasks; a job's process tree has the platform's own grace."""
-
+"""Seconds for a service to end, then for what it started; a job's process tree has the platform's own grace."""
 
 JOB_GRACE = 20.0
 """Seconds for the jobs of ended tasks: the laptop platform's `grace_seconds` and a little."""
 
 
 def components() -> list[Service]:
-    """In the order of their start."""
+    """Airflow's, in the order of their start."""
     return [Service(run_folder(), name) for name in COMMANDS]
 
 
+def all_services() -> list[Service]:
+    """Airflow's components and the serving side, in the order in which they are stopped.
+
+    The keeper first, which would start others again. The scheduler is the first of Airflow's: its tasks still need the
+    API to report how they end. What answers requests goes last.
+    """
+    serving = [kept.service for kept in kept_services()]
+    return [keeper(), traffic(), *reversed(components()), *reversed(serving)]
+
+
 def down() -> bool:
-    """End every component and all that belongs to it; returns whether anything ran."""
+    """End every service and all that belongs to it; returns whether anything ran."""
     if not run_folder().is_dir():
         return False
     with alone():
-        # The scheduler first: its tasks still need the API to report how they end.
-        stopped = [component.stop(STOP_GRACE) for component in reversed(components())]
+        stopped = [service.stop(STOP_GRACE) for service in all_services()]
         _wait_for_jobs()
         return any(stopped)
+
+
+def claim_port() -> None:
+    """Put the port on record, for as long as anything runs; only under the lock `alone`.
+
+    Raises:
+        ConfigurationError: something runs already, with another port.
+    """
+    used = run_folder() / "port"
+    if any(service.running() for service in all_services()):
+        if used.read_text() != str(port()):
+            raise ConfigurationError(f"Anemone is up on port {used.read_text()} already: `make down` ends it")
+    else:
+        used.write_text(str(port()))
 
 
 def _wait_for_jobs() -> None:
@@ -71,7 +95,7 @@ def _supervisors() -> list[int]:
 
 
 def clean() -> Path:
-    """Stop Airflow and remove all that Anemone made; returns the removed folder.
+    """Stop everything and remove all that Anemone made; returns the removed folder.
 
     Raises:
         NotOursError: the folder was not made by Anemone.
@@ -83,17 +107,21 @@ def clean() -> Path:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One start or stop at a time."""
+def alone(wait: bool = True) -> Iterator[bool]:
+    """One start or stop at a time; gives whether it is granted, which it always is to one who waits."""
     run_folder().mkdir(parents=True, exist_ok=True)
     with (run_folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def main(command: str) -> None:
     if command == "down":
-        print("Airflow is down." if down() else "Airflow was not running.")
+        print("Airflow and serving are down." if down() else "Nothing was running.")
     elif command == "clean":
         print(f"Removed {clean()}. (uv keeps its downloads in a cache of its own: `uv cache clean` empties it.)")
     else:

@@ -13,17 +13,24 @@ import socket
 import sys
 from pathlib import Path
 
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 12)
 OLDEST_GLIBC = (2, 35)
 LEAST_CORES = 2
-LEAST_MEMORY = 35 * 10**8
-"""Bytes; measured: Airflow 1.5 GB, and two jobs at once with 0.8 GB each."""
+LEAST_MEMORY = 37 * 10**8
+"""Bytes; measured: Airflow 1.5 GB, serving with three releases 0.5 GB, and two jobs at once with 0.8 GB each."""
 
-INSTALLED = {"airflow": 600 * 10**6, "jobs": 3600 * 10**6}
+INSTALLED = {"airflow": 600 * 10**6, "jobs": 3600 * 10**6, "serving": 600 * 10**6}
 """Bytes on disk of each environment, byte code included; measured on CPython 3.11 with torch's CPU build."""
+
+LEAST_SHARED_MEMORY = 128 * 10**6
+"""Bytes of /dev/shm: Triton hands requests to its Python models there."""
 
 WORKING_SPACE = 800 * 10**6
 """Bytes for uv itself, the store, logs and databases of a few runs of the demo."""
+
+
+_PORT_STEP = 20
+"""To the next block of ports that has none in common with this one."""
 
 
 def diagnose() -> list[str]:
@@ -35,7 +42,7 @@ def diagnose() -> list[str]:
         ]
     found = [_python(), _venv(), _glibc(), _cores(), _memory(), _make()]
     if found[0] is None:
-        found += [_disk(), _port()]
+        found += [_disk(), _shared_memory(), _ports()]
     return [sentence for sentence in found if sentence is not None]
 
 
@@ -102,24 +109,54 @@ def _disk() -> str | None:
     )
 
 
-def _port() -> str | None:
-    from include.laptop.home import port, run_folder
+def _shared_memory() -> str | None:
+    from include.laptop.home import run_folder
+    from include.laptop.services import Service
+
+    if Service(run_folder(), "triton").running():
+        return None
+    folder = "/dev/shm"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} cannot be written, and Triton needs it: mount a tmpfs there"
+    free = shutil.disk_usage(folder).free
+    if free >= LEAST_SHARED_MEMORY:
+        return None
+    return (
+        f"{LEAST_SHARED_MEMORY / 1e6:.0f} MB are needed in {folder} for Triton, {free / 1e6:.0f} are free: free some, "
+        "or give the container more (docker run --shm-size=1g)"
+    )
+
+
+def _ports() -> str | None:
+    from include.laptop.home import port, run_folder, serving_ports
     from include.laptop.services import Service
 
     try:
-        number = port()
+        numbers = {"api-server": [port()]}
     except ValueError as error:
         return str(error)
-    if Service(run_folder(), "api-server").running():
+    for name, number in serving_ports().items():
+        numbers.setdefault(name.partition("_")[0], []).append(number)
+    wanted = [
+        number for service, own in numbers.items() if not Service(run_folder(), service).running() for number in own
+    ]
+    taken = [number for number in wanted if not _is_free(number)]
+    if not taken:
         return None
+    names = ", ".join(map(str, taken))
+    ports, are, holds = ("port", "is", "what holds it") if len(taken) == 1 else ("ports", "are", "what holds them")
+    return f"{ports} {names} on 127.0.0.1 {are} taken: stop {holds}, or run `make ANEMONE_PORT={port() + _PORT_STEP} …`"
+
+
+def _is_free(number: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do, so that connections still in TIME_WAIT do not count as a taken port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", number))
         except OSError:
-            return f"port {number} on 127.0.0.1 is taken: stop what holds it, or run `make ANEMONE_PORT={number + 1} …`"
-    return None
+            return False
+    return True
 
 
 def _existing(path: Path) -> Path:

@@ -12,8 +12,10 @@ from include.artifacts.store import FILES, Store
 from include.errors import AnemoneError
 from include.laptop.home import home, python_of
 from include.laptop.rest import Airflow
-from include.laptop.watch import DAG, Run
+from include.laptop.serving import router_url
+from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run
 
+_ROLLOUT_TASKS = {RELEASE: "canary", ROLLBACK: "rollback"}
 _GATES = ("data_quality_gate", "evaluation_gate")
 _FIGURES = (
     "tuned_exact_match",
@@ -25,14 +27,42 @@ _FIGURES = (
 )
 """Of the evaluation gate's numbers, those worth a place in the table."""
 
+_ROLLOUT_FIGURES = (
+    "canary_requests",
+    "champion_requests",
+    "canary_failed",
+    "champion_failed",
+    "canary_slow",
+    "champion_slow",
+    "canary_bad",
+    "champion_bad",
+    "errors_log10_e",
+    "latency_log10_e",
+    "quality_log10_e",
+    "failed_bound",
+    "bad_bound",
+    "golden_same",
+    "seconds",
+)
+"""Of a rollout's evidence."""
 
-def print_report(console: Console, airflow: Airflow, runs: Sequence[Run]) -> None:
-    """One block a run: what was decided, by whom, why, with which figures, and where to read more."""
+
+def print_report(
+    console: Console, airflow: Airflow, runs: Sequence[Run], traffic: Mapping[str, Mapping[str, int]] | None = None
+) -> None:
+    """One block a run: what was decided, by whom, why, with which figures, and where to read more.
+
+    Args:
+        traffic: by a run's title, what the traffic generator counted meanwhile.
+    """
     for run in runs:
         table = Table(title=run.title, title_justify="left", title_style="bold", show_header=False, box=None)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
-        for key, value in _facts(airflow, run).items():
+        facts = _facts(airflow, run)
+        if counts := (traffic or {}).get(run.title):
+            facts["traffic"] = " · ".join(f"{key} {count:,}" for key, count in counts.items())
+        for key, value in facts.items():
             table.add_row(key, value)
         console.print(table)
         console.print()
@@ -40,52 +70,74 @@ def print_report(console: Console, airflow: Airflow, runs: Sequence[Run]) -> Non
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("Airflow", f"{airflow.url} (`make up` prints the login)")
+    table.add_row("serving", f"{router_url()} (`make ask PROMPT=…`, or any OpenAI client)")
     table.add_row("MLflow", f"{python_of('jobs')} -m mlflow ui --backend-store-uri sqlite:///{home() / 'mlflow.db'}")
     table.add_row("artifacts", str(home() / "store"))
     console.print(table)
 
 
-def _facts(airflow: Airflow, run: Run) -> Mapping[str, str]:
+def _facts(airflow: Airflow, run: Run) -> dict[str, str]:
     stopped = run.stopped_by
-    facts = {"verdict": _verdict(run)}
+    facts = {"verdict": _verdict(airflow, run)}
     if stopped:
         facts["reason"] = stopped.error or "the task said nothing: read its log"
-    figures = {key: text for task in _GATES if (stage := run.stage(task)) for key, text in stage.figures.items()}
-    shown = [f"{key} {_short(figures[key])}" for key in _FIGURES if key in figures]
-    if shown:
+    if shown := _figures(run):
         facts["figures"] = " · ".join(shown)
     reused = [stage.task for stage in run.stages if stage.reused]
     facts["time"] = f"{run.seconds:.0f} s" + (f", reused: {', '.join(reused)}" if reused else "")
-    facts["run"] = airflow.run_url(DAG, run.run_id or "")
-    if docs := _data_docs(airflow, run):
-        facts["data docs"] = docs
+    if run.run_id is not None:
+        facts["run"] = airflow.run_url(run.dag, run.run_id)
+        facts |= _pages(airflow, run, run.run_id)
     return facts
 
 
-def _verdict(run: Run) -> str:
-    if run.state == "success":
+def _figures(run: Run) -> list[str]:
+    if run.dag != CUSTOMIZE:
+        stage = run.stage(_ROLLOUT_TASKS[run.dag])
+        return [f"{key} {stage.figures[key]}" for key in _ROLLOUT_FIGURES if stage and key in stage.figures]
+    found = {key: text for task in _GATES if (stage := run.stage(task)) for key, text in stage.figures.items()}
+    return [f"{key} {_short(found[key])}" for key in _FIGURES if key in found]
+
+
+def _verdict(airflow: Airflow, run: Run) -> str:
+    if run.state == "success" and run.dag == CUSTOMIZE:
         return "[green]passed every gate; registered as a candidate[/]"
+    if run.state == "success":
+        told = airflow.xcom(run.dag, run.run_id or "", _ROLLOUT_TASKS[run.dag])
+        return f"[green]live: version {told['version']}, as {told['release']}[/]"
     stopped = run.stopped_by
     return f"[red]stopped by {stopped.task}[/]" if stopped else f"[red]{run.state}[/]"
 
 
-def _data_docs(airflow: Airflow, run: Run) -> str | None:
-    """Path of the check's report, where the check got that far."""
-    uri = airflow.xcom(DAG, run.run_id or "", "check")
+def _pages(airflow: Airflow, run: Run, run_id: str) -> dict[str, str]:
+    """What a person can read on: the check's report, or the rollout's evidence."""
+    if run.dag == CUSTOMIZE:
+        page = _page(airflow.xcom(run.dag, run_id, "check"), "index.html")
+        return {"data docs": page} if page else {}
+    page = _page(airflow.xcom(run.dag, run_id, _ROLLOUT_TASKS[run.dag], key="evidence"), "report.md")
+    return {"evidence": page} if page else {}
+
+
+def _page(uri: object, name: str) -> str | None:
+    """Path of the topmost file called `name` in an artifact, where there is one."""
     if not isinstance(uri, str):
         return None
     try:
-        store, name = Store.of(uri)
-        manifest = store.manifest(name)
+        store, artifact = Store.of(uri)
+        manifest = store.manifest(artifact)
     except AnemoneError:
         return None
-    pages = (
-        sorted((file.path for file in manifest.files if file.path.endswith("index.html")), key=len) if manifest else []
-    )
-    if not pages:
+    paths = [file.path for file in manifest.files if Path(file.path).name == name] if manifest else []
+    if manifest is None or not paths:
         return None
-    folder = Path(store.root.removeprefix("file://")) / name / "attempts" / manifest.attempt / FILES
-    return str(folder / pages[0])
+    return str(
+        Path(store.root.removeprefix("file://"))
+        / artifact
+        / "attempts"
+        / manifest.attempt
+        / FILES
+        / min(paths, key=len)
+    )
 
 
 def _short(text: str) -> str:

@@ -61,6 +61,25 @@ class Airflow:
         runs = self._get(path, limit=_PAGE, order_by="-run_after", run_after_gte=after)["dag_runs"]
         return [run for run in runs if (run["conf"] or {}).get("data") == data]
 
+    def runs_caused_by(self, dag: str, source: str) -> list[str]:
+        """Ids of the runs of `dag`, newest first, that an asset event of the run `source` has started."""
+        path = f"/api/v2/dags/{dag}/dagRuns"
+        runs = self._get(path, limit=_PAGE, order_by="-run_after", run_type="asset_triggered")["dag_runs"]
+        return [run["dag_run_id"] for run in runs if source in self._causes(f"{path}/{run['dag_run_id']}")]
+
+    def running(self, dag: str) -> list[str]:
+        """Ids of the runs that have not ended."""
+        path = f"/api/v2/dags/{dag}/dagRuns"
+        return [run["dag_run_id"] for run in self._get(path, limit=_PAGE, state=["queued", "running"])["dag_runs"]]
+
+    def fail(self, dag: str, run: str) -> None:
+        """End a run, and what it is doing, as failed."""
+        self._send("PATCH", f"/api/v2/dags/{dag}/dagRuns/{run}", json={"state": "failed"})
+
+    def _causes(self, run_path: str) -> set[str]:
+        events = self._get(f"{run_path}/upstreamAssetEvents")["asset_events"]
+        return {event["source_run_id"] for event in events}
+
     def run(self, dag: str, run: str) -> dict[str, Any]:
         return self._get(f"/api/v2/dags/{dag}/dagRuns/{run}")
 
@@ -76,9 +95,9 @@ class Airflow:
     def task_instances(self, dag: str, run: str) -> list[dict[str, Any]]:
         return self._get(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances", limit=_PAGE)["task_instances"]
 
-    def xcom(self, dag: str, run: str, task: str) -> Any:
-        """What a task returned; None where it returned nothing (yet)."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
+    def xcom(self, dag: str, run: str, task: str, key: str = "return_value") -> Any:
+        """What a task returned, or told under another key; None where there is nothing (yet)."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/{key}"
         answer = self._send("GET", path, accept=(200, 404), params={"deserialize": True})
         return answer.json()["value"] if answer.status_code == 200 else None
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from include.errors import AnemoneError, ConfigurationError
 from include.laptop import airflow as laptop
+from include.laptop import up
 from include.laptop.home import NotOursError
 from include.laptop.report import print_report
 from include.laptop.rest import wait_for_dag
 from include.laptop.screen import Screen, terminal
-from include.laptop.watch import DAG, POLL_SECONDS, Run, follow
+from include.laptop.watch import CUSTOMIZE, POLL_SECONDS, Run, follow
 from include.recipes import resolve
 
 _EXAMPLE = """write it as OVERRIDES='{"finetune.steps": 200}'"""
@@ -36,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     overrides = _overrides(given.overrides)
     resolve(given.recipe, overrides)
     console = terminal()
-    laptop.start(console.print)
+    up.start(console.print)
     airflow = laptop.client()
-    wait_for_dag(airflow, DAG, timeout=120)
-    started = airflow.trigger(DAG, {"data": str(data), "recipe": given.recipe, "overrides": overrides})
-    run = Run(data.name, str(data), run_id=started["dag_run_id"])
-    console.print(f"{airflow.run_url(DAG, started['dag_run_id'])}")
+    wait_for_dag(airflow, CUSTOMIZE, timeout=120)
+    started = airflow.trigger(CUSTOMIZE, {"data": str(data), "recipe": given.recipe, "overrides": overrides})
+    run = Run(data.name, run_id=started["dag_run_id"])
+    console.print(f"{airflow.run_url(CUSTOMIZE, started['dag_run_id'])}")
     with Screen(console, [run]) as screen:
         while not run.ended:
             follow(airflow, [run], screen.show, laptop.check_alive)

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from include.laptop.watch import Run, Stage
+from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run, Stage
 
 _MARKS = {
     "success": ("✓", "green"),
@@ -25,6 +25,8 @@ _MARKS = {
     "deferred": ("▶", "yellow"),
     "up_for_retry": ("⟳", "yellow"),
 }
+_SUCCEEDED = {CUSTOMIZE: "registered", RELEASE: "live", ROLLBACK: "live"}
+_GOING_ON = ("running", "deferred", "up_for_retry")
 _REUSED = ("↺", "cyan")
 _QUIET_SECONDS = 15.0
 """Between two progress lines of one stage where lines scroll by."""
@@ -61,7 +63,7 @@ class Screen:
             self._live.update(_table(self._runs), refresh=True)
             return
         for run in self._runs:
-            self._say(run, "", run.state, "" if run.state != "waiting" else "for Airflow to notice the data set")
+            self._say(run, "", run.state, "" if run.state != "waiting" else "for Airflow to begin it")
             for stage in run.stages:
                 if stage.state not in (None, "scheduled", "queued", "upstream_failed", "none"):
                     self._say(run, stage.task, stage.state, _account(stage))
@@ -70,7 +72,7 @@ class Screen:
         """Print a line where the state is new, or the stage still runs and was quiet for a while."""
         now = time.monotonic()
         known, since = self._said.get((run.title, task), (None, 0.0))
-        if state == known and not (task and state == "running" and account and now - since >= _QUIET_SECONDS):
+        if state == known and not (task and state in _GOING_ON and account and now - since >= _QUIET_SECONDS):
             return
         self._said[run.title, task] = (state, now)
         words = [run.title, task, "reused" if "reused" in account else state or "", account.replace("reused", "")]
@@ -79,16 +81,16 @@ class Screen:
 
 def _table(runs: Sequence[Run]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("data set", "stages", "now", "progress", "figures", "time"):
+    for heading in ("act", "stages", "now", "progress", "figures", "time"):
         table.add_column(heading, header_style="dim", no_wrap=heading != "figures")
     for run in runs:
         marks = Text(" ").join(Text(*_mark(stage)) for stage in run.stages)
-        current = [stage for stage in run.stages if stage.state in ("running", "deferred", "up_for_retry")]
+        current = [stage for stage in run.stages if stage.state in _GOING_ON]
         stopped = run.stopped_by
         if run.state == "waiting":
             now, progress, figures = "announced", None, ""
         elif run.ended:
-            now = f"stopped by {stopped.task}" if stopped else "registered"
+            now = f"stopped by {stopped.task}" if stopped else _SUCCEEDED.get(run.dag, "done")
             progress, figures = None, ""
         else:
             leading = max(current, key=lambda stage: (stage.progress is not None, stage.seconds), default=None)

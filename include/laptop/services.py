@@ -59,6 +59,13 @@ class Service:
         while process.poll() is None and self._identity() != _identity(process.pid):
             time.sleep(0.01)
 
+    def age(self) -> float:
+        """Seconds since the process on record was started; 0 where it does not run."""
+        identity = self._identity()
+        if identity is None or not self.running():
+            return 0.0
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start / os.sysconf("SC_CLK_TCK")
+
     def running(self) -> bool:
         """Whether the process on record is alive (a zombie is not)."""
         identity = self._identity()
@@ -130,6 +137,12 @@ class Service:
                 if session == identity.pid and start >= identity.start and state not in "ZX":
                     members.append(int(entry.name))
         return members
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's environment without what it says about some other Airflow, and about this Python."""
+    hidden = ("AIRFLOW_", "_AIRFLOW_", "PYTHONPATH", "PYTHONHOME")
+    return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
 
 
 def _boot() -> str:

@@ -1,4 +1,4 @@
-"""Follow runs of a DAG over Airflow's REST API: state, progress and key figure of every stage."""
+"""Follow runs of Anemone's DAGs over Airflow's REST API: state, progress and key figures of every stage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from include.errors import TryAgainError
 from include.events import parse_fields
 from include.laptop.rest import Airflow
 
-DAG = "customize"
+CUSTOMIZE, RELEASE, ROLLBACK = "customize", "release", "rollback"
 POLL_SECONDS = 1.0
 ENDED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
 
 _PATIENCE = 10
 """Polls in a row that Airflow may leave unanswered: a loaded machine is slow, not broken."""
+
+_LOGGING = ("running", "deferred", "up_for_retry", "success", "failed")
+"""Task states in which there is a log to read."""
 
 _HOUSEKEEPING = frozenset({"progress", "seconds", "cpu_seconds", "files"})
 
@@ -64,16 +67,16 @@ class Stage:
 
 @dataclass
 class Run:
-    """One run of `customize` on a data set.
+    """One run of a DAG.
 
     Attributes:
-        title: how it is called on the screen. `data`: absolute path of the data set.
+        title: how it is called on the screen.
         run_id: None until Airflow has made the run.
         state: "waiting" before that; then Airflow's: queued, running, success, failed.
     """
 
     title: str
-    data: str
+    dag: str = CUSTOMIZE
     run_id: str | None = None
     state: str = "waiting"
     stages: list[Stage] = field(default_factory=list)
@@ -97,10 +100,10 @@ class Run:
         if self.run_id is None or self.ended:
             return
         if not self.stages:
-            self.stages = [Stage(task) for task in airflow.tasks(DAG)]
+            self.stages = [Stage(task) for task in airflow.tasks(self.dag)]
         # First the run, then its tasks: a run that has ended has no task that still changes.
-        run = airflow.run(DAG, self.run_id)
-        instances = {instance["task_id"]: instance for instance in airflow.task_instances(DAG, self.run_id)}
+        run = airflow.run(self.dag, self.run_id)
+        instances = {instance["task_id"]: instance for instance in airflow.task_instances(self.dag, self.run_id)}
         for stage in self.stages:
             if stage.task in instances and not stage.settled:
                 self._update(stage, instances[stage.task], airflow)
@@ -109,8 +112,8 @@ class Run:
 
     def _update(self, stage: Stage, instance: dict[str, Any], airflow: Airflow) -> None:
         stage.state, stage.seconds = instance["state"], _seconds(instance)
-        if stage.state in ("running", "up_for_retry", "success", "failed") and instance["try_number"]:
-            stage.read(airflow.log(DAG, self.run_id or "", stage.task, instance["try_number"]))
+        if stage.state in _LOGGING and instance["try_number"]:
+            stage.read(airflow.log(self.dag, self.run_id or "", stage.task, instance["try_number"]))
         stage.settled = stage.state in ENDED
 
 

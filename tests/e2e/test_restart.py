@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from include.errors import ConfigurationError
 from include.laptop import airflow
 from include.laptop.components import components, down
 from include.laptop.home import PROJECT, make_home
@@ -74,7 +75,7 @@ def test_a_killed_airflow_goes_on_where_it_was(own_home: Path, tmp_path: Path) -
     assert "up already" in again.stdout
     client = airflow.client()
     wait_for_dag(client, "sleeper", timeout=120)
-    with pytest.raises(airflow.ConfigurationError, match="seconds"):
+    with pytest.raises(ConfigurationError, match="seconds"):
         client.trigger("sleeper", {"folder": str(tmp_path), "seconds": "long"})
     tries = tmp_path / "tries"
     tries.mkdir()

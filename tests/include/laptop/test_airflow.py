@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from include.errors import ConfigurationError
 from include.laptop import airflow
 from include.laptop.home import make_home, run_folder
 
@@ -52,7 +53,7 @@ def test_one_that_runs_on_another_port_is_not_started_twice() -> None:
     component = airflow.components()[0]
     component.start(["sleep", "60"], os.environ)
     try:
-        with pytest.raises(airflow.ConfigurationError, match="18081"):
+        with pytest.raises(ConfigurationError, match="18081"):
             airflow.up()
     finally:
         component.stop(grace=5)

@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 
 from include.laptop import doctor
-from include.laptop.home import PROJECT
+from include.laptop.home import PROJECT, serving_ports
 
 
 @pytest.fixture(autouse=True)
-def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_block: int) -> None:
     monkeypatch.setenv("ANEMONE_HOME", str(tmp_path / "home"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANEMONE_PORT", str(free.getsockname()[1]))
 
 
 def run_doctor(*prefix: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,15 +35,25 @@ def test_one_core_is_too_few() -> None:
     )
 
 
-def test_a_taken_port_is_named_with_another_to_try() -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
-        result = run_doctor(ANEMONE_PORT=str(port))
+def test_a_taken_port_is_named_with_others_to_try(free_block: int) -> None:
+    with socket.create_server(("127.0.0.1", free_block)):
+        result = run_doctor()
     assert result.returncode == 1
-    assert f"port {port} on 127.0.0.1 is taken" in result.stderr
-    assert f"ANEMONE_PORT={port + 1}" in result.stderr
+    assert f"port {free_block} on 127.0.0.1 is taken" in result.stderr
+    assert f"ANEMONE_PORT={free_block + 20}" in result.stderr
+
+
+def test_taken_serving_ports_are_named_together() -> None:
+    router, controller = serving_ports()["router"], serving_ports()["controller"]
+    with socket.create_server(("127.0.0.1", router)), socket.create_server(("127.0.0.1", controller)):
+        result = run_doctor()
+    assert result.stderr.startswith(f"error: ports {router}, {controller} on 127.0.0.1 are taken")
+
+
+def test_little_shared_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LEAST_SHARED_MEMORY", 10**18)
+    (sentence,) = doctor.diagnose()
+    assert "1000000000000 MB are needed in /dev/shm" in sentence
 
 
 def test_a_port_that_is_none_is_one_sentence() -> None:

@@ -33,10 +33,10 @@ def test_a_lock_pins_everything_with_hashes_and_nothing_of_cuda(environment: str
     text = setup.lock_file(environment).read_text()
     blocks = re.split(r"\n(?=\S)", text[text.index("\n", text.index("# download")) + 1 :].strip())
     names = {block.partition("==")[0] for block in blocks}
-    assert len(names) == len(blocks) == setup.download(environment)[1] > 100
+    assert len(names) == len(blocks) == setup.download(environment)[1] > 70
     unhashed = {block.partition("==")[0] for block in blocks if "--hash=sha256:" not in block}
     assert unhashed == ({"torch"} if environment == "jobs" else set())
-    assert not {name for name in names if name.startswith(("nvidia", "cuda", "quack"))}
+    assert not {name for name in names - {"nvidia-pytriton"} if name.startswith(("nvidia", "cuda", "quack"))}
     assert "+cpu" not in text
     assert "://" not in text
 

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from include.laptop.demo import ACTS, unexpected
+from include.laptop.acts import Act, unexpected
 from include.laptop.screen import Screen
-from include.laptop.watch import Run, Stage
+from include.laptop.watch import CUSTOMIZE, RELEASE, Run, Stage
 
 LOG = [
     {"event": "::group::Log message source details"},
@@ -18,8 +18,8 @@ LOG = [
 ]
 
 
-def run_with(*stages: Stage, state: str = "failed", title: str = "good") -> Run:
-    return Run(title, f"/data/{title}.jsonl", run_id="r", state=state, stages=list(stages))
+def run_with(*stages: Stage, state: str = "failed", title: str = "good", dag: str = CUSTOMIZE) -> Run:
+    return Run(title, dag, run_id="r", state=state, stages=list(stages))
 
 
 def test_progress_and_newest_numbers_come_from_the_log() -> None:
@@ -84,34 +84,63 @@ def test_a_terminal_shows_every_stage_of_every_run() -> None:
     assert "40%" in text
 
 
-def good_ending() -> list[Run]:
+def test_a_release_is_live_where_a_candidate_is_registered() -> None:
+    output = io.StringIO()
+    runs = [
+        run_with(Stage("register", "success"), state="success"),
+        run_with(Stage("canary", "success"), state="success", title="first release", dag=RELEASE),
+        run_with(Stage("canary", "deferred"), state="running", title="better release", dag=RELEASE),
+    ]
+    with Screen(Console(file=output, width=120, force_terminal=True, color_system=None), runs) as screen:
+        screen.show()
+    good, first, better = output.getvalue().splitlines()[1:4]
+    assert "registered" in good
+    assert "live" in first
+    assert "canary" in better
+
+
+def act(run: Run, stopped_by: str | None = None, verdict: str = "fail: ", lost: int = 0) -> Act:
+    return Act(run, lambda: None, stopped_by, verdict, {"sent": 900, "answered": 900 - lost, "failed": lost})
+
+
+def good_ending() -> list[Act]:
+    release = run_with(Stage("canary", "failed", error="rolled back (drill: slow): slow"), title="bad", dag=RELEASE)
     return [
-        run_with(Stage("register", "success"), state="success", title="good"),
-        run_with(Stage("data_quality_gate", "failed", error="fail: 4 expectations"), title="rotten"),
-        run_with(Stage("evaluation_gate", "failed", error="fail: loss .2 is above .1"), title="poisoned"),
+        act(run_with(Stage("register", "success"), state="success", title="good")),
+        act(run_with(Stage("data_quality_gate", "failed", error="fail: 4"), title="rotten"), "data_quality_gate"),
+        act(run_with(Stage("evaluation_gate", "failed", error="fail: loss"), title="poisoned"), "evaluation_gate"),
+        act(release, "canary", "rolled back"),
     ]
 
 
 def test_the_acts_as_they_should_end() -> None:
-    assert unexpected(ACTS, good_ending()) == []
+    assert unexpected(good_ending()) == []
 
 
 @pytest.mark.parametrize(
-    ("act", "ending", "words"),
+    ("number", "ending", "words"),
     [
         (
             0,
             run_with(Stage("finetune", "failed", error="loss is NaN")),
             "should succeed, but its run ended in finetune: loss",
         ),
-        (1, run_with(Stage("register", "success"), state="success"), "should be failed by data_quality_gate"),
+        (1, run_with(Stage("register", "success"), state="success"), "should be stopped by data_quality_gate"),
         (1, run_with(Stage("data_quality_gate", "failed", error="KeyError: 'success'")), "KeyError"),
-        (2, run_with(Stage("data_quality_gate", "failed", error="fail: 1")), "should be failed by evaluation_gate"),
+        (2, run_with(Stage("data_quality_gate", "failed", error="fail: 1")), "should be stopped by evaluation_gate"),
         (2, run_with(Stage("evaluation_gate", "failed", error="inconclusive: 90 rows")), "inconclusive: 90 rows"),
+        (3, run_with(Stage("canary", "failed", error="inconclusive: 3 requests")), "inconclusive: 3 requests"),
+        (3, run_with(Stage("canary", "success"), state="success"), "ended as success"),
     ],
 )
-def test_any_other_ending_is_an_error(act: int, ending: Run, words: str) -> None:
-    runs = good_ending()
-    runs[act] = ending
-    (sentence,) = unexpected(ACTS, runs)
+def test_any_other_ending_is_an_error(number: int, ending: Run, words: str) -> None:
+    acts = good_ending()
+    acts[number].run = ending
+    (sentence,) = unexpected(acts)
     assert words in sentence
+
+
+def test_a_lost_request_is_an_error_even_where_the_verdict_is_right() -> None:
+    acts = good_ending()
+    acts[3] = act(acts[3].run, "canary", "rolled back", lost=2)
+    assert unexpected(acts) == ["the act 'bad' lost 2 requests of the traffic"]

@@ -1,0 +1,51 @@
+"""The demo's acts: a run of a DAG each, and how it has to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from include.laptop.watch import Run
+
+
+@dataclass
+class Act:
+    """One run of the demo, and how it has to end.
+
+    Attributes:
+        find: gives the run's id once there is a run; asked again and again until then.
+        stopped_by: the task that must end the run, with a sentence that begins with `verdict`; None: it must succeed.
+        traffic: what the traffic generator counted while the run went on.
+    """
+
+    run: Run
+    find: Callable[[], str | None]
+    stopped_by: str | None = None
+    verdict: str = "fail: "
+    traffic: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return self.run.title
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence where the run did not end as it should; a gate that broke has not decided anything."""
+        stopped = self.run.stopped_by
+        if self.stopped_by is None:
+            as_wanted, wanted = self.run.state == "success", "succeed"
+        else:
+            as_wanted = (
+                stopped is not None and stopped.task == self.stopped_by and stopped.error.startswith(self.verdict)
+            )
+            wanted = f"be stopped by {self.stopped_by}"
+        if as_wanted:
+            lost = self.traffic.get("failed", 0)
+            return f"the act {self.title!r} lost {lost} requests of the traffic" if lost else None
+        found = f"ended in {stopped.task}: {stopped.error}" if stopped else f"ended as {self.run.state}"
+        return f"the act {self.title!r} should {wanted}, but its run {found}"
+
+
+def unexpected(acts: Sequence[Act]) -> list[str]:
+    """A sentence for each act that did not end as it should."""
+    return [problem for act in acts if (problem := act.problem) is not None]

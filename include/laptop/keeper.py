@@ -1,0 +1,147 @@
+"""Starts serving services again that died or hang: on one machine nobody else does. Standard library only.
+
+`python -m include.laptop.keeper` is a service itself. The services are no part of its session: they live on where it
+is killed, and the next one takes them over by their records. It acts under the lock of `make up` and `make down`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+
+from include.events import format_event
+from include.laptop.components import alone
+from include.laptop.serving import Kept, kept_services
+
+
+@dataclass(frozen=True)
+class Patience:
+    """All in seconds.
+
+    Attributes:
+        poll: between two looks. `timeout`: for one answer.
+        hung: without an answer, and at least `misses` times in a row, until a service counts as hung.
+        start: how long after its start it may stay without an answer.
+        first_pause: before the first restart; each further one waits twice as long, up to `longest_pause`.
+        recovery: of health, after which the first pause holds again.
+    """
+
+    poll: float = 1.0
+    timeout: float = 3.0
+    hung: float = 10.0
+    misses: int = 3
+    start: float = 120.0
+    first_pause: float = 1.0
+    longest_pause: float = 30.0
+    recovery: float = 60.0
+
+
+class Watch:
+    """One service under watch."""
+
+    def __init__(self, kept: Kept, patience: Patience) -> None:
+        self._kept = kept
+        self._patience = patience
+        self._pause = patience.first_pause
+        self._restart_at: float | None = None
+        self._healthy_since: float | None = None
+        self._missing_since: float | None = None
+        self._misses = 0
+        self._answered = False
+
+    def look(self) -> None:
+        """Look once, and do what is due; never waits for `make up` or `make down`, which may be ending the keeper."""
+        if not self._kept.service.running():
+            self._restart()
+        elif self._kept.answers(self._patience.timeout):
+            self._well()
+        else:
+            self._missed()
+
+    def _restart(self) -> None:
+        service, now = self._kept.service, time.monotonic()
+        if self._restart_at is None:
+            self._restart_at = now + self._pause
+            _say("down", service=service.name, restart_in=self._pause, last_line=service.last_lines(1))
+        if now < self._restart_at:
+            return
+        with alone(wait=False) as granted:
+            if not granted or service.running():
+                return
+            service.stop(grace=0)  # What it started may live on.
+            service.start(self._kept.command, os.environ)
+        _say("restarted", service=service.name)
+        self._pause = min(2 * self._pause, self._patience.longest_pause)
+        self._restart_at = self._healthy_since = self._missing_since = None
+        self._misses, self._answered = 0, False
+
+    def _well(self) -> None:
+        now = time.monotonic()
+        if self._healthy_since is None:
+            self._healthy_since = now
+            _say("alive", service=self._kept.name)
+        if now - self._healthy_since >= self._patience.recovery:
+            self._pause = self._patience.first_pause
+        self._restart_at = self._missing_since = None
+        self._misses, self._answered = 0, True
+
+    def _missed(self) -> None:
+        service, now = self._kept.service, time.monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+        self._misses += 1
+        self._healthy_since = None
+        starting = not self._answered and service.age() < self._patience.start
+        patient = self._misses < self._patience.misses or now - self._missing_since < self._patience.hung
+        if starting or patient:
+            return
+        with alone(wait=False) as granted:
+            if granted:
+                _say("hung", service=service.name, seconds=now - self._missing_since, misses=self._misses)
+                service.stop(grace=0)
+
+
+def keep(services: Sequence[Kept], stopping: threading.Event, patience: Patience | None = None) -> None:
+    """Watch over `services` until `stopping` is set; each has a thread, so that none waits for another's time-out."""
+    patience = patience or Patience()
+
+    def run(kept: Kept) -> None:
+        watch = Watch(kept, patience)
+        while not stopping.is_set():
+            try:
+                watch.look()
+            except OSError as error:
+                # A full disk or process table passes; a keeper that ended would not come back.
+                _say("could_not_look", service=kept.name, error=str(error))
+            stopping.wait(patience.poll)
+
+    threads = [threading.Thread(target=run, args=(kept,), name=kept.name) for kept in services]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def main() -> None:
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    _say("keeping", services=",".join(kept.name for kept in kept_services()), pid=os.getpid())
+    keep(kept_services(), stopping)
+
+
+def _say(event: str, **fields: object) -> None:
+    print(format_event(event, {"time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
