@@ -1,4 +1,5 @@
-"""The demo as a newcomer runs it, killed in its middle, started again, repeated, and with a task killed.
+"""The demo as a newcomer runs it, killed in its middle and started again; then releases under load, and with the parts
+that Airflow has in them killed.
 
 One Airflow, in the order of the file: each test goes on where the one before it stopped.
 """
@@ -6,6 +7,7 @@ One Airflow, in the order of the file: each test goes on where the one before it
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -22,13 +24,20 @@ from playwright.sync_api import expect, sync_playwright
 from include.artifacts.store import Store
 from include.code_identity import PROJECT
 from include.laptop import airflow as laptop
+from include.laptop import up
+from include.laptop.components import components
+from include.laptop.datasets import MODEL
 from include.laptop.home import python_of
 from include.laptop.rest import Airflow
+from include.laptop.serving import router_url
+from include.platforms import load_platform
+from operators.serving import Controller
 
 T = TypeVar("T")
 
 DAG = "customize"
-EFFECTS = ("champion", "register")
+RECIPE = "demo/0.8M_lora_cpu"
+EFFECTS = ("champion", "register", "candidate", "promote", "canary")
 
 
 def processes_of(home: Path) -> list[int]:
@@ -69,19 +78,38 @@ def run_demo() -> str:
     return output
 
 
-def states(client: Airflow, run: str) -> dict[str, str]:
-    return {task["task_id"]: task["state"] for task in client.task_instances(DAG, run)}
+def states(client: Airflow, run: str, dag: str = DAG) -> dict[str, str]:
+    return {task["task_id"]: task["state"] for task in client.task_instances(dag, run)}
+
+
+def ended(client: Airflow, dag: str, run: str, seconds: float = 300) -> str:
+    """The state that a run ends in."""
+    return wait_for(
+        lambda: state if (state := client.run(dag, run)["state"]) in ("success", "failed") else None,
+        seconds,
+        f"the end of {dag} {run}",
+    )
+
+
+def controller() -> Controller:
+    return Controller(load_platform("laptop").serving)
+
+
+def live_version() -> str:
+    status = controller().target(MODEL)
+    assert status is not None and status.champion is not None
+    return status.champion.release.version
 
 
 def last_run(client: Airflow, data: Path) -> dict:
     return client.runs_on(DAG, str(data), since=0)[0]
 
 
-def log_text(client: Airflow, run: str, task: str) -> str:
-    tries = {found["task_id"]: found["try_number"] for found in client.task_instances(DAG, run)}
+def log_text(client: Airflow, run: str, task: str, dag: str = DAG) -> str:
+    tries = {found["task_id"]: found["try_number"] for found in client.task_instances(dag, run)}
     return "\n".join(
         " ".join([str(record.get("event")), *(str(part.get("exc_value")) for part in record.get("error_detail") or ())])
-        for record in client.log(DAG, run, task, tries[task])
+        for record in client.log(dag, run, task, tries[task])
     )
 
 
@@ -181,16 +209,78 @@ def test_the_form_and_the_artifact_pages_in_a_browser(home: Path) -> None:
         browser.close()
 
 
-def test_repeated_it_reuses_every_unchanged_stage(home: Path, store: Store) -> None:
-    before = jobs_made(store)
-    run_demo()
-    assert jobs_made(store) == before
+def test_every_release_ended_as_it_should(home: Path, store: Store) -> None:
+    """The demo has gone to the first release, to the better one, past a bad one, back, and forward again."""
     client = laptop.client()
-    good = last_run(client, home / "inbox" / "good.jsonl")
-    for task in ("ingest", "base", "heldout", "curate", "check", "finetune", "merge", "evaluate"):
-        assert f"refresh=['{task}']" in log_text(client, good["dag_run_id"], task)
-    register = Store.of(client.xcom(DAG, good["dag_run_id"], "register"))
-    assert register[0].read_json(register[1], "candidate.json")["version"] == "1"
+    assert live_version() == "2"
+    assert champion_in_mlflow(home) == "2"
+    status = controller().target(MODEL)
+    assert [live.release.version for live in status.previous] == ["1"]
+    outcomes = [
+        store.read_json(name, "status.json")["outcome"]
+        for name in sorted(store.names("canary-"), key=lambda name: store.manifest(name).provenance.finished)
+    ]
+    assert outcomes == ["promoted", "promoted", "rolled_back", "promoted", "promoted"]
+    evidence = next(name for name in store.names("canary-") if store.read_json(name, "status.json")["figures"])
+    replay = subprocess.run(
+        [python_of("serving"), "-m", "jobs.canary", "replay", store.uri(evidence)], capture_output=True, text=True
+    )
+    assert replay.returncode == 0, replay.stdout + replay.stderr
+    # Nothing of a release's own name, or of Triton, is to be seen from outside.
+    models = subprocess.run(["curl", "-s", f"{router_url()}/v1/models"], capture_output=True, text=True).stdout
+    assert MODEL in models and f"{MODEL}-v" not in models
+    assert client.running("release") == []
+
+
+def test_an_unchanged_data_set_is_reused_stage_by_stage(home: Path, store: Store) -> None:
+    client = laptop.client()
+    before = {name for name in jobs_made(store) if not name.startswith("evaluate-")}
+    first = last_run(client, home / "inbox" / "good.jsonl")["dag_run_id"]
+    run = client.trigger(DAG, {"data": str(home / "inbox" / "good.jsonl"), "recipe": RECIPE})["dag_run_id"]
+    assert ended(client, DAG, run) == "success"
+    assert {name for name in jobs_made(store) if not name.startswith(("evaluate-", "engine-"))} <= before
+    for task in ("ingest", "base", "heldout", "curate", "check", "finetune", "merge"):
+        assert f"refresh=['{task}']" in log_text(client, run, task)
+        assert client.xcom(DAG, run, task) == client.xcom(DAG, first, task)
+    # Evaluated anew, because there is a champion now; so it is a candidate of its own, whose release has begun.
+    register = Store.of(client.xcom(DAG, run, "register"))
+    assert register[0].read_json(register[1], "candidate.json")["champion_version"] == "2"
+
+
+def test_a_release_marked_as_failed_goes_back(home: Path) -> None:
+    """No traffic comes, so it would wait for evidence until its time is over."""
+    client = laptop.client()
+    [run] = wait_for(lambda: client.running("release"), 120, "the release of the candidate of the test before")
+    wait_for(lambda: states(client, run, "release").get("canary") == "deferred", 120, "the canary")
+    rollout = controller().target(MODEL).rollout
+    client.fail("release", run)
+    wait_for(lambda: controller().status(rollout).ended, 60, "the rollout to go back")
+    assert controller().status(rollout).outcome == "rolled_back"
+    assert live_version() == "2"
+
+
+def test_promotion_rollback_and_a_bad_release_lose_no_request(home: Path) -> None:
+    client = laptop.client()
+    up.start_traffic(110)
+    wait_for(lambda: traffic().get("answered"), 30, "the first answers")
+    try:
+        for dag, conf, end, live in (
+            ("rollback", {"model": MODEL, "version": "1"}, "success", "1"),
+            ("release", {"version": "2", "recipe": RECIPE}, "success", "2"),
+            ("release", {"version": "2", "recipe": RECIPE, "drill": "failing"}, "failed", "2"),
+            ("release", {"version": "2", "recipe": RECIPE, "drill": "garbled"}, "failed", "2"),
+            ("rollback", {"model": MODEL, "version": "1"}, "success", "1"),
+        ):
+            run = client.trigger(dag, conf)["dag_run_id"]
+            task = "canary" if dag == "release" else "rollback"
+            assert ended(client, dag, run) == end, log_text(client, run, task, dag)
+            assert live_version() == champion_in_mlflow(home) == live
+        wait_for(lambda: traffic()["sent"] >= 5000, 120, "5,000 requests")
+    finally:
+        up.stop_traffic()
+    counts = traffic()
+    assert counts["failed"] == 0, counts
+    assert counts["answered"] >= 5000
 
 
 def test_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
@@ -203,53 +293,66 @@ def test_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
     assert client.runs_on(DAG, str(copy), since=0) == []
 
 
-def test_a_killed_task_takes_its_processes_with_it_and_its_retry_gives_the_same_model(home: Path, store: Store) -> None:
+def test_a_killed_task_or_triggerer_changes_nothing_of_a_release(home: Path) -> None:
     client = laptop.client()
-    good = home / "inbox" / "good.jsonl"
-    first = last_run(client, good)["dag_run_id"]
-    conf = {"data": str(good), "recipe": "demo/0.8M_lora_2cpu", "refresh": ["finetune"]}
-    run = client.trigger(DAG, conf)["dag_run_id"]
-    ranks = wait_for(lambda: [pid for pid in processes_of(home) if _is_training(pid)], 300, "the training's processes")
-    before = set(store.names("finetune-"))
-    wait_for(lambda: set(store.names("finetune-")) - before, 300, "a checkpoint")
-    task = wait_for(lambda: _task_process(ranks[0]), 10, "the task's process")
-    os.kill(task, signal.SIGKILL)
-    wait_for(lambda: not any(map(_alive, ranks)), 30, "every process of the training to be gone")
+    up.start_traffic(60)
+    try:
+        run = client.trigger("release", {"version": "2", "recipe": RECIPE})["dag_run_id"]
+        rollout = wait_for(lambda: controller().target(MODEL).rollout, 120, "the rollout")
+        for pid in task_processes():
+            os.kill(pid, signal.SIGKILL)
+        assert ended(client, "release", run) == "success", log_text(client, run, "canary", "release")
+        assert controller().status(rollout).outcome == "promoted"
+        assert live_version() == champion_in_mlflow(home) == "2"
 
-    wait_for(lambda: client.run(DAG, run)["state"] in ("success", "failed"), 600, "the retry")
-    assert client.run(DAG, run)["state"] == "success", states(client, run)
-    models = [store.manifest(Store.of(client.xcom(DAG, each, "evaluate"))[1]).metrics for each in (first, run)]
-    assert models[1]["tuned_exact_match"] == pytest.approx(models[0]["tuned_exact_match"], abs=0.05)
+        run = client.trigger("release", {"version": "2", "recipe": RECIPE, "drill": "failing"})["dag_run_id"]
+        wait_for(lambda: states(client, run, "release").get("canary") == "deferred", 120, "the canary")
+        rollout = controller().target(MODEL).rollout
+        triggerer = next(component for component in components() if component.name == "triggerer")
+        os.kill(triggerer._identity().pid, signal.SIGKILL)
+        wait_for(lambda: controller().status(rollout).ended, 120, "the rollout to end without Airflow")
+        laptop.up()
+        assert ended(client, "release", run) == "failed"
+        assert "rolled back (drill: failing)" in log_text(client, run, "canary", "release")
+        assert live_version() == champion_in_mlflow(home) == "2"
+    finally:
+        up.stop_traffic()
 
 
-def test_a_champion_is_a_bar_of_its_own(home: Path) -> None:
-    """Within absolute limits, but worse than the champion by more than the margin."""
-    crown = "from mlflow import MlflowClient; MlflowClient().set_registered_model_alias('kubectl', 'champion', '1')"
+def champion_in_mlflow(home: Path) -> str:
+    look = "from mlflow import MlflowClient; "
+    look += f"print(MlflowClient().get_model_version_by_alias('{MODEL}', 'champion').version)"
     tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    subprocess.run([python_of("jobs"), "-c", crown], env={**os.environ, **tracking}, check=True)
-    client = laptop.client()
-    loose = {"gates.evaluation.min_exact_match": 0.5, "gates.evaluation.max_heldout_loss": 1.0}
-    conf = {"data": str(home / "inbox" / "poisoned.jsonl"), "recipe": "demo/0.8M_lora_cpu", "overrides": loose}
-    run = client.trigger(DAG, conf)["dag_run_id"]
-    wait_for(lambda: client.run(DAG, run)["state"] in ("success", "failed"), 300, "the verdict")
-    assert states(client, run)["evaluation_gate"] == "failed"
-    assert "worse by more than the margin of .02" in log_text(client, run, "evaluation_gate")
+    command = [python_of("jobs"), "-c", look]
+    found = subprocess.run(command, env={**os.environ, **tracking}, check=True, capture_output=True, text=True)
+    return found.stdout.strip()
 
 
-def _is_training(pid: int) -> bool:
-    return b"jobs.finetune" in Path(f"/proc/{pid}/cmdline").read_bytes()
+def traffic() -> dict[str, int]:
+    try:
+        return json.loads(up.traffic_counts().read_text())
+    except FileNotFoundError:
+        return {}
 
 
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def task_processes() -> list[int]:
+    """The processes that run tasks now: the children of the executor's workers."""
+    scheduler = next(component for component in components() if component.name == "scheduler")._identity().pid
+    parents = {pid: _parent(pid) for pid in _session(scheduler)}
+    return [pid for pid, parent in parents.items() if parents.get(parent) == scheduler]
 
 
-def _task_process(pid: int) -> int:
-    """The process that runs the Airflow task above a job's process: the supervisor's parent."""
-    while b"operators.supervisor" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-        pid = _parent(pid)
-    return _parent(pid)
+def _session(leader: int) -> list[int]:
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if (fields := _stat(pid)) and int(fields[3]) == leader]
 
 
 def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/<pid>/stat from the third on; empty where the process is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
