@@ -61,14 +61,14 @@ def measure(
         ]
     prompts = [encode_prompt(tokenizer, [*examples, *row["messages"]]) for row in rows]
     _check_lengths(rows, conversations, prompts, max_new_tokens, longest_sequence(model))
-    end_ids = _end_ids(model, tokenizer)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
+    ends = end_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     losses = _losses(model, conversations, pad_id, batch_size)
     answers = greedy(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
-        end_ids=end_ids,
+        end_ids=ends,
         pad_id=pad_id,
         batch_size=batch_size,
         on_batch=on_batch,
@@ -121,7 +121,7 @@ def _last_answer(mask: Sequence[int]) -> int:
     return next((end - start for start in range(end, 0, -1) if not mask[start - 1]), end)
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer: the tokenizer's, and those that the model's generation config names."""
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}

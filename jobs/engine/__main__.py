@@ -1,0 +1,152 @@
+"""`python -m jobs.engine`: an inference engine out of a merged model, proven to say the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ConfigurationError, DataError
+from include.specs.engine import Spec
+from jobs.causal_lm import load_model, refuse_pickles
+from jobs.chat import encode_prompt, load_tokenizer
+from jobs.engine import text
+from jobs.engine.builder import Engine, engine_builder
+from jobs.engine.golden import pair, write_golden
+from jobs.engine.parity import agreement, divergence, require
+from jobs.engine.proof import proof_strings, require_same_text
+from jobs.engine.reference import Reference, read_reference
+from jobs.engine.speed import tokens_per_cpu_second
+from jobs.generation import Generated
+from jobs.heldout import encode_rows
+from jobs.runtime import Job, main
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SPEED_BATCHES = (1, 16)
+
+
+def run(job: Job[Spec]) -> None:
+    """Build, prove the text side, compare, measure."""
+    config = job.spec.config
+    reference = read_reference(job)
+    folder = job.input("merged") / "model"
+    tokenizer = _tokenizer(folder)
+    prompts = [encode_prompt(tokenizer, row["messages"]) for row in reference.rows]
+    conversations = encode_rows(tokenizer, reference.rows[: config.parity.prompts], config.max_tokens)
+    _require_room(reference, prompts, config.max_tokens)
+    job.event("held_out", rows=len(prompts), asked=config.rows)
+
+    from jobs.evaluate.measure import end_ids
+
+    builder = engine_builder(config.builder, config.compute_type)
+    job.event("building", progress=0.1, builder=config.builder, compute_type=config.compute_type)
+    build = builder.build(folder, job.output / "engine")
+    _write_json(job.output / "build.json", build)
+    job.event("built", progress=0.5, version=build["version"])
+
+    merged = load_model(folder, "float32")
+    ends = end_ids(merged, tokenizer)
+    _require_positions(merged, config.max_tokens)
+    _write_text_side(job, folder, tokenizer, ends)
+    served = text.load(job.output)
+    asked = (row["messages"][:-1] for row in reference.rows)
+    proven = require_same_text(served, tokenizer, proof_strings(tokenizer), asked)
+    job.event("text_proven", progress=0.6, conversations=proven)
+
+    engine = builder.open(job.output / "engine", served)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    difference = divergence(merged, engine, conversations, pad_id)
+    del merged
+    job.event("compared", progress=0.7, **difference._asdict())
+
+    answers = _answer(job, engine, prompts, ends)
+    pairs = pair(reference, answers, served)
+    figures = agreement(len(conversations), difference, pairs)
+    job.metrics.update(figures._asdict())
+    require(figures, config.parity)
+    _write_json(job.output / "parity.json", figures._asdict())
+    limits = [min(config.max_new_tokens, config.max_tokens - len(prompt)) for prompt in prompts]
+    write_golden(job.output / "golden.jsonl", reference, pairs, answers, limits, served)
+
+    _measure_speed(job, engine, prompts, ends)
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The merged model's, with its own template; everything that can be wrong before heavy imports is found here."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: the artifact holds no model folder; give one of a merge")
+    refuse_pickles(folder)
+    if not (folder / text.TEMPLATE).is_file():
+        raise DataError(f"{folder} holds no {text.TEMPLATE}, so nobody knows how to ask the model: merge it anew")
+    return load_tokenizer(folder, (folder / text.TEMPLATE).read_text(encoding="utf-8"))
+
+
+def _require_room(reference: Reference, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
+    if len(prompts[longest]) + reference.max_new_tokens > max_tokens:
+        raise ConfigurationError(
+            f"max_tokens: held-out row {reference.rows[longest]['id']} has a prompt of {len(prompts[longest])} tokens, "
+            f"which with the {reference.max_new_tokens} new ones that the evaluation allowed is over {max_tokens}: "
+            "raise engine.max_tokens in the recipe"
+        )
+
+
+def _require_positions(model: PreTrainedModel, max_tokens: int) -> None:
+    from jobs.evaluate.measure import longest_sequence
+
+    if max_tokens > longest_sequence(model):
+        raise ConfigurationError(
+            f"max_tokens: {max_tokens} is more than the model's {longest_sequence(model)} positions: lower "
+            "engine.max_tokens in the recipe"
+        )
+
+
+def _write_text_side(job: Job[Spec], folder: Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
+    for name in (text.TOKENIZER, text.TEMPLATE):
+        shutil.copyfile(folder / name, job.output / name)
+    settings = {
+        "end_ids": list(ends),
+        "max_tokens": job.spec.config.max_tokens,
+        "max_new_tokens": job.spec.config.max_new_tokens,
+        "special_tokens": tokenizer.special_tokens_map,
+    }
+    _write_json(job.output / text.GENERATION, settings)
+
+
+def _answer(job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> list[Generated]:
+    told = 0
+
+    def report(done: int) -> None:
+        nonlocal told
+        if done - told >= len(prompts) / 5 or done == len(prompts):
+            told = done
+            job.event("answered", progress=round(0.7 + 0.2 * done / len(prompts), 4), rows=done)
+
+    config = job.spec.config
+    return engine.greedy(
+        prompts,
+        max_new_tokens=config.max_new_tokens,
+        end_ids=ends,
+        batch_size=config.batch_size,
+        on_batch=report,
+    )
+
+
+def _measure_speed(job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> None:
+    for batch_size in _SPEED_BATCHES:
+        speed = tokens_per_cpu_second(
+            engine, prompts, batch_size=batch_size, max_new_tokens=job.spec.config.max_new_tokens, end_ids=ends
+        )
+        job.metrics[f"tokens_per_cpu_second_batch_{batch_size}"] = round(speed, 1)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main("engine", run)

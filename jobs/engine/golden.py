@@ -1,0 +1,50 @@
+"""The questions that a server of the engine is asked again, and the answers that it has to give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.engine.parity import Answered
+from jobs.engine.reference import Reference
+from jobs.engine.text import Text
+from jobs.generation import Generated
+
+
+def pair(reference: Reference, answers: Sequence[Generated], text: Text) -> list[Answered]:
+    """Each row's answer by the merged model and by the engine, whose own is cut off where the evaluation cut."""
+    from jobs.evaluate.scoring import exact_match
+
+    pairs = []
+    for row, expected, was_right, answer in zip(reference.rows, reference.texts, reference.right, answers, strict=True):
+        found = text.decode(answer.ids[: reference.max_new_tokens]).strip()
+        finished = answer.finished and len(answer.ids) < reference.max_new_tokens
+        right = finished and bool(exact_match(found, row["messages"][-1]["content"]))
+        pairs.append(Answered(expected, found, was_right, right))
+    return pairs
+
+
+def write_golden(
+    path: Path,
+    reference: Reference,
+    pairs: Sequence[Answered],
+    answers: Sequence[Generated],
+    limits: Sequence[int],
+    text: Text,
+) -> None:
+    """Write `golden.jsonl` (see `include.specs.engine.Spec`).
+
+    Args:
+        limits: for each row, the new tokens that a server allows behind its prompt.
+    """
+    with path.open("w", encoding="utf-8") as lines:
+        for row, both, answer, limit in zip(reference.rows, pairs, answers, limits, strict=True):
+            golden = {
+                "id": row["id"],
+                "messages": row["messages"][:-1],
+                "reference": row["messages"][-1]["content"],
+                "answer": text.decode(answer.ids[:limit]).strip(),
+                "exact_match": int(both.engine_right),
+            }
+            lines.write(json.dumps(golden, ensure_ascii=False) + "\n")

@@ -1,0 +1,71 @@
+"""Which CPU and which library an engine was built and proven on, and whether this machine is like it.
+
+Stands alone: serving copies this file beside its model and calls `require_hardware` before it opens an engine.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+CPU_FLAGS = (
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512dq",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+)
+"""Those that CTranslate2 and the matrix libraries below it (oneDNN, MKL) choose their kernels by, as Linux names them.
+
+Another kernel sums in another order, and int8 without VNNI may saturate: parity proven with one is not proven with
+another.
+"""
+
+
+class HardwareError(RuntimeError):
+    """This machine is not one that the engine was built for."""
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Those of CPU_FLAGS that this machine's processors have."""
+    with cpuinfo.open(encoding="utf-8") as lines:
+        found = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return [flag for flag in CPU_FLAGS if flag in found]
+
+
+def require_hardware(build: Mapping[str, Any]) -> None:
+    """Hold this machine against an engine's `build.json`.
+
+    Raises:
+        HardwareError: another version of the engine's library, another architecture, or CPU features that are
+            missing here; all of them are named.
+    """
+    differences = []
+    library, wanted = str(build["builder"]), str(build["version"])
+    try:
+        found = version(library)
+    except PackageNotFoundError:
+        found = None
+    if found != wanted:
+        differences.append(f"{library} {wanted}, here is {found or 'none'}")
+    if build["arch"] != platform.machine():
+        differences.append(f"the architecture {build['arch']}, this is {platform.machine()}")
+    else:
+        here = cpu_flags()
+        missing = [flag for flag in build["cpu_flags"] if flag not in here]
+        if missing:
+            differences.append(f"{', '.join(missing)}, which this CPU lacks")
+    if differences:
+        raise HardwareError(
+            f"the engine was built with {'; and with '.join(differences)}: build it here (refresh the stage engine)"
+        )

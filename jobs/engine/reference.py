@@ -1,0 +1,86 @@
+"""The merged model's own answers, which an engine has to give again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from include.artifacts.store import Store
+from include.errors import ConfigurationError, DataError
+from include.specs.engine import Spec
+from jobs.heldout import Row, read_rows
+from jobs.runtime import Job
+
+_MODEL = "tuned"
+"""What an evaluation calls the merged model that it is about."""
+
+
+class Reference(NamedTuple):
+    """The held-out rows that were evaluated, in file order, and for each the merged model's answer and its score.
+
+    `max_new_tokens` is where the evaluation cut answers off.
+    """
+
+    rows: list[Row]
+    texts: list[str]
+    right: list[bool]
+    max_new_tokens: int
+
+
+def read_reference(job: Job[Spec]) -> Reference:
+    """The answers in the input `evaluation` to the first rows of the held-out set.
+
+    Raises:
+        ConfigurationError: the evaluation is of another model or other data, or allowed longer answers than the
+            engine is to give.
+        DataError: it holds no answers to these rows.
+    """
+    config = job.spec.config
+    max_new_tokens = _evaluated_with(job.spec)["max_new_tokens"]
+    if config.max_new_tokens < max_new_tokens:
+        raise ConfigurationError(
+            f"max_new_tokens: {config.max_new_tokens} is less than the {max_new_tokens} that the evaluation allowed, "
+            "so its answers could not be given again: raise engine.max_new_tokens in the recipe"
+        )
+    rows = read_rows(job.input("data") / "heldout.jsonl", config.rows)
+    folder = job.input("evaluation")
+    try:
+        texts = {line["id"]: line["answers"][_MODEL] for line in _lines(folder / "answers.jsonl")}
+        right = {line["id"]: bool(line["scores"][_MODEL]["exact_match"]) for line in _lines(folder / "scores.jsonl")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{job.spec.inputs.evaluation.uri} holds no answers and scores of the tuned model ({error!r}): clear the "
+            "task that evaluates"
+        ) from error
+    answered = [row for row in rows if row["id"] in texts and row["id"] in right]
+    if not answered:
+        raise DataError(
+            f"{job.spec.inputs.evaluation.uri} answered none of the first {len(rows)} held-out rows: clear the task "
+            "that evaluates"
+        )
+    return Reference(
+        answered, [texts[row["id"]] for row in answered], [right[row["id"]] for row in answered], max_new_tokens
+    )
+
+
+def _evaluated_with(spec: Spec) -> dict[str, Any]:
+    """The evaluation's configuration, once it is known to be of this model and these rows."""
+    store, name = Store.of(spec.inputs.evaluation.uri)
+    manifest = store.manifest(name)
+    if manifest is None:
+        raise DataError(f"{spec.inputs.evaluation.uri} does not exist: clear the task that evaluates")
+    for evaluated, ours, what in (("tuned", spec.inputs.merged, "model"), ("data", spec.inputs.data, "data set")):
+        recorded = manifest.inputs.get(evaluated)
+        if recorded is None or recorded.digest != ours.digest:
+            other = "none" if recorded is None else f"{recorded.digest[:12]} ({recorded.uri})"
+            raise ConfigurationError(
+                f"{spec.inputs.evaluation.uri} evaluated the {what} {other}, this run gives {ours.digest[:12]} "
+                f"({ours.uri}): give the evaluation of the model that the engine is built from"
+            )
+    return manifest.config
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,131 @@
+"""Models to measure on: the demo's own, and Llamas with random weights of a given size."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from include.artifacts.store import Store
+from include.platforms import current_platform
+from jobs.chat import encode_prompt, load_tokenizer
+from jobs.engine.text import TEMPLATE
+from jobs.heldout import read_rows
+
+_TEMPLATE = "{% for message in messages %}{% generation %}{{ message.content }}{% endgeneration %}{% endfor %}"
+_SPECIAL = ("<|pad|>", "<|begin|>", "<|end|>")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama with tied embeddings."""
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+
+
+SHAPES = {
+    "0.8M": Shape(vocabulary=1536, hidden=128, intermediate=320, layers=3, heads=4),
+    "5M": Shape(vocabulary=4096, hidden=256, intermediate=1024, layers=4, heads=4),
+    "110M": Shape(vocabulary=32000, hidden=768, intermediate=2048, layers=12, heads=12),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and what it is asked.
+
+    Attributes:
+        folder: Hugging Face folder.
+        prompts: token ids.
+        trained: its answers end by themselves; a random model's do not.
+    """
+
+    name: str
+    folder: Path
+    prompts: list[list[int]]
+    trained: bool
+
+
+def demo_model(folder: Path, prompts: int) -> Subject:
+    """The newest merged model in the store, asked real held-out questions; a random one where there is none."""
+    store = Store(current_platform().store)
+    found = [
+        manifest
+        for path in Path(store.root.removeprefix("file://")).glob("merge-*/manifest.json")
+        if (manifest := store.manifest(path.parent.name)) is not None
+    ]
+    if not found:
+        return random_model("0.8M", folder, prompts)
+    newest = max(found, key=lambda manifest: manifest.provenance.finished)
+    root = Path(store.root.removeprefix("file://"))
+    model = root / newest.name / "attempts" / newest.attempt / "files" / "model"
+    data_store, data = Store.of(newest.inputs["data"].uri)
+    tokenizer = load_tokenizer(model, (model / TEMPLATE).read_text(encoding="utf-8"))
+    with data_store.open_files(data) as curated:
+        rows = read_rows(curated / "heldout.jsonl", prompts)
+    return Subject("demo", model, [encode_prompt(tokenizer, row["messages"]) for row in rows], trained=True)
+
+
+def random_model(size: str, folder: Path, prompts: int) -> Subject:
+    """Write a Llama with random weights, and draw prompts of 12 to 32 tokens."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    shape = SHAPES[size]
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+    model.save_pretrained(folder)
+    words = [*_SPECIAL, *(f"w{number}" for number in range(len(_SPECIAL), shape.vocabulary))]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<|pad|>")),
+        pad_token=words[0],
+        bos_token=words[1],
+        eos_token=words[2],
+    )
+    tokenizer.chat_template = _TEMPLATE
+    tokenizer.save_pretrained(folder)
+    draw = random.Random(0)
+    asked = [_draw(draw, shape.vocabulary) for _ in range(prompts)]
+    return Subject(size, folder, asked, trained=False)
+
+
+def _draw(draw: random.Random, vocabulary: int) -> list[int]:
+    return [1, *(draw.randrange(len(_SPECIAL), vocabulary) for _ in range(draw.randint(11, 31)))]
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers the model's safetensors files hold."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        total += sum(_size(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size

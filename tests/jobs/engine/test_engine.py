@@ -1,0 +1,199 @@
+"""The job engine: what it builds answers like its source, or nothing is committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.artifacts.naming import file_digest
+from include.errors import ConfigurationError, DataError, DivergenceError
+from include.events import parse_fields
+from include.specs.base import Artifact
+from jobs.engine import text
+from jobs.engine.hardware import require_hardware
+
+Build = Callable[..., Path]
+
+
+@pytest.mark.parametrize("compute_type", ["int8", "float32"])
+def test_an_engine_gives_the_merged_models_answers(
+    build: Build, config: dict[str, Any], data: Artifact, scores: list[Any], compute_type: str
+) -> None:
+    folder = build({**config, "compute_type": compute_type})
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "build.json",
+        "chat_template.jinja",
+        "engine",
+        "generation.json",
+        "golden.jsonl",
+        "parity.json",
+        "tokenizer.json",
+    ]
+    golden = [json.loads(line) for line in (folder / "golden.jsonl").read_text(encoding="utf-8").splitlines()]
+    heldout = [json.loads(line) for line in (_folder_of(data) / "heldout.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in golden] == [row["id"] for row in heldout]
+    assert [line["messages"] for line in golden] == [row["messages"][:-1] for row in heldout]
+    assert [line["reference"] for line in golden] == [row["messages"][-1]["content"] for row in heldout]
+    assert [line["exact_match"] for line in golden] == [1] * 10 + [0] == [one.exact_match for one in scores]
+    assert [line["answer"] for line in golden[:10]] == [line["reference"] for line in golden[:10]]
+    assert json.loads((folder / "generation.json").read_text()) == {
+        "end_ids": [2],
+        "max_tokens": 96,
+        "max_new_tokens": 32,
+        "special_tokens": {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"},
+    }
+    parity = json.loads((folder / "parity.json").read_text())
+    assert parity["rows"] == parity["prompts"] == 11
+    assert 0 <= parity["mean_kl"] < (1e-3 if compute_type == "int8" else 1e-10)
+    assert parity["top1_agreement"] == 1.0
+    # int8 may word anew what the model does not know.
+    assert parity["same_text"] >= (10 / 11 if compute_type == "int8" else 1.0)
+    assert parity["engine_exact_match"] == pytest.approx(10 / 11)
+    assert (parity["lost"], parity["won"]) == (0, 0)
+    assert 0 < parity["score_loss_upper"] < 0.5
+
+
+def test_the_engine_can_be_served_from_its_own_files_alone(build: Build, config: dict[str, Any]) -> None:
+    import ctranslate2
+
+    folder = build(config)
+    built = json.loads((folder / "build.json").read_text())
+    require_hardware(built)
+    assert built["isa"] in {"GENERIC", "AVX", "AVX2", "AVX512"}
+    served = text.load(folder)
+    prompt = served.prompt_ids([{"role": "user", "content": "drop 결제 서버"}])
+    engine = ctranslate2.Generator(str(folder / "engine"), compute_type=built["compute_type"])
+    ends = json.loads((folder / "generation.json").read_text())["end_ids"]
+    (result,) = engine.generate_batch(
+        [served.tokens(prompt)], end_token=ends, max_length=32, include_prompt_in_result=False
+    )
+    assert served.decode(result.sequences_ids[0]).strip() == "delete 결제 서버"
+
+
+def test_the_same_model_gives_the_same_bytes(
+    build: Build, config: dict[str, Any], make_artifact: Any, merged: Artifact
+) -> None:
+    first = build(config)
+    other_place = make_artifact("another-place", folder=_folder_of(merged))
+    second = build({**config, "parity": {"min_top1": 0.9}}, merged=other_place)
+    assert first != second
+    assert _digests(first) == _digests(second)
+
+
+def test_it_tells_its_progress_and_measures_speed(
+    build: Build, config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = build(config)
+    lines = capsys.readouterr().out.splitlines()
+    events = [line.split(" ", 1)[0] for line in lines]
+    assert [event for event in events if event != "answered"] == [
+        "started",
+        "held_out",
+        "building",
+        "built",
+        "text_proven",
+        "compared",
+        "finished",
+        "committed",
+    ]
+    progress = [float(fields["progress"]) for line in lines if "progress" in (fields := parse_fields(line))]
+    assert progress == sorted(progress)
+    metrics = json.loads((folder.parents[2] / "manifest.json").read_text())["metrics"]
+    assert metrics["engine_exact_match"] == metrics["merged_exact_match"]
+    assert metrics["tokens_per_cpu_second_batch_1"] > 0
+    assert metrics["tokens_per_cpu_second_batch_16"] > 0
+
+
+def test_failing_parity_ends_with_70_and_nothing_committed(
+    run_job: Any, config: dict[str, Any], merged: Artifact, data: Artifact, evaluated: Any
+) -> None:
+    inputs = {"merged": merged, "data": data, "evaluation": evaluated(merged, data)}
+    outcome = run_job("engine", {**config, "parity": {"max_mean_kl": 1e-12}}, inputs, expect=70)
+    assert outcome.manifest is None
+    assert "mean KL" in outcome.error
+    assert "(limit 1e-12)" in outcome.error
+    assert "nothing was committed" in outcome.error
+
+
+def test_answers_that_are_not_the_engines_fail_parity(
+    build: Build, config: dict[str, Any], merged: Artifact, data: Artifact, evaluated: Any, scores: list[Any]
+) -> None:
+    """As if the engine had two answers wrong: one that was right, and one that was wrong before."""
+    others = [*scores]
+    others[10] = others[10]._replace(exact_match=1, text="nothing it ever saw")
+    others[0] = others[0]._replace(exact_match=0, text="something else")
+    evaluation = evaluated(merged, data, others)
+    with pytest.raises(
+        DivergenceError,
+        match=r"same greedy text 0\.8182 \(limit 0\.9\), exact match 0\.9091 → 0\.9091, 1 rows lost and 1 won, a loss "
+        r"of 0\.0000",
+    ):
+        build({**config, "compute_type": "float32"}, evaluation=evaluation)
+    others[0] = scores[0]
+    with pytest.raises(DivergenceError, match=r"1 rows lost and 0 won, a loss of 0\.0909 \(limit 0\.01;"):
+        build({**config, "parity": {"min_same_text": 0.5}}, evaluation=evaluated(merged, data, others))
+
+
+def test_an_evaluation_of_another_model_is_refused(
+    build: Build, config: dict[str, Any], data: Artifact, merged: Artifact, evaluated: Any, make_artifact: Any
+) -> None:
+    other = make_artifact("other", {"model/README.md": "another"}, folder=_folder_of(merged))
+    with pytest.raises(
+        ConfigurationError, match=rf"evaluated the model {other.digest[:12]}.*gives {merged.digest[:12]}"
+    ):
+        build(config, evaluation=evaluated(other, data))
+
+
+def test_limits_that_the_evaluation_went_beyond_are_refused(build: Build, config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"max_new_tokens: 23 is less than the 24"):
+        build({**config, "max_new_tokens": 23})
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "named"),
+    [(46, "has a prompt of .* is over 46: raise engine.max_tokens"), (129, "129 is more than the model's 128")],
+)
+def test_a_length_that_does_not_fit_is_refused(
+    build: Build, config: dict[str, Any], max_tokens: int, named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        build({**config, "max_tokens": max_tokens})
+
+
+def test_a_tokenizer_that_serving_would_read_otherwise_is_refused(
+    build: Build, config: dict[str, Any], merged: Artifact, make_artifact: Any
+) -> None:
+    """transformers takes more tokens from tokenizer_config.json, which tokenizers does not know."""
+    settings = json.loads((_folder_of(merged) / "model" / "tokenizer_config.json").read_text())
+    settings["extra_special_tokens"] = ["<|tool|>"]
+    odd = make_artifact("odd", {"model/tokenizer_config.json": json.dumps(settings)}, folder=_folder_of(merged))
+    with pytest.raises(DivergenceError, match=r"would not tokenise as training did: the text '<\|tool\|>' gives"):
+        build(config, merged=odd)
+
+
+def test_pickles_are_refused(build: Build, config: dict[str, Any], merged: Artifact, make_artifact: Any) -> None:
+    pickled = make_artifact("pickled", {"model/pytorch_model.bin": b"\x80\x04."}, folder=_folder_of(merged))
+    with pytest.raises(DataError, match=r"pytorch_model\.bin, a pickle"):
+        build(config, merged=pickled)
+
+
+def test_a_model_that_ctranslate2_does_not_know_is_refused(
+    build: Build, config: dict[str, Any], merged: Artifact, make_artifact: Any
+) -> None:
+    settings = json.loads((_folder_of(merged) / "model" / "config.json").read_text()) | {"model_type": "deepseek_v3"}
+    foreign = make_artifact("foreign", {"model/config.json": json.dumps(settings)}, folder=_folder_of(merged))
+    with pytest.raises(ConfigurationError, match=r"does not convert this model .*choose another base model"):
+        build(config, merged=foreign)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): file_digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _folder_of(artifact: Artifact) -> Path:
+    (attempt,) = (Path(artifact.uri.removeprefix("file://")) / "attempts").iterdir()
+    return attempt / "files"
