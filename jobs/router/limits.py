@@ -1,0 +1,46 @@
+"""What a client may ask for, and how long an arm may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask for.
+
+    Attributes:
+        body_bytes: of a request's body, unpacked.
+        body_seconds: until it must have arrived.
+        prompt_bytes: of a prompt, or of all messages; a token is at least one byte. Below it, the engine's own limit
+            on tokens holds.
+        answer_tokens: largest `max_tokens`; below it, the engine's own limit holds.
+        requests: answered at the same time; one more is sent away with Retry-After.
+        rows: in one V2 `infer`.
+    """
+
+    body_bytes: int = 1024 * 1024
+    body_seconds: float = 30.0
+    prompt_bytes: int = 64 * 1024
+    answer_tokens: int = 4096
+    requests: int = 256
+    rows: int = 32
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long an arm may take, in seconds.
+
+    Attributes:
+        connect: until Triton takes the connection.
+        first_token: until a stream's first piece.
+        between_tokens: from one piece of a stream to the next.
+        total: until a whole answer, or a stream's end; time spent on a client that reads slowly does not count.
+        write: until a client has taken a piece; after it the client counts as gone.
+    """
+
+    connect: float = 2.0
+    first_token: float = 30.0
+    between_tokens: float = 15.0
+    total: float = 120.0
+    write: float = 30.0

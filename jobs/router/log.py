@@ -1,0 +1,29 @@
+"""Log lines on stdout; what can happen with every request is told at most once a second."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from include.events import format_event
+
+
+def log(event: str, **fields: Any) -> None:
+    print(format_event(event, fields), flush=True)
+
+
+class ThrottledLog:
+    """One line a second for each event and key; how many were left out is told with the next."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], float] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
+
+    def __call__(self, event: str, key: str, **fields: Any) -> None:
+        now = time.monotonic()
+        line = event, key
+        if now - self._last.get(line, float("-inf")) < 1:
+            self._left_out[line] = self._left_out.get(line, 0) + 1
+            return
+        self._last[line] = now
+        log(event, **fields, left_out=self._left_out.pop(line, 0))

@@ -1,0 +1,113 @@
+"""The router as a service: both APIs on their ports until SIGTERM, then every request in flight to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+from include.errors import ConfigurationError
+from jobs.router.admin import AdminApi
+from jobs.router.dispatch import Dispatcher
+from jobs.router.limits import Limits, Timeouts
+from jobs.router.log import log
+from jobs.router.metrics import make_registry
+from jobs.router.public import PublicApi
+from jobs.router.routes import RouteFile, lock_folder
+from jobs.router.targets import Targets
+from jobs.router.upstream import Upstream
+
+HOST = "127.0.0.1"
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    Attributes:
+        folder: of the serving side; holds `token` and the routes.
+        triton: URL of Triton's HTTP endpoint.
+        drain_seconds: for the requests in flight, once asked to stop.
+    """
+
+    folder: Path
+    port: int
+    admin_port: int
+    triton: str
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    drain_seconds: float = 30.0
+
+
+async def serve(options: Options) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: no token, a port that is taken, or another router on this folder.
+        DataError: the routes cannot be read.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    token = _read_token(options.folder / "token")
+    lock = lock_folder(options.folder)
+    file = RouteFile(options.folder)
+    routes, source = file.read()
+    if source == file.previous:
+        log("routes_damaged", file=file.path, used=file.previous, hint="the last change may be missing")
+    targets = Targets(file, routes)
+    upstream = Upstream(options.triton, options.timeouts)
+    dispatcher = Dispatcher(upstream, options.limits)
+    public = web.AppRunner(
+        PublicApi(targets, dispatcher, upstream, options.limits, options.timeouts).application(),
+        access_log=None,
+        # A client that goes away ends its generation.
+        handler_cancellation=True,
+        shutdown_timeout=options.drain_seconds,
+    )
+    admin = web.AppRunner(
+        AdminApi(targets, make_registry(targets, dispatcher), token).application(), access_log=None, shutdown_timeout=5
+    )
+    try:
+        await _listen(admin, options.admin_port)
+        await _listen(public, options.port)
+        log("started", port=options.port, admin_port=options.admin_port, triton=options.triton, targets=len(routes))
+        await stop.wait()
+        log("stopping", in_flight=dispatcher.in_flight)
+    finally:
+        await public.cleanup()
+        await admin.cleanup()
+        await upstream.close()
+        os.close(lock)
+    log("stopped")
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the token cannot be read from {path} ({error}): write one there, mode 0600"
+        ) from None
+    if not token:
+        raise ConfigurationError(f"{path} is empty: write a token there, mode 0600")
+    return token
+
+
+async def _listen(runner: web.AppRunner, port: int) -> None:
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port, backlog=_BACKLOG).start()
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ConfigurationError(
+            f"port {port} on {HOST} cannot be had ({error.strerror}): end the process that listens there, or choose "
+            "another port"
+        ) from None
