@@ -1,0 +1,88 @@
+"""The controller's HTTP API, for Airflow's side and for people."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from include.rollouts import RolloutRequest
+from jobs.canary.controller import Controller, RefusedError, UnknownError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_MAX_BODY = 1024 * 1024
+
+
+def make_app(controller: Controller, token: str) -> web.Application:
+    """The API as an application; everything but /health needs the bearer token."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "")
+        if request.path != "/health" and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            return _error(401, "the bearer token is missing or wrong: it is in the serving folder's file token")
+        try:
+            return await handler(request)
+        except UnknownError as error:
+            return _error(404, str(error))
+        except RefusedError as error:
+            return _error(409, str(error), **({"rollout": error.rollout} if error.rollout else {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            return _error(422, f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
+
+    routes = web.RouteTableDef()
+
+    @routes.get("/health")
+    async def health(_request: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    @routes.get("/targets/{target}")
+    async def target(request: web.Request) -> web.Response:
+        return _model(controller.target(request.match_info["target"]))
+
+    @routes.delete("/targets/{target}")
+    async def retire(request: web.Request) -> web.Response:
+        name = request.match_info["target"]
+        return web.json_response({"target": name, "retired": await controller.retire(name)})
+
+    @routes.post("/rollouts")
+    async def submit(request: web.Request) -> web.Response:
+        status, new = controller.submit(RolloutRequest.model_validate_json(await request.read()))
+        return _model(status, 201 if new else 200)
+
+    @routes.get("/rollouts/{rollout}")
+    async def rollout(request: web.Request) -> web.Response:
+        return _model(controller.rollout(request.match_info["rollout"]))
+
+    @routes.post("/rollouts/{rollout}/abort")
+    async def abort(request: web.Request) -> web.Response:
+        return _model(controller.abort(request.match_info["rollout"], await _reason(request)))
+
+    @routes.post("/rollouts/{rollout}/resume")
+    async def resume(request: web.Request) -> web.Response:
+        return _model(controller.resume(request.match_info["rollout"]))
+
+    app = web.Application(middlewares=[guard], client_max_size=_MAX_BODY)
+    app.add_routes(routes)
+    return app
+
+
+async def _reason(request: web.Request) -> str:
+    try:
+        return str(json.loads(await request.read())["reason"])
+    except (ValueError, KeyError, TypeError):
+        return "no reason given"
+
+
+def _model(model: BaseModel, status: int = 200) -> web.Response:
+    return web.json_response(text=model.model_dump_json(), status=status)
+
+
+def _error(status: int, message: str, **more: Any) -> web.Response:
+    return web.json_response({"error": message, **more}, status=status)

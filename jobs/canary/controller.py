@@ -1,0 +1,286 @@
+"""All targets and their rollouts: what may be asked of the controller, and the tasks that do it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from include.errors import AnemoneError
+from include.rollouts import RolloutRequest, RolloutStatus, TargetStatus
+from jobs.canary.log import log
+from jobs.canary.peers import Peers
+from jobs.canary.records import Records, Rollout, TargetRecord
+from jobs.canary.rollout import Runner
+from jobs.canary.target import Target
+from jobs.triton.client import TritonError
+
+_RETIRE_SECONDS = 60.0
+
+
+class RefusedError(Exception):
+    """What was asked does not fit to how things are; `rollout` is the one that is in the way, if any."""
+
+    def __init__(self, message: str, rollout: str | None = None) -> None:
+        super().__init__(message)
+        self.rollout = rollout
+
+
+class UnknownError(Exception):
+    """There is no such rollout or target."""
+
+
+class Controller:
+    """The service. Call `start`, then anything else, then `close`; what it does survives any other end."""
+
+    def __init__(self, records: Records, peers: Peers) -> None:
+        self._records = records
+        self._peers = peers
+        self._targets: dict[str, Target] = {}
+        self._rollouts: dict[str, Rollout] = {}
+        """Ended ones only; the others are with their runner."""
+        self._runners: dict[str, list[Runner]] = {}
+        self._wake: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._sequence = 0
+        self._retiring = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Take up what an earlier life left: promoted rollouts go forward, others lose their traffic and begin again.
+
+        Raises:
+            DataError: a record is damaged.
+        """
+        rollouts = self._records.rollouts()
+        for record in self._records.targets():
+            self._targets[record.target] = Target(record, self._peers, self._records)
+        for rollout in rollouts:
+            self._sequence = max(self._sequence, rollout.sequence)
+            target = self._target(rollout.request.target)
+            if rollout.status.ended:
+                self._rollouts[rollout.id] = rollout
+                continue
+            if rollout.status.state == "promoted":
+                target.promote(rollout)
+                target.route = target.alone()
+            self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
+        for target in list(self._targets.values()):
+            if target.record.retiring:
+                self._spawn(target.name, self._clear_away(target))
+            else:
+                self._work(target)
+        log("started", targets=len(self._targets), unfinished=sum(map(len, self._runners.values())))
+
+    async def close(self) -> None:
+        """End all tasks; nothing is lost, and the next life goes on."""
+        tasks = [task for tasks in self._tasks.values() for task in tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._records.close()
+
+    # What may be asked.
+
+    def submit(self, request: RolloutRequest) -> tuple[RolloutStatus, bool]:
+        """Begin a rollout, unless this very one is known; returns how it stands, and whether it is new.
+
+        A rollback supersedes a release that is not promoted yet.
+
+        Raises:
+            RefusedError: another rollout goes on, or the id was used for another request.
+        """
+        known = self._find(request.id)
+        if known is not None:
+            if known.request != request:
+                raise RefusedError(f"the id {request.id} was used for another request: choose another", request.id)
+            return self.rollout(request.id), False
+        target = self._targets.get(request.target)
+        if target is not None and target.record.retiring:
+            raise RefusedError(f"{request.target} is being taken out of service: try again in a few seconds")
+        runners = self._runners.get(request.target, [])
+        if runners:
+            first = runners[0]
+            supersedes = (
+                request.kind == "rollback"
+                and len(runners) == 1
+                and first.rollout.request.kind == "release"
+                and first.status.state != "promoted"
+            )
+            if not supersedes:
+                raise RefusedError(
+                    f"rollout {runners[-1].rollout.id} goes on on {request.target}: wait for it, or abort it",
+                    runners[-1].rollout.id,
+                )
+            if not first.decided:
+                first.stop(f"superseded by the rollback {request.id}")
+        self._sequence += 1
+        rollout = Rollout(
+            request=request,
+            status=RolloutStatus(id=request.id, kind=request.kind, target=request.target, state="pending"),
+            sequence=self._sequence,
+            asked=datetime.now(UTC),
+        )
+        self._records.save_rollout(rollout)
+        new = target is None
+        target = self._target(request.target)
+        self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
+        log("asked", rollout=rollout.id, kind=request.kind, target=target.name)
+        if new:
+            self._work(target)
+        self._wake[target.name].set()
+        return self.rollout(request.id), True
+
+    def rollout(self, rollout: str) -> RolloutStatus:
+        """How a rollout stands. Raises UnknownError."""
+        found = self._find(rollout)
+        if found is None:
+            raise UnknownError(f"there is no rollout {rollout}")
+        if found.status.ended:
+            return found.status
+        return found.status.model_copy(update={"champion": self._targets[found.request.target].record.champion})
+
+    def target(self, name: str) -> TargetStatus:
+        """What a target serves. Raises UnknownError."""
+        target = self._targets.get(name)
+        if target is None:
+            raise UnknownError(f"there is no target {name}")
+        runners = self._runners.get(name, [])
+        return TargetStatus(
+            target=name,
+            champion=target.record.champion,
+            previous=target.record.previous,
+            rollout=runners[0].rollout.id if runners else None,
+            healthy=target.healthy,
+        )
+
+    def abort(self, rollout: str, reason: str) -> RolloutStatus:
+        """Have a rollout go back. Raises UnknownError, or RefusedError where it is promoted already."""
+        runner = self._running(rollout)
+        if runner is None or runner.status.state == "promoted":
+            status = self.rollout(rollout)
+            if status.outcome == "promoted":
+                raise RefusedError(f"rollout {rollout} is promoted already: ask for a rollback")
+            return status
+        if not runner.decided:
+            runner.stop(f"aborted: {reason}")
+        return self.rollout(rollout)
+
+    def resume(self, rollout: str) -> RolloutStatus:
+        """Let a held rollout go on. Raises UnknownError, or RefusedError where it is not held."""
+        status = self.rollout(rollout)
+        runner = self._running(rollout)
+        if runner is None or status.state != "held":
+            raise RefusedError(
+                f"rollout {rollout} is not held (its state is {status.state}): there is nothing to resume"
+            )
+        runner.resume()
+        return status
+
+    async def retire(self, name: str) -> bool:
+        """Take a target out of service and forget its history; returns whether there was one.
+
+        Raises:
+            RefusedError: the router does not follow now; it goes on, and can be asked again.
+        """
+        target = self._targets.get(name)
+        if target is None:
+            return False
+        async with self._retiring:
+            if not target.record.retiring:
+                target.save(target.record.model_copy(update={"retiring": True}))
+                await self._end_tasks(name)
+                self._spawn(name, self._clear_away(target))
+        (task,) = self._tasks[name]
+        try:
+            await asyncio.wait_for(asyncio.shield(task), _RETIRE_SECONDS)
+        except TimeoutError:
+            raise RefusedError(f"{name} is still being taken out of service: see that router and Triton run") from None
+        return True
+
+    # What is done.
+
+    def _target(self, name: str) -> Target:
+        if name not in self._targets:
+            self._targets[name] = Target(TargetRecord(target=name), self._peers, self._records)
+        return self._targets[name]
+
+    def _runner(self, rollout: Rollout, target: Target) -> Runner:
+        return Runner(rollout, target, self._records, self._collect)
+
+    def _find(self, rollout: str) -> Rollout | None:
+        runner = self._running(rollout)
+        return runner.rollout if runner else self._rollouts.get(rollout)
+
+    def _running(self, rollout: str) -> Runner | None:
+        return next((one for many in self._runners.values() for one in many if one.rollout.id == rollout), None)
+
+    def _work(self, target: Target) -> None:
+        self._wake[target.name] = asyncio.Event()
+        self._spawn(target.name, self._tend(target), self._lead(target))
+
+    def _spawn(self, name: str, *work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[name] = [asyncio.create_task(coroutine) for coroutine in work]
+
+    async def _end_tasks(self, name: str) -> None:
+        tasks = self._tasks.pop(name, [])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tend(self, target: Target) -> None:
+        while True:
+            try:
+                await target.tend()
+                await self._collect()
+            except Exception as error:
+                log("fault", target=target.name, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(self._peers.timing.tend)
+
+    async def _lead(self, target: Target) -> None:
+        """One rollout after the other."""
+        wake = self._wake[target.name]
+        runners = self._runners.setdefault(target.name, [])
+        while True:
+            if not runners:
+                wake.clear()
+                await wake.wait()
+                continue
+            runner = runners[0]
+            try:
+                await runner.run()
+            except Exception as error:
+                log("fault", rollout=runner.rollout.id, error=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(self._peers.timing.retry)
+                continue
+            self._rollouts[runner.rollout.id] = runner.rollout
+            runners.pop(0)
+
+    async def _collect(self) -> None:
+        """Unload and remove what no target needs any more."""
+        peers = self._peers
+        async with peers.repository_lock:
+            needed = {name for target in self._targets.values() for name in target.needed()}
+            try:
+                for name in sorted((await peers.loaded()) - needed):
+                    log("unload", release=name)
+                    await peers.triton.unload(name)
+                for name in sorted(peers.installed() - needed):
+                    await asyncio.to_thread(peers.remove, peers.folder, name)
+            except (TritonError, AnemoneError, OSError) as error:
+                log("collect_pending", error=error)
+
+    async def _clear_away(self, target: Target) -> None:
+        """The end of a target: no route, nothing loaded, no history."""
+        target.needs.clear()
+        await self._peers.until_done("the target is retired", lambda: target.set_route(target.alone()))
+        await self._collect()
+        for runner in self._runners.pop(target.name, []):
+            self._records.forget_rollout(runner.rollout.id)
+        for rollout in [one for one in self._rollouts.values() if one.request.target == target.name]:
+            self._records.forget_rollout(rollout.id)
+            del self._rollouts[rollout.id]
+        self._records.forget_target(target.name)
+        del self._targets[target.name]
+        self._wake.pop(target.name, None)
+        log("retired", target=target.name)

@@ -1,0 +1,115 @@
+"""The router's admin API, as the controller uses it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+
+from include.specs.base import Model
+
+TIMEOUT_SECONDS = 5.0
+_LONGEST_ANSWER_SECONDS = 30.0
+
+
+class RouterError(Exception):
+    """The router could not be asked, or answered with a fault of its own."""
+
+
+class ConflictError(RouterError):
+    """The router refused: somebody else's lease, or its routes are not those that were last seen."""
+
+
+class SlowSeconds(Model):
+    """Beyond which an answer counts as slow; None: not judged."""
+
+    first_token: float | None = None
+    total: float | None = None
+
+
+class Route(Model):
+    """What the router is to do with a target's requests.
+
+    Attributes:
+        weight: the canary's share.
+        sample: share of requests whose answers are kept for the controller.
+    """
+
+    champion: str | None
+    canary: str | None = None
+    weight: float = 0.0
+    sample: float = 0.0
+    slow_seconds: SlowSeconds = SlowSeconds()
+
+
+class Router:
+    """Client of one router. Use as an async context manager."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=_LONGEST_ANSWER_SECONDS, sock_connect=TIMEOUT_SECONDS)
+        self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._token}"}, timeout=timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def state(self) -> dict[str, Any]:
+        """{"boot", "targets": {target: …}}."""
+        return await self._call("GET", "/state")
+
+    async def put(self, target: str, route: Route, generation: int, holder: str) -> dict[str, Any]:
+        """Set a target's route, `generation` being the one last seen (0 where it has none).
+
+        Raises:
+            ConflictError: the generation is another by now, or `holder` has no lease and the weight is above 0.
+        """
+        body = {**route.model_dump(), "generation": generation, "holder": holder}
+        return await self._call("PUT", f"/targets/{quote(target)}", body)
+
+    async def delete(self, target: str) -> None:
+        """Take a target out of service; no error where it is not in service."""
+        await self._call("DELETE", f"/targets/{quote(target)}", missing_is_fine=True)
+
+    async def lease(self, target: str, holder: str, seconds: float) -> None:
+        """Take or renew the lease. Raises ConflictError where another holds it."""
+        await self._call("POST", f"/targets/{quote(target)}/lease", {"holder": holder, "seconds": seconds})
+
+    async def release(self, target: str, holder: str) -> None:
+        """Give the lease back; no error where it has lapsed. Raises ConflictError where another holds it."""
+        await self._call("DELETE", f"/targets/{quote(target)}/lease", {"holder": holder}, missing_is_fine=True)
+
+    async def counts(self, target: str) -> dict[str, Any]:
+        """{"boot", "generations": […]}, cumulative since the router's start."""
+        return await self._call("GET", f"/targets/{quote(target)}/counts")
+
+    async def samples(self, target: str, after: int) -> dict[str, Any]:
+        """{"boot", "samples": […], "lost"}: those with a sequence number above `after`."""
+        return await self._call("GET", f"/targets/{quote(target)}/samples?after={after}")
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, missing_is_fine: bool = False
+    ) -> dict[str, Any]:
+        assert self._session is not None
+        try:
+            async with self._session.request(method, self._url + path, json=body) as response:
+                if response.status == 404 and missing_is_fine:
+                    return {}
+                if response.status >= 400:
+                    text = (await response.text()).strip()[:500]
+                    kind = ConflictError if response.status == 409 else RouterError
+                    raise kind(f"the router answered {method} {path} with {response.status}: {text}")
+                return await response.json(content_type=None) or {}
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise RouterError(
+                f"the router at {self._url} could not be asked ({type(error).__name__}: {error}): see that it runs"
+            ) from None

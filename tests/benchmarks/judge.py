@@ -1,0 +1,258 @@
+"""How often the canary's judge is wrong, and how soon it is right, beside two rules that are widely used.
+
+    .anemone/venvs/serving/bin/python tests/benchmarks/judge.py           # 1,000 rollouts a setting, under 5 minutes
+
+Every rollout follows the policy's defaults (but for the time that a low traffic needs) and is decided by
+`jobs.canary.judge.decide` alone. The other rules see the same requests: "twice the champion's rate in a window of a
+minute, twice in a row", and a one-sided z-test of the cumulative counts at every look, at the same alpha. Neither of
+them can promote; they are asked for a roll back for as long as the rollout lasts, and for at least the time that a good
+canary takes.
+
+Fails where the judge breaks a promise: more false roll backs than alpha, or more promotions of a canary at or above
+the limit than its alpha, by more than three standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+
+from include.rollouts import CanaryPolicy
+from jobs.canary.judge import Arm, Evidence, Generation, Golden, decide
+
+POLICY = CanaryPolicy()
+SLOW = 0.05
+"""Share of the champion's answers beyond its frozen quantile."""
+
+_BLOCK = 64
+_WINDOW_SECONDS = 60.0
+
+
+def _constant(rate: float) -> Callable[[float], float]:
+    return lambda _seconds: rate
+
+
+def _drifting(seconds: float) -> float:
+    """Between 0 and 2% and back, every half an hour."""
+    return 0.01 * (1 - math.cos(2 * math.pi * seconds / 1800))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Rates of failed requests by seconds, and shares of slow answers, of both arms; traffic in requests a second."""
+
+    traffic: float
+    name: str
+    champion: Callable[[float], float]
+    canary: Callable[[float], float]
+    canary_slow: float = SLOW
+
+    @property
+    def is_harmful(self) -> bool:
+        return self.canary is not self.champion or self.canary_slow > SLOW
+
+
+def settings() -> Iterator[Setting]:
+    for traffic in (0.2, 5.0, 50.0):
+        for base in (0.0, 0.001, 0.01):
+            rate = _constant(base)
+            yield Setting(traffic, f"equal, {base:.1%} fail", rate, rate)
+        yield Setting(traffic, "equal, drifting 0–2%", _drifting, _drifting)
+        yield Setting(traffic, "both at the limit, 2%", *[_constant(0.02)] * 2)
+        yield Setting(traffic, "both bad, 5%", *[_constant(0.05)] * 2)
+        for times in (2, 3, 10):
+            yield Setting(traffic, f"1%, canary ×{times}", _constant(0.01), _constant(0.01 * times))
+        yield Setting(traffic, "0.1%, canary 2%", _constant(0.001), _constant(0.02))
+        rate = _constant(0.001)
+        yield Setting(traffic, "0.1%, canary slow ×3", rate, rate, 3 * SLOW)
+
+
+class Requests:
+    """Requests of one look after another, drawn in blocks: (finished, failed, slow) of both arms."""
+
+    def __init__(self, setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) -> None:
+        self._setting = setting
+        self._seconds = policy.look_seconds
+        self._draw = draw
+        self._look = 0
+        self._weight = -1.0
+        self._block: Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]] = iter(())
+
+    def next(self, weight: float) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Canary's and champion's."""
+        if weight != self._weight:
+            self._weight, self._block = weight, iter(())
+        found = next(self._block, None)
+        if found is None:
+            self._block = self._make(weight)
+            found = next(self._block)
+        self._look += 1
+        return found
+
+    def _make(self, weight: float) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+        setting, draw = self._setting, self._draw
+        times = [self._seconds * (self._look + offset) for offset in range(_BLOCK)]
+        arms = []
+        for share, rate, slow in (
+            (weight, setting.canary, setting.canary_slow),
+            (1 - weight, setting.champion, SLOW),
+        ):
+            finished = draw.poisson(setting.traffic * self._seconds * share, _BLOCK)
+            failed = draw.binomial(finished, [rate(seconds) for seconds in times])
+            arms.append(
+                list(
+                    zip(
+                        finished.tolist(), failed.tolist(), draw.binomial(finished - failed, slow).tolist(), strict=True
+                    )
+                )
+            )
+        return iter(zip(*arms, strict=True))
+
+
+@dataclass
+class Rules:
+    """The two other rules, on failed requests or on slow answers."""
+
+    event: int
+    window: deque[tuple[int, int, int, int]]
+    totals: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    hits: int = 0
+    threshold: bool = False
+    z_test: bool = False
+
+    def look(self, canary: tuple[int, int, int], champion: tuple[int, int, int]) -> None:
+        seen = (canary[0], canary[self.event], champion[0], champion[self.event])
+        self.window.append(seen)
+        self.totals = [total + number for total, number in zip(self.totals, seen, strict=True)]
+        n1, e1, n2, e2 = map(sum, zip(*self.window, strict=True))
+        self.hits = self.hits + 1 if n1 and n2 and e1 / n1 > 2 * e2 / n2 else 0
+        self.threshold |= self.hits >= 2
+        n1, e1, n2, e2 = self.totals
+        if n1 and n2 and e1 + e2:
+            pooled = (e1 + e2) / (n1 + n2)
+            error = math.sqrt(pooled * (1 - pooled) * (1 / n1 + 1 / n2))
+            self.z_test |= bool(error) and (e1 / n1 - e2 / n2) / error > NormalDist().inv_cdf(1 - POLICY.alpha)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one rollout ended."""
+
+    action: str
+    requests: int
+    looks: int
+    threshold: bool
+    z_test: bool
+
+
+def simulate(setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) -> Ended:
+    """One rollout, by the same sequence of evidence that the controller would see."""
+    requests = Requests(setting, policy, draw)
+    event = 2 if setting.canary_slow > SLOW else 1
+    rules = Rules(event, deque(maxlen=max(1, round(_WINDOW_SECONDS / policy.look_seconds))))
+    least = math.ceil(len(policy.steps) * policy.step_seconds / policy.look_seconds)
+    before: list[Generation] = []
+    step, entered, look = 0, 0.0, 0
+    canary, champion = [0, 0, 0], [0, 0, 0]
+    ended: tuple[str, int, int] | None = None
+    while ended is None or look < least:
+        look += 1
+        seen_canary, seen_champion = requests.next(policy.steps[step])
+        rules.look(seen_canary, seen_champion)
+        if ended is not None:
+            continue
+        for total, seen in ((canary, seen_canary), (champion, seen_champion)):
+            for index, number in enumerate(seen):
+                total[index] += number
+        now = Generation.model_construct(
+            key=str(step),
+            step=step,
+            weight=policy.steps[step],
+            current=True,
+            champion=_arm(champion),
+            canary=_arm(canary),
+        )
+        elapsed = look * policy.look_seconds
+        evidence = Evidence.model_construct(
+            step=step,
+            elapsed=elapsed,
+            step_elapsed=elapsed - entered,
+            held=None,
+            resumes=0,
+            counted=True,
+            missed=0,
+            golden=Golden.model_construct(asked=16, same=16, step_elapsed=0.0),
+            generations=(*before, now),
+        )
+        action = decide(policy, evidence).action
+        if action == "next_step":
+            before.append(now)
+            step, entered = step + 1, elapsed
+            canary, champion = [0, 0, 0], [0, 0, 0]
+        elif action != "go_on":
+            ended = (action, sum(part.canary.finished for part in (*before, now)), look)
+    return Ended(*ended, threshold=rules.threshold, z_test=rules.z_test)
+
+
+def _arm(counts: list[int]) -> Arm:
+    """Every answer is read, and those that failed are the bad ones."""
+    finished, failed, slow = counts
+    return Arm.model_construct(finished=finished, failed=failed, slow=slow, sampled=finished, bad=failed)
+
+
+def broken_promise(setting: Setting, runs: list[Ended], policy: CanaryPolicy) -> str | None:
+    """What the judge did more often than it may."""
+
+    def exceeds(action: str, alpha: float) -> bool:
+        share = sum(run.action == action for run in runs) / len(runs)
+        return share > alpha + 3 * math.sqrt(alpha * (1 - alpha) / len(runs))
+
+    if not setting.is_harmful and exceeds("roll_back", policy.alpha):
+        return "false roll backs above alpha"
+    at_limit = min(setting.canary(seconds) for seconds in range(0, 3600, 60)) >= policy.max_bad_rate
+    if at_limit and exceeds("promote", policy.promotion_alpha):
+        return "false promotions above promotion_alpha"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000, help="rollouts a setting")
+    arguments = parser.parse_args()
+    print(
+        "| requests/s | arms | rolled back | promoted | inconclusive | canary's requests, looks to a verdict (median) "
+        "| threshold rule: rolled back | z-test: rolled back |\n|---|---|---|---|---|---|---|---|"
+    )
+    began, broken = time.monotonic(), []
+    for number, setting in enumerate(settings()):
+        draw = np.random.default_rng(number)
+        # At a low traffic one looks as often as there is something to see.
+        policy = POLICY.model_copy(
+            update={"look_seconds": 60.0, "max_seconds": 6 * 3600.0} if setting.traffic < 1 else {}
+        )
+        runs = [simulate(setting, policy, draw) for _ in range(arguments.runs)]
+        shares = [sum(run.action == action for run in runs) for action in ("roll_back", "promote", "inconclusive")]
+        others = [sum(getattr(run, rule) for run in runs) for rule in ("threshold", "z_test")]
+        cells = [f"{count / len(runs):.1%}" for count in (*shares, *others)]
+        medians = [statistics.median(getattr(run, key) for run in runs) for key in ("requests", "looks")]
+        middle = f"{medians[0]:.0f}, {medians[1]:.0f}"
+        print(f"| {setting.traffic:g} | {setting.name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
+        if problem := broken_promise(setting, runs, policy):
+            broken.append(f"{setting.traffic:g} requests/s, {setting.name}: {problem}")
+    print(f"\n{arguments.runs} rollouts a setting, {time.monotonic() - began:.0f} s")
+    for problem in broken:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

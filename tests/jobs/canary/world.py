@@ -1,0 +1,521 @@
+"""A controller with all its peers in one process and in virtual time: what the network would do, without the wait.
+
+The peers are small models of the router's admin API and of Triton; their state outlives the controllers that the
+tests kill. `Mortal` stands between a controller and everything that outlives it, and lets it die at any chosen moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from include.artifacts.manifest import Provenance
+from include.artifacts.store import Store
+from include.rollouts import CanaryPolicy, Quality, Release, RolloutRequest, RolloutStatus
+from include.specs.base import Artifact
+from jobs.canary import durable, looks
+from jobs.canary.controller import Controller
+from jobs.canary.peers import Peers, Timing
+from jobs.canary.records import Records, Rollout
+from jobs.canary.router import ConflictError, Route, RouterError
+from jobs.triton.client import Answer, NotAvailableError
+
+TARGET = "kubectl"
+POLICY = CanaryPolicy(
+    steps=(0.1, 0.5),
+    step_seconds=20,
+    look_seconds=5,
+    min_requests=200,
+    max_seconds=300,
+    baseline_requests=50,
+    baseline_seconds=30,
+    quality=Quality(golden_prompts=4),
+)
+
+
+class _Selector(selectors.DefaultSelector):
+    """Does not wait, but says how long it would have."""
+
+    waited = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        ready = super().select(0)
+        if not ready and timeout:
+            self.waited += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only while everybody waits, and then at once. Threads are run in place."""
+
+    def __init__(self) -> None:
+        self._waits = _Selector()
+        super().__init__(self._waits)
+        self.set_exception_handler(lambda _loop, _context: None)
+
+    def time(self) -> float:
+        return self._waits.waited
+
+    def run_in_executor(self, executor: Any, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        future = self.create_future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def run_virtually(work: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(work)
+
+
+class Died(BaseException):
+    """The controller is dead: nothing that it does from now on has any effect."""
+
+
+class FakeTriton:
+    """Models that answer as they are told.
+
+    Attributes:
+        behaviour: by release: function of the request's messages to a text, or an exception to raise.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.up = True
+        self.loaded: set[str] = set()
+        self.loads: list[str] = []
+
+    def restart(self) -> None:
+        """Killed, and started again empty."""
+        self.up = True
+        self.loaded.clear()
+
+    def _require_up(self) -> None:
+        if not self.up:
+            raise NotAvailableError("Triton does not answer")
+
+    async def live(self) -> bool:
+        return self.up
+
+    async def states(self) -> dict[str, str]:
+        self._require_up()
+        return {name: "READY" if name in self.loaded else "" for name in self.world.installed()}
+
+    async def load(self, name: str) -> None:
+        self._require_up()
+        if name not in self.world.installed():
+            raise NotAvailableError(f"{name} does not load: no such model")
+        if name in self.world.unloadable:
+            raise NotAvailableError(f"{name} does not load: this CPU lacks avx512_vnni")
+        await asyncio.sleep(0.5)
+        self._require_up()
+        self.world.dead_stubs.discard(name)
+        if name not in self.loaded:
+            self.loads.append(name)
+        self.loaded.add(name)
+
+    async def unload(self, name: str) -> None:
+        self._require_up()
+        self.loaded.discard(name)
+
+    async def generate(
+        self, name: str, *, text: Any = None, messages: Any = None, max_tokens: Any = None, timeout: float = 30
+    ) -> Answer:
+        self._require_up()
+        await asyncio.sleep(0.01)
+        if name not in self.loaded or name in self.world.dead_stubs:
+            raise NotAvailableError(f"{name} gave no answer")
+        answer = "x" if messages is None else self.world.answer(name, messages[-1]["content"])
+        return Answer(answer, "stop", 3, 3)
+
+
+class FakeRouter:
+    """The admin API, and traffic at a steady rate that is shared out by the weight in force."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.up = True
+        self.counting = True
+        self.routes: dict[str, dict[str, Any]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Routes are durable; leases, counts and samples are not."""
+        self.up = True
+        self.boot = f"boot{self.world.next()}"
+        self.leases: dict[str, tuple[str, float]] = {}
+        self.periods: dict[str, list[dict[str, Any]]] = {}
+        self.kept: dict[str, list[dict[str, Any]]] = {}
+        for target in self.routes:
+            self._open(target)
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _require_up(self) -> None:
+        if not self.up:
+            raise RouterError("the router could not be asked")
+
+    def holder(self, target: str) -> str | None:
+        holder, until = self.leases.get(target, (None, 0.0))
+        return holder if holder and until > self.now() else None
+
+    def weight(self, target: str) -> float:
+        route = self.routes[target]
+        return route["weight"] if route["holder"] and self.holder(target) == route["holder"] else 0.0
+
+    def _open(self, target: str) -> None:
+        route = self.routes[target]
+        arms = {arm: _zero(route[arm]) if route[arm] else None for arm in ("champion", "canary")}
+        self.periods.setdefault(target, []).append({"generation": route["generation"], "weight": None, **arms})
+
+    async def state(self) -> dict[str, Any]:
+        self._require_up()
+        targets = {}
+        for name, route in self.routes.items():
+            shown = {key: route[key] for key in ("generation", "champion", "canary", "sample", "slow_seconds")}
+            targets[name] = {**shown, "weight": self.weight(name), "lease": {"holder": self.holder(name)}}
+        return {"boot": self.boot, "targets": targets}
+
+    async def put(self, target: str, route: Any, generation: int, holder: str) -> dict[str, Any]:
+        self._require_up()
+        if self.routes.get(target, {"generation": 0})["generation"] != generation:
+            raise ConflictError("another generation")
+        if route.weight > 0 and (route.canary is None or self.holder(target) != holder):
+            raise ConflictError("no lease")
+        self.world.check_route(route)
+        self.routes[target] = {**route.model_dump(), "generation": generation + 1, "holder": holder}
+        self._open(target)
+        return self.routes[target]
+
+    async def delete(self, target: str) -> None:
+        self._require_up()
+        self.routes.pop(target, None)
+        self.periods.pop(target, None)
+
+    async def lease(self, target: str, holder: str, seconds: float) -> None:
+        self._require_up()
+        if self.holder(target) not in (None, holder):
+            raise ConflictError("another holds the lease")
+        self.leases[target] = (holder, self.now() + seconds)
+
+    async def release(self, target: str, holder: str) -> None:
+        self._require_up()
+        if self.holder(target) not in (None, holder):
+            raise ConflictError("another holds the lease")
+        self.leases.pop(target, None)
+
+    async def counts(self, target: str) -> dict[str, Any]:
+        self._require_up()
+        if not self.counting:
+            raise RouterError("the router answered with 500")
+        periods = [
+            {**period, "weight": period["weight"] or 0.0, "slow_seconds": {}} for period in self.periods.get(target, [])
+        ]
+        return {"boot": self.boot, "generations": json.loads(json.dumps(periods))}
+
+    async def samples(self, target: str, after: int) -> dict[str, Any]:
+        self._require_up()
+        return {"boot": self.boot, "samples": self.kept.get(target, [])[after : after + 500], "lost": 0}
+
+    def serve(self, requests: int) -> None:
+        """So many requests now, shared out exactly."""
+        if not self.up:
+            return
+        for target, route in self.routes.items():
+            weight = self.weight(target)
+            if self.periods[target][-1]["weight"] not in (None, weight):
+                self._open(target)
+            period = self.periods[target][-1]
+            period["weight"] = weight
+            served = self.world.next()
+            for number in range(requests):
+                arm = "canary" if weight and (number + served * 7) % 100 < 100 * weight else "champion"
+                self._serve_one(target, period, arm, route)
+
+    def _serve_one(self, target: str, period: dict[str, Any], arm: str, route: dict[str, Any]) -> None:
+        name, counts = route[arm], period[arm]
+        triton = self.world.triton
+        dead = not triton.up or name not in triton.loaded or name in self.world.dead_stubs
+        failed = dead or self.world.fails(name)
+        champion = route["champion"]
+        champion_dead = not triton.up or champion not in triton.loaded or champion in self.world.dead_stubs
+        self.world.client_saw(failed and (arm == "champion" or champion_dead))
+        counts["finished"] += 1
+        counts["failed"] += failed
+        if not failed:
+            counts["total"][0][1] += 1
+            counts["slow"] += self.world.is_slow(name)
+        kept = self.kept.setdefault(target, [])
+        prompt = f"prompt {len(kept) % 4}"
+        kept.append(
+            {
+                "seq": len(kept) + 1,
+                "generation": period["generation"],
+                "arm": arm,
+                "release": name,
+                "prompt": None,
+                "messages": [{"role": "user", "content": prompt}],
+                "answer": None if failed else self.world.answer(name, prompt, live=True),
+                "failed": failed,
+                "empty": False,
+                "finish_reason": "stop",
+                "greedy": True,
+            }
+        )
+
+
+def _zero(release: str) -> dict[str, Any]:
+    counts = dict.fromkeys(("finished", "failed", "slow", "in_flight"), 0)
+    return {"release": release, **counts, "first_token": [], "total": [[0.05, 0]]}
+
+
+class World:
+    """Everything outside the controller.
+
+    Attributes:
+        unloadable, dead_stubs: releases that do not load, or whose process has died.
+        failing, slow, garbled: shares, by release, of requests that go wrong.
+        weights: of every route that was ever set.
+        lost: requests that no arm answered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(f"file://{folder}/store")
+        self._number = 0
+        self.unloadable: set[str] = set()
+        self.dead_stubs: set[str] = set()
+        self.failing: dict[str, float] = {}
+        self.slow: dict[str, float] = {}
+        self.garbled: set[str] = set()
+        self.garbled_live: set[str] = set()
+        self.weights: list[float] = []
+        self.sent = self.lost = 0
+        self._draws = 0
+        self.triton = FakeTriton(self)
+        self.router = FakeRouter(self)
+
+    def next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def installed(self) -> set[str]:
+        models = self.folder / "models"
+        return {path.name for path in models.iterdir()} if models.is_dir() else set()
+
+    def install(self, folder: Path, release: Release, drill: str) -> str:
+        name = f"{release.model}-v{release.version}-{release.engine.digest[:8]}"
+        engine = folder / "engines" / release.engine.digest[:16]
+        engine.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {
+                "id": str(number),
+                "messages": [{"role": "user", "content": f"prompt {number}"}],
+                "reference": f"answer {number}",
+                "answer": f"answer {number}",
+                "exact_match": 1,
+            }
+            for number in range(4)
+        ]
+        (engine / "golden.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "models" / name).mkdir(parents=True, exist_ok=True)
+        return name
+
+    def remove(self, folder: Path, name: str) -> None:
+        assert name not in self.triton.loaded, f"{name} is removed while it is loaded"
+        (folder / "models" / name).rmdir()
+
+    def answer(self, name: str, prompt: str, live: bool = False) -> str:
+        if name in self.garbled or (live and name in self.garbled_live):
+            return "words shuffled"
+        return prompt.replace("prompt", "answer")
+
+    def fails(self, name: str) -> bool:
+        return self._drawn(self.failing.get(name, 0.0))
+
+    def is_slow(self, name: str) -> bool:
+        return self._drawn(self.slow.get(name, 0.05))
+
+    def _drawn(self, share: float) -> bool:
+        """A fixed sequence, evenly spread: the golden ratio's multiples."""
+        self._draws += 1
+        return (self._draws * 0.6180339887) % 1 < share
+
+    def check_route(self, route: Route) -> None:
+        """What must hold for every route that is ever set."""
+        if route.weight:
+            assert route.canary in self.triton.loaded, "traffic for a canary that is not loaded"
+        record = next((one for one in self.rollouts() if one.status.name == route.champion), None)
+        assert record is not None, f"{route.champion} was never asked for"
+        assert record.status.outcome == "promoted", f"{route.champion} is champion without a durable promotion"
+        self.weights.append(route.weight)
+
+    def rollouts(self) -> list[Rollout]:
+        """As they are on disk."""
+        records = Records(self.folder / "canary")
+        try:
+            return records.rollouts()
+        finally:
+            records.close()
+
+    def client_saw(self, lost: bool) -> None:
+        self.sent += 1
+        self.lost += lost
+
+    def release(self, version: int) -> Release:
+        """A release whose engine is in the store."""
+        now = datetime.now(UTC)
+        name = f"engine-{version}"
+        manifest = self.store.manifest(name)
+        if manifest is None:
+            with self.store.attempt(name) as attempt:
+                (attempt.files / "build.json").write_text(f'{{"version": "{version}"}}')
+                manifest, _ = attempt.commit(
+                    job="engine",
+                    code="0",
+                    provenance=Provenance(
+                        started=now,
+                        finished=now,
+                        wall_seconds=0,
+                        cpu_seconds=0,
+                        peak_rss_bytes=0,
+                        host="test",
+                        python="3",
+                    ),
+                )
+        artifact = Artifact(uri=self.store.uri(name), digest=manifest.content_digest)
+        return Release(model=TARGET, version=str(version), engine=artifact)
+
+    def name(self, version: int) -> str:
+        return f"{TARGET}-v{version}-{self.release(version).engine.digest[:8]}"
+
+    def request(self, number: int, expected: int | None = None, **changes: Any) -> RolloutRequest:
+        """For a release of version `number`, compared with version `expected`."""
+        values: dict[str, Any] = {
+            "id": f"release-{number}",
+            "kind": "release",
+            "target": TARGET,
+            "release": self.release(number),
+            "expected_champion": str(expected) if expected else None,
+            "policy": POLICY,
+        }
+        return RolloutRequest(**{**values, **changes})
+
+    def rollback(self, rollout: str, version: int | None = None) -> RolloutRequest:
+        return RolloutRequest(id=rollout, kind="rollback", target=TARGET, version=str(version) if version else None)
+
+
+class Traffic:
+    """So many requests a second through the router, while the context lasts."""
+
+    def __init__(self, world: World, rate: int = 20) -> None:
+        self._world = world
+        self._rate = rate
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._flow())
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    async def _flow(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._world.router.serve(self._rate)
+
+
+class Life:
+    """One life of a controller in a world; may die before its n-th deed.
+
+    A deed is a durable write, or a call to a peer.
+    """
+
+    def __init__(self, world: World, dies_at: int | None = None) -> None:
+        self.world = world
+        self.deeds = 0
+        self.dead = False
+        self._dies_at = dies_at
+        peers = Peers(
+            world.folder,
+            router=self._mortal(world.router),
+            triton=self._mortal(world.triton),
+            store=world.store.root,
+            boot=f"life{world.next()}",
+            timing=Timing(tend=2, lease=10, patience=30, probe=5, golden=5, drain=20, retry=1),
+            install=self._guard(world.install),
+            remove=self._guard(world.remove),
+        )
+        self.records = Records(world.folder / "canary")
+        for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):
+            setattr(self.records, save, self._guard(getattr(self.records, save)))
+        self.controller = Controller(self.records, peers)
+
+    def _mortal(self, peer: Any) -> Any:
+        names = [name for name in dir(peer) if asyncio.iscoroutinefunction(getattr(peer, name))]
+        return SimpleNamespace(**{name: self._guard_async(getattr(peer, name)) for name in names})
+
+    def _guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any) -> Any:
+            self._live_on()
+            return function(*arguments)
+
+        return guarded
+
+    def _guard_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def guarded(*arguments: Any, **options: Any) -> Any:
+            self._live_on()
+            result = await function(*arguments, **options)
+            if self.dead:
+                raise Died
+            return result
+
+        return guarded
+
+    def _live_on(self) -> None:
+        self.deeds += 1
+        self.dead = self.dead or self.deeds == self._dies_at
+        if self.dead:
+            raise Died
+
+    async def __aenter__(self) -> Life:
+        looks.durable = SimpleNamespace(append_line=self._guard(durable.append_line))
+        try:
+            await self.controller.start()
+        except Died:
+            return self
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.dead = True
+        await self.controller.close()
+        looks.durable = durable
+
+    async def until(self, true: Callable[[], Any], seconds: float = 2000) -> Any:
+        """Wait until it is true, or this life has ended."""
+        async with asyncio.timeout(seconds):
+            while not self.dead:
+                if found := true():
+                    return found
+                await asyncio.sleep(0.25)
+        return None
+
+    async def until_ended(self, rollout: str) -> RolloutStatus | None:
+        def ended() -> RolloutStatus | None:
+            status = self.controller.rollout(rollout)
+            return status if status.ended else None
+
+        return await self.until(ended)
+
+    async def release(self, request: RolloutRequest) -> RolloutStatus | None:
+        """Ask for a rollout, and wait for its end."""
+        self.controller.submit(request)
+        return await self.until_ended(request.id)
