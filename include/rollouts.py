@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -20,10 +21,8 @@ Seconds = Annotated[float, Field(gt=0)]
 
 Kind = Literal["release", "rollback"]
 Drill = Literal["none", "slow", "failing", "garbled"]
-State = Literal[
-    "pending", "precheck", "load", "ready", "smoke", "step", "held", "promoted", "rolling_back", "finished"
-]
-"""`promoted` is the commit point: a crash before it goes back to the champion, after it forward. `finished` ends all."""
+State = Literal["pending", "precheck", "load", "ready", "smoke", "step", "held", "promoted", "rolling_back", "finished"]
+"""`promoted` is the commit point: a crash before it goes back to the champion, one after it goes forward."""
 Outcome = Literal["promoted", "rolled_back", "inconclusive", "refused"]
 """`refused`: the precheck said no, and nothing was loaded."""
 
@@ -37,7 +36,7 @@ def _regular_expression(text: str) -> str:
 
 
 def _increasing(steps: tuple[float, ...]) -> tuple[float, ...]:
-    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError(f"the weights {list(steps)} do not increase")
     return steps
 
@@ -73,7 +72,9 @@ class CanaryPolicy(Model):
             judges together.
         promotion_alpha: probability of promoting a canary whose share of bad answers is at or above `max_bad_rate`.
         max_bad_rate: the limit on the canary's own share of bad answers.
-        latency_quantile: an answer slower than this frozen quantile of the champion's counts as slow.
+        latency_quantile: an answer slower than this frozen quantile of the champion's, times `latency_tolerance`,
+            counts as slow: a quantile is uncertain itself, two models' answers are not equally long, and a few per cent
+            are not worth a roll back.
         sample: share of requests whose answers the controller reads to judge their quality, the same in both arms.
         inconclusive: what becomes of a canary with too little evidence: it goes back; it is watched for another
             `max_seconds`, at most `extensions` times; or it keeps its weight for `hold_seconds` until a person says
@@ -92,6 +93,7 @@ class CanaryPolicy(Model):
     promotion_alpha: Probability = 0.05
     max_bad_rate: Probability = 0.02
     latency_quantile: Probability = 0.95
+    latency_tolerance: Annotated[float, Field(ge=1)] = 1.25
     sample: Annotated[float, Field(gt=0, le=1)] = 1.0
     quality: Quality = Quality()
     inconclusive: Literal["roll_back", "extend", "hold"] = "roll_back"

@@ -10,10 +10,6 @@ from jobs.canary.judge import Arm, Generation
 from jobs.canary.quality import Checker
 from jobs.canary.router import Router, SlowSeconds
 
-SLOW_TOLERANCE = 1.25
-"""An answer counts as slow beyond so many times the champion's quantile: a frozen quantile is uncertain itself, answers
-of another model are not equally long, and a few per cent are not worth a roll back."""
-
 _LEAST_TIMES = 20
 """Fewer answers do not tell a quantile."""
 
@@ -113,9 +109,9 @@ def champion_since(counts: dict[str, Any], release: str, since: tuple[str, int])
     return newest["champion"] if _after(since, counts["boot"], newest) else None
 
 
-def slow_seconds(champion: dict[str, Any], quantile: float) -> SlowSeconds:
-    """Beyond what an answer counts as slow: the quantile of the champion's times, with `SLOW_TOLERANCE`."""
-    return SlowSeconds(first_token=_limit(champion["first_token"], quantile), total=_limit(champion["total"], quantile))
+def slow_seconds(champion: dict[str, Any], policy: CanaryPolicy) -> SlowSeconds:
+    """Beyond what an answer counts as slow: the policy's quantile of the champion's times, with its tolerance."""
+    return SlowSeconds(first_token=_limit(champion["first_token"], policy), total=_limit(champion["total"], policy))
 
 
 def in_flight(counts: dict[str, Any], release: str) -> int:
@@ -128,15 +124,15 @@ def _after(since: tuple[str, int], boot: str, part: dict[str, Any]) -> bool:
     return boot != since[0] or part["generation"] > since[1]
 
 
-def _limit(buckets: list[tuple[float | None, int]], quantile: float) -> float | None:
+def _limit(buckets: list[tuple[float | None, int]], policy: CanaryPolicy) -> float | None:
     total = sum(number for _, number in buckets)
     if total < _LEAST_TIMES:
         return None
     seen = 0
     for bound, number in buckets:
         seen += number
-        if seen >= quantile * total:
-            return None if bound is None else round(SLOW_TOLERANCE * bound, 6)
+        if seen >= policy.latency_quantile * total:
+            return None if bound is None else round(policy.latency_tolerance * bound, 6)
     return None
 
 

@@ -26,7 +26,7 @@ from jobs.canary.observation import Observation, champion_since, in_flight, slow
 from jobs.canary.peers import Peers
 from jobs.canary.quality import Checker, GoldenPrompt, read_golden, spread
 from jobs.canary.records import Records, Rollout
-from jobs.canary.router import Route, RouterError, SlowSeconds
+from jobs.canary.router import ConflictError, Route, RouterError, SlowSeconds
 from jobs.canary.target import Target
 from jobs.triton.client import TritonError
 
@@ -160,8 +160,10 @@ class Runner:
                 lease = Lease(peers.router, self.target.name, self.rollout.id, peers.boot, peers.timing.lease)
                 try:
                     await stack.enter_async_context(lease)
-                except RouterError as error:
+                except ConflictError as error:
                     return Verdict("refused", (f"the lease on {self.target.name} cannot be had: {error}",))
+                except RouterError as error:
+                    raise _UnansweredError(str(error)) from None
                 self.target.holder = lease.holder
             try:
                 golden = await self._load(release)
@@ -197,6 +199,8 @@ class Runner:
         if request.release is not None:
             if request.kind == "release" and (refusal := self._fence(request.release)):
                 return refusal
+            if request.drill != "none" and record.champion is None:
+                return f"nothing is live on {record.target}: a drill needs a champion to go back to"
             return LiveRelease(name="", release=request.release, since=self.rollout.asked, drill=request.drill)
         known = [live for live in (record.champion, *record.previous) if live is not None]
         if request.version is None:
@@ -273,8 +277,7 @@ class Runner:
         self._save("ready", f"{name} is loaded: a first real request")
         if problem := await self._peers.problem(name):
             try:
-                await self._peers.triton.unload(name)
-                await self._peers.triton.load(name)
+                await self._peers.triton.reload(name)
             except TritonError as error:
                 return f"{name} does not answer, and cannot be loaded again: {error}"
             if problem := await self._peers.problem(name):
@@ -341,12 +344,23 @@ class Runner:
             self._save("step", note, step=step, weight=weight)
             look = await self._watch_step(name, champion.name, golden, looks, observation, watch)
             if look.action == "promote":
-                return Verdict("promoted")
+                return self._proven()
             if look.action == "roll_back":
                 return Verdict("rolled_back", look.reasons)
             if look.action == "inconclusive":
                 return Verdict("inconclusive", look.reasons)
         raise AssertionError("the last step ends with a verdict")
+
+    def _proven(self) -> Verdict:
+        """A drill that nobody noticed is a finding about the policy; it must not become the champion."""
+        drill = self.rollout.request.drill
+        if drill == "none":
+            return Verdict("promoted")
+        return Verdict(
+            "rolled_back",
+            (f"the drill {drill!r} went unnoticed: a release as bad as this would have been promoted; ask for more "
+             "time or requests (canary.step_seconds, canary.min_requests)",),
+        )  # fmt: skip
 
     async def _watch_step(
         self,
@@ -434,7 +448,7 @@ class Runner:
                 counts = None
             answered = counts["finished"] - counts["failed"] if counts else 0
             if counts and answered >= policy.baseline_requests:
-                slow = slow_seconds(counts, policy.latency_quantile)
+                slow = slow_seconds(counts, policy)
                 limits = [f"{value * 1000:.0f} ms to {what}" for what, value in _named(slow)]
                 self._save(
                     "step", f"baseline: slow is more than {' or '.join(limits) or 'the router can count'}", step=0

@@ -211,6 +211,5 @@ class Target:
         log("repair", target=self.name, release=champion.name, reason=problem)
         self._repairs += 1
         self._repair_not_before = now + min(_LONGEST_PAUSE_SECONDS, self.peers.timing.tend * 2**self._repairs)
-        await self.peers.triton.unload(champion.name)
-        await self.peers.triton.load(champion.name)
+        await self.peers.triton.reload(champion.name)
         self._misses = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from include.rollouts import CanaryPolicy, Quality
 from jobs.canary.judge import Arm, Generation
-from jobs.canary.observation import SLOW_TOLERANCE, Observation, in_flight, slow_seconds
+from jobs.canary.observation import Observation, in_flight, slow_seconds
 from jobs.canary.quality import Checker
 from jobs.router.counts import BOUNDS, Histogram
 
@@ -112,17 +112,19 @@ def test_the_limit_is_the_routers_own_quantile_with_its_tolerance():
         histogram.add(0.010 if number < 94 else 0.100)
     few = Histogram()
     few.add(1.0)
-    limits = slow_seconds({"total": histogram.as_json(), "first_token": few.as_json()}, 0.95)
+    limits = slow_seconds(
+        {"total": histogram.as_json(), "first_token": few.as_json()}, CanaryPolicy(latency_tolerance=1.5)
+    )
     assert limits.first_token is None
     bucket = next(bound for bound in BOUNDS if bound >= 0.100)
-    assert limits.total == round(SLOW_TOLERANCE * bucket, 6)
+    assert limits.total == round(1.5 * bucket, 6)
 
 
 def test_times_beyond_what_the_router_can_count_set_no_limit():
     histogram = Histogram()
     for _ in range(50):
         histogram.add(1e6)
-    assert slow_seconds({"total": histogram.as_json(), "first_token": []}, 0.95).total is None
+    assert slow_seconds({"total": histogram.as_json(), "first_token": []}, CanaryPolicy()).total is None
 
 
 def test_requests_in_flight_are_those_of_the_release_in_whatever_arm():

@@ -77,6 +77,26 @@ def test_every_look_is_kept_and_decided_alike_again(world):
     assert "# Release on kubectl: promoted" in store.read_bytes(name, "report.md").decode()
 
 
+def test_a_drill_that_nobody_notices_never_becomes_the_champion(world):
+    """Nothing misbehaves in this world, so the judges would promote it."""
+    status, target = release(world, drill="slow")
+    assert status.outcome == "rolled_back"
+    assert "the drill 'slow' went unnoticed" in status.reasons[0]
+    assert target.champion.name == world.name(1)
+    assert world.lost == 0
+
+
+def test_a_drill_with_nothing_to_go_back_to_is_refused(world):
+    async def work():
+        async with Life(world) as life:
+            return await life.release(world.request(1, drill="slow"))
+
+    status = run_virtually(work())
+    assert status.outcome == "refused"
+    assert "a drill needs a champion" in status.reasons[0]
+    assert world.triton.loads == []
+
+
 @pytest.mark.parametrize(
     ("misbehave", "says"),
     [

@@ -126,6 +126,10 @@ class FakeTriton:
         self._require_up()
         self.loaded.discard(name)
 
+    async def reload(self, name: str) -> None:
+        await self.unload(name)
+        await self.load(name)
+
     async def generate(
         self, name: str, *, text: Any = None, messages: Any = None, max_tokens: Any = None, timeout: float = 30
     ) -> Answer:
@@ -313,7 +317,8 @@ class World:
         return {path.name for path in models.iterdir()} if models.is_dir() else set()
 
     def install(self, folder: Path, release: Release, drill: str) -> str:
-        name = f"{release.model}-v{release.version}-{release.engine.digest[:8]}"
+        rehearsed = "" if drill == "none" else f"-{drill}"
+        name = f"{release.model}-v{release.version}-{release.engine.digest[:8]}{rehearsed}"
         engine = folder / "engines" / release.engine.digest[:16]
         engine.mkdir(parents=True, exist_ok=True)
         rows = [
