@@ -14,10 +14,10 @@ SERVING := $(ANEMONE_HOME)/venvs/serving/bin
 # Tests of what runs in the environment `serving`.
 SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
 
-.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving limits lint lock clean
+.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults limits lint lock clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080; serving takes + 10 to + 15)"
 
 demo: setup  ## from data sets to live releases and back, watched in this terminal
@@ -53,6 +53,9 @@ test-jobs:
 
 test-serving:
 	@$(SERVING)/pytest $(SERVED)
+
+test-faults: setup  ## kill and hang what serves at every state of a rollout (about 15 minutes)
+	@$(AIRFLOW)/pytest tests/faults
 
 limits: setup  ## measure anew where the limits of the demo's gates come from
 	@$(AIRFLOW)/python tests/benchmarks/limits.py
