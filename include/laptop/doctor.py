@@ -137,6 +137,14 @@ def _ports() -> str | None:
         return str(error)
     for name, number in serving_ports().items():
         numbers.setdefault(name.partition("_")[0], []).append(number)
+    first, last = _outgoing_ports()
+    if any(first <= number <= last for own in numbers.values() for number in own):
+        # A client that tries again and again to reach such a port while nobody listens there is given it for its own
+        # end one day, has then connected to itself, and keeps the port from the server that is being started again.
+        return (
+            f"ANEMONE_PORT {port()} and the 15 after it lie among the ports of outgoing connections ({first} to {last}"
+            f"): choose one outside, as in `make ANEMONE_PORT={8080 + _PORT_STEP} …`"
+        )
     wanted = [
         number for service, own in numbers.items() if not Service(run_folder(), service).running() for number in own
     ]
@@ -146,6 +154,11 @@ def _ports() -> str | None:
     names = ", ".join(map(str, taken))
     ports, are, holds = ("port", "is", "what holds it") if len(taken) == 1 else ("ports", "are", "what holds them")
     return f"{ports} {names} on 127.0.0.1 {are} taken: stop {holds}, or run `make ANEMONE_PORT={port() + _PORT_STEP} …`"
+
+
+def _outgoing_ports() -> tuple[int, int]:
+    first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    return int(first), int(last)
 
 
 def _is_free(number: int) -> bool:

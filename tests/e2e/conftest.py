@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +10,15 @@ import pytest
 from include.laptop.components import down
 from include.laptop.home import home as project_home
 from include.laptop.home import make_home
+from tests.ports import free_home_port
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     environments = project_home() / "venvs"
     path = tmp_path_factory.mktemp("home") / "anemone"
-    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
-        free.bind(("127.0.0.1", 0))
-        patch.setenv("ANEMONE_PORT", str(free.getsockname()[1]))
-        free.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANEMONE_PORT", str(free_home_port()))
         patch.setenv("ANEMONE_HOME", str(path))
         make_home()
         (path / "venvs").symlink_to(environments)

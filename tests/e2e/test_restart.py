@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from include.laptop import airflow
 from include.laptop.components import components, down
 from include.laptop.home import PROJECT, make_home
 from include.laptop.rest import wait_for_dag
+from tests.ports import free_home_port
 
 DAG = """
 import pathlib, time
@@ -43,9 +43,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "sleeper.py").write_text(DAG)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("ANEMONE_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("ANEMONE_PORT", str(free_home_port()))
     monkeypatch.setenv("ANEMONE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ANEMONE_DAGS", str(dags))
     yield make_home()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from include.laptop.home import home as project_home
 from include.laptop.home import make_home, python_of, serving_ports
 from include.laptop.serving import controller_url, router_url, token
 from include.laptop.up import start_keeper, start_serving, wait_for_serving
+from tests.ports import free_home_port
 
 T = TypeVar("T")
 
@@ -128,10 +128,8 @@ class Serving:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     environments = project_home() / "venvs"
     path = tmp_path_factory.mktemp("home") / "anemone"
-    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
-        free.bind(("127.0.0.1", 0))
-        patch.setenv("ANEMONE_PORT", str(free.getsockname()[1]))
-        free.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANEMONE_PORT", str(free_home_port()))
         patch.setenv("ANEMONE_HOME", str(path))
         make_home()
         (path / "venvs").symlink_to(environments)

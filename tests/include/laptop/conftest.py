@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import socket
-
 import pytest
+
+from tests.ports import free_home_port
 
 
 @pytest.fixture
 def free_block(monkeypatch: pytest.MonkeyPatch) -> int:
-    """`ANEMONE_PORT`, free as are the ports of serving after it; below the range that the kernel gives away."""
-    while True:
-        port = random.randrange(20000, 30000)
-        try:
-            for number in (port, *range(port + 10, port + 16)):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        monkeypatch.setenv("ANEMONE_PORT", str(port))
-        return port
+    """`ANEMONE_PORT`, free as are the ports of serving after it."""
+    port = free_home_port()
+    monkeypatch.setenv("ANEMONE_PORT", str(port))
+    return port

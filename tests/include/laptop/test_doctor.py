@@ -50,6 +50,14 @@ def test_taken_serving_ports_are_named_together() -> None:
     assert result.stderr.startswith(f"error: ports {router}, {controller} on 127.0.0.1 are taken")
 
 
+def test_ports_of_outgoing_connections_are_refused() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    result = run_doctor(ANEMONE_PORT=str(first - 12))
+    assert result.returncode == 1
+    assert f"lie among the ports of outgoing connections ({first} to" in result.stderr
+    assert run_doctor(ANEMONE_PORT=str(first - 16)).returncode == 0
+
+
 def test_little_shared_memory_is_told_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LEAST_SHARED_MEMORY", 10**18)
     (sentence,) = doctor.diagnose()
