@@ -9,6 +9,7 @@ then the keeper brings it back, and the rollout ends, promoted whole or gone bac
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 from pathlib import Path
@@ -28,16 +29,19 @@ FAULTS = {
     "router hung": ("router", signal.SIGSTOP),
     "triton hung": ("triton", signal.SIGSTOP),
 }
+HIT: dict[str, list[str]] = {fault: [] for fault in FAULTS}
+"""In which state each fault really fell."""
+
 _ORDER = {state: number for number, state in enumerate(STATES)}
 _NUMBERS = itertools.count(1)
 
 
-def reached(status: dict | None, state: str) -> bool:
-    """Whether a rollout has got to `state`, or beyond: the first states last milliseconds."""
+def reached(status: dict | None, state: str) -> str | None:
+    """Where a rollout is once it has got to `state`, or beyond: the first states last milliseconds."""
     if status is None:
-        return False
-    now = f"step {status['step']}" if status["state"] in ("step", "held") else status["state"]
-    return now == "finished" or _ORDER.get(now, -1) >= _ORDER[state]
+        return None
+    now = f"step {status['step']}" if status["state"] == "step" and status["weight"] else status["state"]
+    return now if now == "finished" or _ORDER.get(now, -1) >= _ORDER[state] else None
 
 
 def leader(name: str) -> int:
@@ -66,30 +70,47 @@ def fresh_keeper() -> None:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_any_moment_leaves_one_whole_release(
-    serving: Serving, champion: str, fault: str, state: str
+    serving: Serving, traffic: Path, champion: str, fault: str, state: str
 ) -> None:
     before = serving.target()["champion"]
     version = 2 if before["release"]["version"] == "1" else 1
     rollout = f"kill-{next(_NUMBERS)}"
     # A rollout that is to be seen going back has to have a reason for it.
+    lost_before = lost(traffic)
     patient = {"drill": "failing", "policy": {**POLICY, "min_requests": 2000}} if state == "rolling_back" else {}
     serving.start(rollout, version, **patient)
-    wait_for(lambda: reached(serving.status(rollout), state), 120, f"the state {state}", every=0.01)
+    at = wait_for(lambda: reached(serving.status(rollout), state), 120, f"the state {state}", every=0.002)
     name, number = FAULTS[fault]
     os.kill(leader(name), number)
+    HIT[fault].append(at)
 
     status = serving.ended(rollout)
     wait_for(serving.answers, 60, "the champion's answer")
     live, route = serving.target()["champion"], wait_for(lambda: settled(serving), 30, "the route to settle")
-    assert status["outcome"] in ("promoted", "rolled_back", "inconclusive", "refused"), status
     if status["outcome"] == "promoted":
         assert live["name"] == status["name"]
+        assert state != "rolling_back"
     else:
         assert live["name"] == before["name"]
         assert status["reasons"]
+        assert at != "promoted", "what is promoted goes forward"
     assert (route["champion"], route["canary"], route["weight"]) == (live["name"], None, 0)
     assert [note["state"] for note in status["notes"]][-1] == "finished"
     assert serving.target()["rollout"] is None
+    if name == "controller":
+        assert lost(traffic) == lost_before, "the controller is not in the way of a request"
+
+
+def test_the_faults_fell_into_every_kind_of_state(champion: str) -> None:
+    """Loading and proving last milliseconds with so small an engine, so one of them is hit now and then, not each."""
+    for fault, states in HIT.items():
+        assert {"step 0", "step 1", "rolling_back"} <= set(states), (fault, states)
+        assert {"precheck", "load", "ready", "smoke"} & set(states), (fault, states)
+
+
+def lost(counts: Path) -> int:
+    """Requests of the traffic generator that got no answer, as it last wrote them down."""
+    return json.loads(counts.read_text())["failed"]
 
 
 def settled(serving: Serving) -> dict | None:
@@ -98,14 +119,15 @@ def settled(serving: Serving) -> dict | None:
     return route if route["champion"] == serving.target()["champion"]["name"] else None
 
 
-def test_the_rollback_pressed_meanwhile_wins(serving: Serving, champion: str) -> None:
-    before = serving.target()
-    version = 2 if before["champion"]["release"]["version"] == "1" else 1
-    serving.start("overtaken", version)
+def test_a_rollback_pressed_meanwhile_wins(serving: Serving, champion: str) -> None:
+    before = serving.target()["champion"]
+    serving.start("overtaken", 2 if before["release"]["version"] == "1" else 1)
     wait_for(lambda: reached(serving.status("overtaken"), "step 0"), 60, "the first step", every=0.01)
-    serving.ask({"id": "pressed", "kind": "rollback", "target": TARGET, "version": str(version)})
-    pressed = serving.ended("pressed")
-    overtaken = serving.ended("overtaken")
-    assert pressed["outcome"] in ("promoted", "refused")
-    assert overtaken["outcome"] in ("rolled_back", "promoted")
+    serving.ask(
+        {"id": "pressed", "kind": "rollback", "target": TARGET, "version": before["release"]["version"]},
+    )
+    overtaken, pressed = serving.ended("overtaken"), serving.ended("pressed")
+    assert (overtaken["outcome"], pressed["outcome"]) == ("rolled_back", "promoted")
+    assert "superseded by the rollback pressed" in overtaken["reasons"][0]
+    assert serving.target()["champion"]["name"] == before["name"]
     assert serving.answers()
