@@ -17,7 +17,11 @@ from include.specs.base import Artifact, Model
 from include.specs.champion import ModelName
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
+"""At most a year: what has no end JSON cannot keep, and the clock has an end."""
+
+RETIRE_SECONDS = 60.0
+"""So long the controller lets whoever retires a target wait, before it answers that it still goes on."""
 
 Kind = Literal["release", "rollback"]
 Drill = Literal["none", "slow", "failing", "garbled"]
@@ -66,8 +70,9 @@ class CanaryPolicy(Model):
         look_seconds: between two looks at the evidence.
         min_requests: of the canary, over all steps, before it can be promoted; half of them within the last step.
         max_seconds: over all steps; then the verdict is `inconclusive`.
-        baseline_requests: of the champion alone, from which its latency quantile is frozen.
-        baseline_seconds: after which that is given up, and latency is not judged.
+        baseline_requests: of the champion, from which its latency quantile is frozen.
+        baseline_seconds: for these without a canary; then the first step begins, latency is judged from when they
+            suffice, and until it is there is no promotion.
         alpha: probability of rolling back a canary that is as good as the champion, over the whole rollout and all
             judges together.
         promotion_alpha: probability of promoting a canary whose share of bad answers is at or above `max_bad_rate`.
@@ -93,7 +98,7 @@ class CanaryPolicy(Model):
     promotion_alpha: Probability = 0.05
     max_bad_rate: Probability = 0.02
     latency_quantile: Probability = 0.95
-    latency_tolerance: Annotated[float, Field(ge=1)] = 1.25
+    latency_tolerance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.25
     sample: Annotated[float, Field(gt=0, le=1)] = 1.0
     quality: Quality = Quality()
     inconclusive: Literal["roll_back", "extend", "hold"] = "roll_back"

@@ -12,9 +12,10 @@ from include.errors import AnemoneError, TryAgainError
 from include.laptop.home import python_of
 from include.laptop.serving import controller_url, token
 from include.platforms import load_platform
+from include.rollouts import RETIRE_SECONDS
 
-_TIMEOUT = 60.0
-"""Seconds; a retirement waits for what is under way."""
+_TIMEOUT = RETIRE_SECONDS + 30.0
+"""Seconds; the controller's own word on a retirement that lasts has to arrive."""
 
 
 def retire(target: str) -> bool:

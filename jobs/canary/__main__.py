@@ -17,7 +17,7 @@ from urllib.parse import quote
 from include.artifacts.store import Store
 from include.errors import AnemoneError, ConfigurationError, DataError, ExitCode
 from jobs.canary.log import log
-from jobs.canary.looks import read, replay
+from jobs.canary.looks import has_looks, read, replay
 
 if TYPE_CHECKING:
     from aiohttp.web import BaseSite
@@ -155,7 +155,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             data = Path(where).read_bytes()
         except OSError as error:
             raise ConfigurationError(f"{where} cannot be read ({error.strerror}): name a looks.jsonl") from None
-    if not data:
+    if not has_looks(data):
         print(f"{where}: no looks, the rollout was decided before its first step")
         return ExitCode.OK
     heading, looks = read(data, where)

@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.errors import AnemoneError
-from include.rollouts import RolloutRequest, RolloutStatus, TargetStatus
+from include.rollouts import RETIRE_SECONDS, RolloutRequest, RolloutStatus, TargetStatus
 from jobs.canary.log import log
 from jobs.canary.peers import Peers
 from jobs.canary.records import Records, Rollout, TargetRecord
 from jobs.canary.rollout import Runner
 from jobs.canary.target import Target
 from jobs.triton.client import TritonError
-
-_RETIRE_SECONDS = 60.0
 
 
 class RefusedError(Exception):
@@ -43,6 +41,9 @@ class Controller:
         self._runners: dict[str, list[Runner]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._collecting: asyncio.Task[None] | None = None
+        self._uncollected: str | None = None
+        """Why the last collection failed, as it was logged."""
         self._sequence = 0
         self._retiring = asyncio.Lock()
 
@@ -50,7 +51,7 @@ class Controller:
         """Take up what an earlier life left: promoted rollouts go forward, others lose their traffic and begin again.
 
         Raises:
-            DataError: a record is damaged.
+            DataError: a target's record is damaged.
         """
         rollouts = self._records.rollouts()
         for record in self._records.targets():
@@ -70,11 +71,14 @@ class Controller:
                 self._spawn(target.name, self._clear_away(target))
             else:
                 self._work(target)
+        self._collecting = asyncio.create_task(self._collect_always())
         log("started", targets=len(self._targets), unfinished=sum(map(len, self._runners.values())))
 
     async def close(self) -> None:
         """End all tasks; nothing is lost, and the next life goes on."""
         tasks = [task for tasks in self._tasks.values() for task in tasks]
+        if self._collecting is not None:
+            tasks.append(self._collecting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -85,7 +89,7 @@ class Controller:
     def submit(self, request: RolloutRequest) -> tuple[RolloutStatus, bool]:
         """Begin a rollout, unless this very one is known; returns how it stands, and whether it is new.
 
-        A rollback supersedes a release that is not promoted yet.
+        A rollback supersedes a release that is not promoted yet, and waits for the end of what is.
 
         Raises:
             RefusedError: another rollout goes on, or the id was used for another request.
@@ -101,13 +105,13 @@ class Controller:
         runners = self._runners.get(request.target, [])
         if runners:
             first = runners[0]
-            supersedes = (
+            promoted = first.status.outcome == "promoted"
+            follows = (
                 request.kind == "rollback"
                 and len(runners) == 1
-                and first.rollout.request.kind == "release"
-                and first.status.state != "promoted"
+                and (promoted or first.rollout.request.kind == "release")
             )
-            if not supersedes:
+            if not follows:
                 raise RefusedError(
                     f"rollout {runners[-1].rollout.id} goes on on {request.target}: wait for it, or abort it",
                     runners[-1].rollout.id,
@@ -193,7 +197,7 @@ class Controller:
                 self._spawn(name, self._clear_away(target))
         (task,) = self._tasks[name]
         try:
-            await asyncio.wait_for(asyncio.shield(task), _RETIRE_SECONDS)
+            await asyncio.wait_for(asyncio.shield(task), RETIRE_SECONDS)
         except TimeoutError:
             raise RefusedError(f"{name} is still being taken out of service: see that router and Triton run") from None
         return True
@@ -232,7 +236,6 @@ class Controller:
         while True:
             try:
                 await target.tend()
-                await self._collect()
             except Exception as error:
                 log("fault", target=target.name, error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._peers.timing.tend)
@@ -256,6 +259,15 @@ class Controller:
             self._rollouts[runner.rollout.id] = runner.rollout
             runners.pop(0)
 
+    async def _collect_always(self) -> None:
+        """Whatever targets there are: what a retired one could not unload has nobody else."""
+        while True:
+            try:
+                await self._collect()
+            except Exception as error:
+                log("fault", task="collect", error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(self._peers.timing.tend)
+
     async def _collect(self) -> None:
         """Unload and remove what no target needs any more."""
         peers = self._peers
@@ -267,8 +279,11 @@ class Controller:
                     await peers.triton.unload(name)
                 for name in sorted(peers.installed() - needed):
                     await asyncio.to_thread(peers.remove, peers.folder, name)
+                self._uncollected = None
             except (TritonError, AnemoneError, OSError) as error:
-                log("collect_pending", error=error)
+                if str(error) != self._uncollected:
+                    self._uncollected = str(error)
+                    log("collect_pending", error=error)
 
     async def _clear_away(self, target: Target) -> None:
         """The end of a target: no route, nothing loaded, no history."""

@@ -38,6 +38,14 @@ def remove(path: Path) -> None:
     _fsync_folder(path.parent)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file durably, so that nothing reads it again; returns where it is now."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    _fsync_folder(path.parent)
+    return aside
+
+
 def _cut_torn_line(stream: BinaryIO) -> None:
     end = stream.seek(0, os.SEEK_END)
     if not end:

@@ -49,12 +49,14 @@ class Generation(Model):
         current: False where the rollout began again at its first step since. Such counts still speak for a roll back,
             but not about promotion: the interruption's own failures are in them. Each beginning is a new test, so the
             probability of a wrong promotion is at most `promotion_alpha` times the expected number of beginnings.
+        latency_judged: whether slow answers were told from others.
     """
 
     key: str
     step: int
     weight: float
     current: bool = True
+    latency_judged: bool = True
     champion: Arm
     canary: Arm
 
@@ -79,6 +81,8 @@ class Evidence(Model):
         counted: whether the router's counts could be read at this look.
         missed: how many of the controller's own requests in a row the canary left unanswered, champion answering.
         golden: the latest within this step.
+        latency_judged: whether the limit of a slow answer is known, which the champion's own times set.
+        baseline_answers: of the champion, counted for that.
         generations: cumulative counts, of all steps.
     """
 
@@ -90,6 +94,8 @@ class Evidence(Model):
     counted: bool = True
     missed: int = 0
     golden: Golden | None = None
+    latency_judged: bool = True
+    baseline_answers: int = 0
     generations: tuple[Generation, ...] = ()
 
 
@@ -241,7 +247,18 @@ def _missing_for_promotion(policy: CanaryPolicy, evidence: Evidence) -> tuple[st
             missing.append(
                 f"{bad} of the canary's {total} {words}: that does not yet show a rate below {policy.max_bad_rate:.4g}"
             )
-    return tuple(missing)
+    return (*missing, *_missing_latency(policy, evidence))
+
+
+def _missing_latency(policy: CanaryPolicy, evidence: Evidence) -> tuple[str, ...]:
+    if not evidence.latency_judged:
+        if evidence.baseline_answers < policy.baseline_requests:
+            counted = f"{evidence.baseline_answers} of {policy.baseline_requests} answers of the champion"
+            return (f"latency is not judged yet: {counted}",)
+        return ("latency is not judged: the champion's own times are beyond what the router can count",)
+    least = math.ceil(policy.min_requests / 2)
+    judged = sum(part.canary.finished for part in evidence.generations if part.current and part.latency_judged)
+    return () if judged >= least else (f"latency is judged of {judged} of {least} requests answered by the canary",)
 
 
 def _missing_in_step(policy: CanaryPolicy, evidence: Evidence, requests: int) -> tuple[str, ...]:

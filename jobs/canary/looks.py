@@ -59,17 +59,21 @@ class Looks:
             reasons=decision.reasons,
             figures=figures(policy, evidence),
         )
-        if not self._path.exists() or not self._path.stat().st_size:
+        if not has_looks(self._read()):
             durable.append_line(self._path, self._heading.model_dump_json().encode())
         durable.append_line(self._path, look.model_dump_json().encode())
         return look
 
     def last(self) -> Look | None:
         """The newest look, None where there is none."""
-        if not self._path.exists():
+        data = self._read()
+        if not has_looks(data):
             return None
-        _, looks = read(self._path.read_bytes(), str(self._path))
+        _, looks = read(data, str(self._path))
         return looks[-1] if looks else None
+
+    def _read(self) -> bytes:
+        return self._path.read_bytes() if self._path.exists() else b""
 
 
 class Replayed(Model):
@@ -78,6 +82,11 @@ class Replayed(Model):
     number: int
     look: Look
     difference: str | None
+
+
+def has_looks(data: bytes) -> bool:
+    """Whether a file's bytes hold a whole line; a crash may leave none."""
+    return b"\n" in data
 
 
 def read(data: bytes, where: str) -> tuple[Heading, list[Look]]:

@@ -8,10 +8,7 @@ from typing import Any
 from include.rollouts import CanaryPolicy
 from jobs.canary.judge import Arm, Generation
 from jobs.canary.quality import Checker
-from jobs.canary.router import Router, SlowSeconds
-
-_LEAST_TIMES = 20
-"""Fewer answers do not tell a quantile."""
+from jobs.canary.router import Router
 
 
 @dataclass
@@ -72,7 +69,8 @@ class Observation:
                     key=f"{boot}:{part['generation']}",
                     step=self._policy.steps.index(part["weight"]),
                     weight=part["weight"],
-                    current=_after(self._attempt_from, boot, part),
+                    current=is_after(self._attempt_from, boot, part),
+                    latency_judged=part["slow_seconds"]["total"] is not None,
                     champion=_arm(part["champion"], read, "champion"),
                     canary=_arm(part["canary"], read, "canary"),
                 )
@@ -98,20 +96,7 @@ class Observation:
         canary = part["canary"]
         if canary is None or canary["release"] != self._release or part["weight"] not in self._policy.steps:
             return False
-        return _after(self._counted_from, boot, part)
-
-
-def champion_since(counts: dict[str, Any], release: str, since: tuple[str, int]) -> dict[str, Any] | None:
-    """The champion's counts in the newest generation after `since`, while it had all the traffic; None before."""
-    newest = counts["generations"][-1] if counts["generations"] else None
-    if newest is None or newest["champion"] is None or newest["champion"]["release"] != release or newest["weight"]:
-        return None
-    return newest["champion"] if _after(since, counts["boot"], newest) else None
-
-
-def slow_seconds(champion: dict[str, Any], policy: CanaryPolicy) -> SlowSeconds:
-    """Beyond what an answer counts as slow: the policy's quantile of the champion's times, with its tolerance."""
-    return SlowSeconds(first_token=_limit(champion["first_token"], policy), total=_limit(champion["total"], policy))
+        return is_after(self._counted_from, boot, part)
 
 
 def in_flight(counts: dict[str, Any], release: str) -> int:
@@ -120,20 +105,9 @@ def in_flight(counts: dict[str, Any], release: str) -> int:
     return sum(arm["in_flight"] for arm in arms if arm["release"] == release)
 
 
-def _after(since: tuple[str, int], boot: str, part: dict[str, Any]) -> bool:
+def is_after(since: tuple[str, int], boot: str, part: dict[str, Any]) -> bool:
+    """Whether a part of the router's counts is later than that boot and generation of it."""
     return boot != since[0] or part["generation"] > since[1]
-
-
-def _limit(buckets: list[tuple[float | None, int]], policy: CanaryPolicy) -> float | None:
-    total = sum(number for _, number in buckets)
-    if total < _LEAST_TIMES:
-        return None
-    seen = 0
-    for bound, number in buckets:
-        seen += number
-        if seen >= policy.latency_quantile * total:
-            return None if bound is None else round(policy.latency_tolerance * bound, 6)
-    return None
 
 
 def _arm(counts: dict[str, Any], read: _Read, arm: str) -> Arm:

@@ -24,6 +24,7 @@ from include.errors import ConfigurationError, DataError
 from include.rollouts import LiveRelease, RolloutRequest, RolloutStatus
 from include.specs.base import Model
 from jobs.canary import durable
+from jobs.canary.log import log
 
 M = TypeVar("M", bound=Model)
 
@@ -101,8 +102,16 @@ class Records:
         return [_read(path, TargetRecord) for path in sorted(self._targets.glob("*.json"))]
 
     def rollouts(self) -> list[Rollout]:
-        """All rollouts, in the order in which they were asked for. Raises DataError where a record is damaged."""
-        found = [_read(path, Rollout) for path in self._rollouts.glob("*.json")]
+        """All rollouts, in the order in which they were asked for.
+
+        A damaged record is set aside: one rollout must not keep every target from being looked after.
+        """
+        found = []
+        for path in sorted(self._rollouts.glob("*.json")):
+            try:
+                found.append(_read(path, Rollout))
+            except DataError as error:
+                log("set_aside", error=error, now=durable.set_aside(path))
         return sorted(found, key=lambda rollout: rollout.sequence)
 
     def save_target(self, record: TargetRecord) -> None:

@@ -10,24 +10,27 @@ again at the first step; whatever happens after it goes forward. Every action ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from include.artifacts.store import Store
 from include.errors import AnemoneError
 from include.rollouts import LiveRelease, Note, Outcome, Release, RolloutStatus, State
 from jobs.canary import evidence, judge
+from jobs.canary.baseline import Baseline
 from jobs.canary.lease import Lease
 from jobs.canary.log import log
 from jobs.canary.looks import Heading, Look, Looks
-from jobs.canary.observation import Observation, champion_since, in_flight, slow_seconds
+from jobs.canary.observation import Observation, in_flight
 from jobs.canary.peers import Peers
 from jobs.canary.quality import Checker, GoldenPrompt, read_golden, spread
 from jobs.canary.records import Records, Rollout
 from jobs.canary.router import ConflictError, Route, RouterError, SlowSeconds
 from jobs.canary.target import Target
+from jobs.canary.watch import Watch
 from jobs.triton.client import TritonError
 
 MAX_RESTARTS = 2
@@ -62,6 +65,7 @@ class Runner:
         self._policy = rollout.request.policy
         self._halt = asyncio.Event()
         self._interruption: str | None = None
+        self._fault: str | None = None
         self._resumes = 0
         self._resumed = asyncio.Event()
         if rollout.status.name is not None:
@@ -85,16 +89,24 @@ class Runner:
         self._halt.set()
 
     def resume(self) -> None:
-        """Let a held canary be watched for another `max_seconds`."""
-        self._resumes += 1
-        self._resumed.set()
+        """Let a held canary be watched for another `max_seconds`; said again before it goes on, it is said once."""
+        if not self._resumed.is_set():
+            self._resumes += 1
+            self._resumed.set()
 
     async def run(self) -> None:
         """Lead it to its end. Raises only what is a bug, or a disk that takes no record; then call it again."""
         if not self.decided:
-            if self.status.state not in ("pending", "precheck"):
-                await self._begin_again("the controller was interrupted")
-            self._decide(await self._verdict())
+            try:
+                if self._fault is not None:
+                    await self._begin_again(self._fault)
+                elif self.status.state not in ("pending", "precheck"):
+                    await self._begin_again("the controller was interrupted")
+                self._fault = None
+                self._decide(await self._verdict())
+            except Exception as error:
+                self._fault = f"a fault of the controller ({type(error).__name__}: {error})"
+                raise
         try:
             if self.status.state == "promoted":
                 await self._forward()
@@ -124,11 +136,16 @@ class Runner:
                 return Verdict("rolled_back", (self.rollout.stop,))
             if self._interruption is None:
                 try:
-                    return lead.result()
+                    verdict = lead.result()
+                    # Before an interruption it may have been loaded, and then there is something to undo.
+                    known = verdict.outcome == "refused" and self.status.name is not None
+                    return Verdict("rolled_back", verdict.reasons) if known else verdict
                 except _UnansweredError as error:
                     self._interruption = str(error)
             await self._begin_again(self._interruption)
-        return Verdict("rolled_back", (f"it was interrupted {self.status.restarts} times: {self.status.reasons[0]}",))
+        return Verdict(
+            "rolled_back", (f"it had to begin again {self.status.restarts} times: {self.status.reasons[0]}",)
+        )
 
     async def _begin_again(self, reason: str) -> None:
         """The canary loses its traffic at once; then the rollout begins again, which is counted."""
@@ -138,9 +155,7 @@ class Runner:
             log("route_pending", target=self.target.name, error=error)
         restarts = self.status.restarts + 1
         what = "it begins again at its first step" if restarts <= MAX_RESTARTS else "it does not begin again"
-        self._save(
-            "precheck", f"interrupted: {reason}; {what}", restarts=restarts, step=None, weight=0.0, reasons=(reason,)
-        )
+        self._save("precheck", f"{reason}; {what}", restarts=restarts, step=None, weight=0.0, reasons=(reason,))
 
     def _interrupt(self, reason: str) -> None:
         self._interruption = reason
@@ -221,7 +236,8 @@ class Runner:
         with_whom = f"version {expected}" if expected else "no champion"
         return (
             f"version {release.version} was compared with {with_whom}, but version {champion.release.version} is live "
-            "by now: compare it with that one first"
+            f"by now: compare it with that one first (where MLflow's champion is not version "
+            f"{champion.release.version} yet, clear the task promote of the run that brought it)"
         )
 
     async def _precheck(self, live: LiveRelease) -> str | None:
@@ -322,7 +338,8 @@ class Runner:
             self.rollout = self.rollout.model_copy(update={"counted_from": since})
         route = Route(champion=champion.name, canary=name, sample=policy.sample)
         await self._set_route(route)
-        slow = await self._baseline(champion.name, since)
+        baseline = Baseline(self._peers.router, self.target.name, champion.name, policy, since)
+        await self._measure(baseline)
         looks = Looks(self._records.looks(self.rollout.id), Heading(rollout=self.rollout.id, policy=policy))
         last = looks.last()
         assert self.rollout.counted_from is not None
@@ -336,13 +353,14 @@ class Runner:
             attempt_from=since,
             carried=last.evidence.generations if last else (),
         )
-        watch = _Watch(self._policy)
+        watch = Watch(policy, observation, baseline)
         for step, weight in enumerate(policy.steps):
-            await self._set_route(route.model_copy(update={"weight": weight, "slow_seconds": slow}))
+            route = route.model_copy(update={"weight": weight, "slow_seconds": baseline.limits})
+            await self._set_route(route)
             watch.enter(step)
             note = f"step {step + 1} of {len(policy.steps)}: {weight:.4g} of the traffic"
             self._save("step", note, step=step, weight=weight)
-            look = await self._watch_step(name, champion.name, golden, looks, observation, watch)
+            look = await self._watch_step(route, golden, looks, watch)
             if look.action == "promote":
                 return self._proven()
             if look.action == "roll_back":
@@ -362,20 +380,17 @@ class Runner:
              "time or requests (canary.step_seconds, canary.min_requests)",),
         )  # fmt: skip
 
-    async def _watch_step(
-        self,
-        name: str,
-        champion: str,
-        golden: list[GoldenPrompt],
-        looks: Looks,
-        observation: Observation,
-        watch: _Watch,
-    ) -> Look:
+    async def _watch_step(self, route: Route, golden: list[GoldenPrompt], looks: Looks, watch: Watch) -> Look:
         """Look again and again, until the step is over."""
+        assert route.canary is not None and route.champion is not None
         while True:
             await self._pause(watch)
-            await self._observe(name, champion, golden, observation, watch)
-            look = looks.append(self.status.restarts, watch.evidence(observation, self._resumes))
+            await self._observe(route.canary, route.champion, golden, watch)
+            if not route.slow_seconds.total and watch.baseline.is_known:
+                route = route.model_copy(update={"slow_seconds": watch.baseline.limits})
+                await self._set_route(route)
+                self._save(self.status.state, f"latency is judged from now on: {_limits_in_words(route.slow_seconds)}")
+            look = looks.append(self.status.restarts, watch.evidence(self._resumes))
             self._set_status(figures=look.figures, reasons=look.reasons)
             log(
                 "look",
@@ -399,7 +414,7 @@ class Runner:
                 watch.extended = True
                 self._save("step", f"not enough evidence yet, extended: {'; '.join(look.reasons)}")
 
-    async def _pause(self, watch: _Watch) -> None:
+    async def _pause(self, watch: Watch) -> None:
         """Until the next look, or until a person says resume."""
         if not watch.is_held:
             await asyncio.sleep(self._policy.look_seconds)
@@ -412,9 +427,7 @@ class Runner:
         watch.release()
         self._save("step", f"resumed: watched for another {self._policy.max_seconds:.0f} s")
 
-    async def _observe(
-        self, name: str, champion: str, golden: list[GoldenPrompt], observation: Observation, watch: _Watch
-    ) -> None:
+    async def _observe(self, name: str, champion: str, golden: list[GoldenPrompt], watch: Watch) -> None:
         canary_problem, champion_problem = await asyncio.gather(
             self._peers.problem(name), self._peers.problem(champion)
         )
@@ -428,40 +441,31 @@ class Runner:
             if problem is None or await self._peers.problem(champion) is None:
                 watch.golden = judge.Golden(asked=asked, same=same, step_elapsed=watch.step_elapsed)
         try:
-            await observation.look()
+            await watch.observation.look()
+            await watch.baseline.look()
             watch.counted = True
         except RouterError as error:
             watch.counted = False
             log("counts_missing", rollout=self.rollout.id, error=error)
 
-    async def _baseline(self, champion: str, since: tuple[str, int]) -> SlowSeconds:
+    async def _measure(self, baseline: Baseline) -> None:
         """The champion alone, until its times are known, or the time for that is over."""
         policy = self._policy
         self._save("step", f"baseline: {policy.baseline_requests} answers of the champion", step=0, weight=0.0)
         loop = asyncio.get_running_loop()
         until = loop.time() + policy.baseline_seconds
-        answered = 0
         while loop.time() < until:
-            try:
-                counts = champion_since(await self._peers.router.counts(self.target.name), champion, since)
-            except RouterError:
-                counts = None
-            answered = counts["finished"] - counts["failed"] if counts else 0
-            if counts and answered >= policy.baseline_requests:
-                slow = slow_seconds(counts, policy)
-                limits = [f"{value * 1000:.0f} ms to {what}" for what, value in _named(slow)]
-                self._save(
-                    "step", f"baseline: slow is more than {' or '.join(limits) or 'the router can count'}", step=0
-                )
-                return slow
+            with contextlib.suppress(RouterError):
+                if await baseline.look():
+                    self._save("step", f"baseline: {_limits_in_words(baseline.limits)}", step=0)
+                    return
             await asyncio.sleep(min(policy.look_seconds, self._peers.timing.retry))
         self._save(
             "step",
-            f"baseline: {answered} of {policy.baseline_requests} answers in {policy.baseline_seconds:.0f} s, "
-            "latency is not judged",
+            f"baseline: {baseline.answers} of {policy.baseline_requests} answers in {policy.baseline_seconds:.0f} s, "
+            "latency is not judged yet",
             step=0,
         )
-        return SlowSeconds()
 
     async def _router_position(self) -> tuple[str, int]:
         """Boot and generation of the router now."""
@@ -594,70 +598,9 @@ class Runner:
         self.rollout = self.rollout.model_copy(update={"status": self.status.model_copy(update=changes)})
 
 
-class _Watch:
-    """Time and the controller's own requests, while a canary has traffic."""
-
-    def __init__(self, policy: Any) -> None:
-        self._policy = policy
-        self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
-        self._held_before = 0.0
-        self._held_since: float | None = None
-        self.step = 0
-        self.extended = False
-        self.missed = 0
-        self.counted = False
-        self.golden: judge.Golden | None = None
-
-    def enter(self, step: int) -> None:
-        self.step = step
-        self._entered = self._clock()
-        self.golden = None
-
-    @property
-    def elapsed(self) -> float:
-        return self._clock() - self._began - self._held_before - (self._held or 0.0)
-
-    @property
-    def step_elapsed(self) -> float:
-        return self._clock() - self._entered
-
-    @property
-    def golden_is_due(self) -> bool:
-        return judge.golden_due(self._policy, self.step_elapsed, self.golden)
-
-    @property
-    def is_held(self) -> bool:
-        return self._held_since is not None
-
-    def hold(self) -> None:
-        self._held_since = self._clock()
-
-    def release(self) -> None:
-        self._held_before += self._held or 0.0
-        self._held_since = None
-
-    @property
-    def _held(self) -> float | None:
-        return None if self._held_since is None else self._clock() - self._held_since
-
-    def evidence(self, observation: Observation, resumes: int) -> judge.Evidence:
-        return judge.Evidence(
-            step=self.step,
-            elapsed=self.elapsed,
-            step_elapsed=self.step_elapsed,
-            held=self._held,
-            resumes=resumes,
-            counted=self.counted,
-            missed=self.missed,
-            golden=self.golden,
-            generations=observation.generations,
-        )
-
-
-def _named(slow: SlowSeconds) -> list[tuple[Literal["the first token", "the end"], float]]:
-    found = (("the first token", slow.first_token), ("the end", slow.total))
-    return [(what, value) for what, value in found if value is not None]
+def _limits_in_words(slow: SlowSeconds) -> str:
+    found = ((slow.first_token, "the first token"), (slow.total, "the end"))
+    return f"slow is more than {' or '.join(f'{value * 1000:.0f} ms to {what}' for value, what in found if value)}"
 
 
 def _words(outcome: Outcome) -> str:

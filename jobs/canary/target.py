@@ -49,6 +49,7 @@ class Target:
         self._misses = 0
         self._repairs = 0
         self._repair_not_before = 0.0
+        self._warm_not_before = 0.0
 
     @property
     def name(self) -> str:
@@ -151,9 +152,20 @@ class Target:
             self.healthy = False
             log("repair", target=self.name, release=champion.name, reason="not loaded")
             champion = await self.ensure_loaded(champion)
-        if (warm := self.warm()) is not None and warm.name not in loaded:
-            await self.ensure_loaded(warm)
         await self._probe(champion)
+        if (warm := self.warm()) is not None and warm.name not in loaded:
+            await self._load_warm(warm)
+
+    async def _load_warm(self, warm: LiveRelease) -> None:
+        """A rollback is slower without it, and nothing else."""
+        now = asyncio.get_running_loop().time()
+        if now < self._warm_not_before:
+            return
+        try:
+            await self.ensure_loaded(warm)
+        except (TritonError, AnemoneError, OSError) as error:
+            self._warm_not_before = now + _LONGEST_PAUSE_SECONDS
+            log("warm_not_loaded", target=self.name, release=warm.name, error=error)
 
     async def _lost(self, names: list[str]) -> None:
         """A canary gets no traffic while models are being loaded again: it would only seem to fail."""

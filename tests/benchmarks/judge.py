@@ -1,12 +1,15 @@
 """How often the canary's judge is wrong, and how soon it is right, beside two rules that are widely used.
 
-    .anemone/venvs/serving/bin/python tests/benchmarks/judge.py           # 1,000 rollouts a setting, under 5 minutes
+    .anemone/venvs/serving/bin/python tests/benchmarks/judge.py           # 1,000 rollouts a setting, about 5 minutes
 
-Every rollout follows the policy's defaults (but for the time that a low traffic needs) and is decided by
-`jobs.canary.judge.decide` alone. The other rules see the same requests: "twice the champion's rate in a window of a
-minute, twice in a row", and a one-sided z-test of the cumulative counts at every look, at the same alpha. Neither of
-them can promote; they are asked for a roll back for as long as the rollout lasts, and for at least the time that a good
-canary takes.
+Every rollout follows the policy's defaults (but for the time that a low traffic needs, which its rows say) and is
+decided by `jobs.canary.judge.decide` alone. Answers take a time that is drawn from a lognormal distribution; slow is
+what the controller calls so: beyond the limit that it would freeze from as many of the champion's times as the policy
+asks for, with the policy's tolerance. Where the traffic is too low for that before the first step, slow answers count
+from when the champion has answered enough. The other rules see the same requests: "twice the champion's rate in a
+window of a minute, twice in a row", and a one-sided z-test of the cumulative counts at every look, at the same alpha.
+Neither of them can promote; they are asked for a roll back for as long as the rollout lasts, and for at least the time
+that a good canary takes.
 
 Fails where the judge breaks a promise: more false roll backs than alpha, or more promotions of a canary at or above
 the limit than its alpha, by more than three standard errors.
@@ -27,11 +30,16 @@ from statistics import NormalDist
 import numpy as np
 
 from include.rollouts import CanaryPolicy
+from jobs.canary.baseline import slow_seconds
 from jobs.canary.judge import Arm, Evidence, Generation, Golden, decide
+from jobs.router.counts import Histogram
 
 POLICY = CanaryPolicy()
-SLOW = 0.05
-"""Share of the champion's answers beyond its frozen quantile."""
+LOW_TRAFFIC = POLICY.model_copy(update={"look_seconds": 60.0, "max_seconds": 6 * 3600.0})
+"""One looks as often as there is something to see."""
+
+MEDIAN_SECONDS, SPREAD = 0.2, 0.5
+"""Of an answer's time: median and standard deviation of its natural logarithm."""
 
 _BLOCK = 64
 _WINDOW_SECONDS = 60.0
@@ -48,17 +56,30 @@ def _drifting(seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Setting:
-    """Rates of failed requests by seconds, and shares of slow answers, of both arms; traffic in requests a second."""
+    """Rates of failed requests by seconds of both arms; traffic in requests a second.
+
+    `times_as_long` is how many times as long as the champion's the canary's answers take.
+    """
 
     traffic: float
     name: str
     champion: Callable[[float], float]
     canary: Callable[[float], float]
-    canary_slow: float = SLOW
+    times_as_long: float = 1.0
+
+    @property
+    def policy(self) -> CanaryPolicy:
+        return LOW_TRAFFIC if self.traffic < 1 else POLICY
+
+    @property
+    def label(self) -> str:
+        """The traffic, and how the policy differs from the defaults."""
+        differs = f" (look_seconds {self.policy.look_seconds:.0f}, max_seconds {self.policy.max_seconds / 3600:g} h)"
+        return f"{self.traffic:g}{differs if self.policy != POLICY else ''}"
 
     @property
     def is_harmful(self) -> bool:
-        return self.canary is not self.champion or self.canary_slow > SLOW
+        return self.canary is not self.champion or self.times_as_long > 1
 
 
 def settings() -> Iterator[Setting]:
@@ -73,14 +94,31 @@ def settings() -> Iterator[Setting]:
             yield Setting(traffic, f"1%, canary ×{times}", _constant(0.01), _constant(0.01 * times))
         yield Setting(traffic, "0.1%, canary 2%", _constant(0.001), _constant(0.02))
         rate = _constant(0.001)
-        yield Setting(traffic, "0.1%, canary slow ×3", rate, rate, 3 * SLOW)
+        for times in (1.25, 1.5, 2):
+            yield Setting(traffic, f"0.1%, canary's answers take ×{times:g}", rate, rate, times)
+
+
+def freeze(policy: CanaryPolicy, draw: np.random.Generator) -> float:
+    """The limit of a slow answer in seconds, as the controller freezes it from the champion's times."""
+    histogram = Histogram()
+    for seconds in draw.lognormal(math.log(MEDIAN_SECONDS), SPREAD, policy.baseline_requests).tolist():
+        histogram.add(seconds)
+    limit = slow_seconds({"first_token": [], "total": histogram.as_json()}, policy).total
+    assert limit is not None
+    return limit
+
+
+def share_beyond(limit: float, times_as_long: float = 1.0) -> float:
+    """Of the answers, those that take longer."""
+    return 1 - NormalDist(math.log(MEDIAN_SECONDS * times_as_long), SPREAD).cdf(math.log(limit))
 
 
 class Requests:
     """Requests of one look after another, drawn in blocks: (finished, failed, slow) of both arms."""
 
-    def __init__(self, setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) -> None:
+    def __init__(self, setting: Setting, policy: CanaryPolicy, limit: float, draw: np.random.Generator) -> None:
         self._setting = setting
+        self._slow = (share_beyond(limit, setting.times_as_long), share_beyond(limit))
         self._seconds = policy.look_seconds
         self._draw = draw
         self._look = 0
@@ -103,8 +141,8 @@ class Requests:
         times = [self._seconds * (self._look + offset) for offset in range(_BLOCK)]
         arms = []
         for share, rate, slow in (
-            (weight, setting.canary, setting.canary_slow),
-            (1 - weight, setting.champion, SLOW),
+            (weight, setting.canary, self._slow[0]),
+            (1 - weight, setting.champion, self._slow[1]),
         ):
             finished = draw.poisson(setting.traffic * self._seconds * share, _BLOCK)
             failed = draw.binomial(finished, [rate(seconds) for seconds in times])
@@ -150,14 +188,19 @@ class Ended:
     action: str
     requests: int
     looks: int
+    slow: float
     threshold: bool
     z_test: bool
 
 
-def simulate(setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) -> Ended:
+def simulate(setting: Setting, draw: np.random.Generator) -> Ended:
     """One rollout, by the same sequence of evidence that the controller would see."""
-    requests = Requests(setting, policy, draw)
-    event = 2 if setting.canary_slow > SLOW else 1
+    policy = setting.policy
+    limit = freeze(policy, draw)
+    requests = Requests(setting, policy, limit, draw)
+    baseline = round(setting.traffic * policy.baseline_seconds)
+    judged = baseline >= policy.baseline_requests
+    event = 2 if setting.times_as_long > 1 else 1
     rules = Rules(event, deque(maxlen=max(1, round(_WINDOW_SECONDS / policy.look_seconds))))
     least = math.ceil(len(policy.steps) * policy.step_seconds / policy.look_seconds)
     before: list[Generation] = []
@@ -167,6 +210,8 @@ def simulate(setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) 
     while ended is None or look < least:
         look += 1
         seen_canary, seen_champion = requests.next(policy.steps[step])
+        if not judged:
+            seen_canary, seen_champion = (*seen_canary[:2], 0), (*seen_champion[:2], 0)
         rules.look(seen_canary, seen_champion)
         if ended is not None:
             continue
@@ -178,10 +223,15 @@ def simulate(setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) 
             step=step,
             weight=policy.steps[step],
             current=True,
+            latency_judged=judged,
             champion=_arm(champion),
             canary=_arm(canary),
         )
         elapsed = look * policy.look_seconds
+        limit_found = False
+        if not judged:
+            baseline += seen_champion[0] - seen_champion[1]
+            limit_found = judged = baseline >= policy.baseline_requests
         evidence = Evidence.model_construct(
             step=step,
             elapsed=elapsed,
@@ -191,16 +241,19 @@ def simulate(setting: Setting, policy: CanaryPolicy, draw: np.random.Generator) 
             counted=True,
             missed=0,
             golden=Golden.model_construct(asked=16, same=16, step_elapsed=0.0),
+            latency_judged=judged,
+            baseline_answers=baseline,
             generations=(*before, now),
         )
         action = decide(policy, evidence).action
-        if action == "next_step":
-            before.append(now)
-            step, entered = step + 1, elapsed
-            canary, champion = [0, 0, 0], [0, 0, 0]
-        elif action != "go_on":
+        if action not in ("go_on", "next_step"):
             ended = (action, sum(part.canary.finished for part in (*before, now)), look)
-    return Ended(*ended, threshold=rules.threshold, z_test=rules.z_test)
+        elif action == "next_step" or limit_found:
+            before.append(now)
+            canary, champion = [0, 0, 0], [0, 0, 0]
+            if action == "next_step":
+                step, entered = step + 1, elapsed
+    return Ended(*ended, slow=share_beyond(limit), threshold=rules.threshold, z_test=rules.z_test)
 
 
 def _arm(counts: list[int]) -> Arm:
@@ -209,8 +262,9 @@ def _arm(counts: list[int]) -> Arm:
     return Arm.model_construct(finished=finished, failed=failed, slow=slow, sampled=finished, bad=failed)
 
 
-def broken_promise(setting: Setting, runs: list[Ended], policy: CanaryPolicy) -> str | None:
+def broken_promise(setting: Setting, runs: list[Ended]) -> str | None:
     """What the judge did more often than it may."""
+    policy = setting.policy
 
     def exceeds(action: str, alpha: float) -> bool:
         share = sum(run.action == action for run in runs) / len(runs)
@@ -233,22 +287,25 @@ def main() -> int:
         "| threshold rule: rolled back | z-test: rolled back |\n|---|---|---|---|---|---|---|---|"
     )
     began, broken = time.monotonic(), []
+    slow: list[float] = []
     for number, setting in enumerate(settings()):
         draw = np.random.default_rng(number)
-        # At a low traffic one looks as often as there is something to see.
-        policy = POLICY.model_copy(
-            update={"look_seconds": 60.0, "max_seconds": 6 * 3600.0} if setting.traffic < 1 else {}
-        )
-        runs = [simulate(setting, policy, draw) for _ in range(arguments.runs)]
+        runs = [simulate(setting, draw) for _ in range(arguments.runs)]
+        slow += [run.slow for run in runs]
         shares = [sum(run.action == action for run in runs) for action in ("roll_back", "promote", "inconclusive")]
         others = [sum(getattr(run, rule) for run in runs) for rule in ("threshold", "z_test")]
         cells = [f"{count / len(runs):.1%}" for count in (*shares, *others)]
         medians = [statistics.median(getattr(run, key) for run in runs) for key in ("requests", "looks")]
         middle = f"{medians[0]:.0f}, {medians[1]:.0f}"
-        print(f"| {setting.traffic:g} | {setting.name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
-        if problem := broken_promise(setting, runs, policy):
+        print(f"| {setting.label} | {setting.name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
+        if problem := broken_promise(setting, runs):
             broken.append(f"{setting.traffic:g} requests/s, {setting.name}: {problem}")
-    print(f"\n{arguments.runs} rollouts a setting, {time.monotonic() - began:.0f} s")
+    print(
+        f"\n{arguments.runs} rollouts a setting, {time.monotonic() - began:.0f} s. Slow: beyond "
+        f"{POLICY.latency_tolerance:g} times the {POLICY.latency_quantile:.0%} quantile of {POLICY.baseline_requests} "
+        f"of the champion's times (lognormal, σ = {SPREAD:g}). Of equal arms' answers that is "
+        f"{statistics.mean(slow):.1%} (in one rollout {min(slow):.1%} to {max(slow):.1%})."
+    )
     for problem in broken:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if broken else 0

@@ -12,6 +12,7 @@ import os
 
 import pytest
 
+from include.errors import DataError
 from include.rollouts import CanaryPolicy, RolloutStatus
 from tests.jobs.canary.world import POLICY, TARGET, Life, Traffic, World, run_virtually
 
@@ -138,7 +139,7 @@ def test_a_controller_that_dies_again_and_again_gives_up_and_says_so(world):
 
     status = run_virtually(work())
     assert (status.outcome, status.restarts) == ("rolled_back", 3)
-    assert "it was interrupted 3 times" in status.reasons[0]
+    assert "it had to begin again 3 times: the controller was interrupted" in status.reasons[0]
     assert world.lost == 0
 
 
@@ -198,6 +199,77 @@ def test_a_champion_whose_process_dies_is_loaded_again(world, during):
             return world.dead_stubs
 
     assert run_virtually(work()) == set()
+
+
+def test_a_warm_release_that_does_not_load_does_not_keep_the_champion_from_its_repair(world):
+    async def work():
+        async with Life(world) as life, Traffic(world):
+            await life.release(world.request(1))
+            await life.release(world.request(2, 1, policy=QUICK))
+            world.unloadable.add(world.name(1))
+            world.triton.loaded.discard(world.name(1))
+            world.dead_stubs.add(world.name(2))
+            await life.until(lambda: not life.controller.target(TARGET).healthy, 30)
+            await life.until(lambda: life.controller.target(TARGET).healthy, 30)
+            world.unloadable.clear()
+            await life.until(lambda: world.name(1) in world.triton.loaded, 120)
+            return world.dead_stubs
+
+    assert run_virtually(work()) == set()
+
+
+@pytest.mark.parametrize("left", [b"", b'{"rollout": "relea'])
+def test_looks_that_a_crash_left_without_a_line_cost_nothing(world, left):
+    async def work():
+        async with Traffic(world):
+            async with Life(world) as life:
+                await life.release(world.request(1))
+                life.controller.submit(world.request(2, 1, policy=QUICK))
+                await life.until(lambda: 0.5 in world.weights)
+            (world.folder / "canary" / "rollouts" / "release-2.looks.jsonl").write_bytes(left)
+            async with Life(world) as life:
+                return await _settle(life, "release-2")
+
+    status = run_virtually(work())
+    assert (status.outcome, status.restarts) == ("promoted", 1), status.reasons
+
+
+def test_a_rollout_refused_after_it_was_loaded_goes_back(world):
+    async def work():
+        async with Traffic(world):
+            async with Life(world) as life:
+                await life.release(world.request(1))
+                life.controller.submit(world.request(2, 1))
+                await life.until(lambda: 0.1 in world.weights)
+            world.triton.up = False
+            async with Life(world) as life:
+                await life.until(lambda: life.controller.rollout("release-2").outcome is not None)
+                world.triton.restart()
+                status = await _settle(life, "release-2")
+                _check(world, life, status, 2)
+                return status
+
+    status = run_virtually(work())
+    assert status.outcome == "rolled_back"
+    assert "Triton does not answer, for 30 s" in status.reasons[0]
+
+
+def test_a_damaged_rollout_is_set_aside_and_a_damaged_target_ends_the_start(world, capsys):
+    rollouts = world.folder / "canary" / "rollouts"
+
+    async def work():
+        async with Life(world) as life:
+            await life.release(world.request(1))
+        (rollouts / "odd.json").write_text('{"request": null}')
+        async with Life(world) as life:
+            return life.controller.target(TARGET).champion.name
+
+    assert run_virtually(work()) == world.name(1)
+    assert sorted(path.name for path in rollouts.glob("odd*")) == ["odd.json.damaged"]
+    assert "set_aside" in capsys.readouterr().out
+    (world.folder / "canary" / "targets" / f"{TARGET}.json").write_text("{}")
+    with pytest.raises(DataError, match="is damaged"):
+        run_virtually(Life(world).controller.start())
 
 
 def test_a_router_that_lost_its_routes_gets_them_again(world):

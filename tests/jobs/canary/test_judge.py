@@ -55,6 +55,12 @@ def test_a_healthy_canary_is_promoted():
         ({"generations": (part(1, arm(300, 9), arm(300, 9, sampled=200, bad=0)),)}, "9 of the canary's 300 requests"),
         ({"generations": (part(1, arm(300), arm(300), current=False),)}, "0 of 200 requests"),
         ({"generations": ()}, "0 of 200 requests"),
+        ({"latency_judged": False, "baseline_answers": 7}, "latency is not judged yet: 7 of 200 answers"),
+        ({"latency_judged": False, "baseline_answers": 200}, "beyond what the router can count"),
+        (
+            {"generations": (part(1, arm(300), arm(300), latency_judged=False), part(1, arm(50), arm(50)))},
+            "latency is judged of 50 of 100 requests",
+        ),
     ],
 )
 def test_whatever_is_missing_keeps_it_from_being_promoted(changes, says):

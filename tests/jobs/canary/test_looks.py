@@ -80,6 +80,16 @@ def test_a_line_that_a_crash_tore_does_not_count_and_is_taken_away(path):
     assert path.read_bytes().startswith(whole)
 
 
+@pytest.mark.parametrize("left", [b"", b'{"rollout": "r", "pol'])
+def test_a_file_without_a_whole_line_has_no_look_and_takes_the_first(path, left):
+    path.write_bytes(left)
+    looks = Looks(path, Heading(rollout="r", policy=POLICY))
+    assert looks.last() is None
+    looks.append(0, evidence(50))
+    heading, found = read(path.read_bytes(), "looks")
+    assert (heading.rollout, len(found)) == ("r", 1)
+
+
 def test_what_is_not_a_look_is_told_with_its_line(path):
     lines = path.read_text().splitlines()
     lines[2] = '{"attempt": "x"}'
@@ -93,8 +103,9 @@ def test_a_missing_file_is_64(tmp_path):
     assert replayed(tmp_path / "nothing").returncode == 64
 
 
-def test_a_rollout_without_looks_has_nothing_to_replay(tmp_path):
-    (tmp_path / "looks.jsonl").write_bytes(b"")
+@pytest.mark.parametrize("left", [b"", b'{"rollout": "r", "pol'])
+def test_a_rollout_without_looks_has_nothing_to_replay(tmp_path, left):
+    (tmp_path / "looks.jsonl").write_bytes(left)
     assert replayed(tmp_path / "looks.jsonl").returncode == 0
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from include.rollouts import CanaryPolicy, Quality
 from jobs.canary.judge import Arm, Generation
-from jobs.canary.observation import Observation, in_flight, slow_seconds
+from jobs.canary.observation import Observation, in_flight
 from jobs.canary.quality import Checker
-from jobs.router.counts import BOUNDS, Histogram
 
 POLICY = CanaryPolicy(steps=(0.1, 0.5))
 
@@ -30,7 +29,7 @@ class Router:
 def generation(number: int, weight: float, canary: str | None = "v2", finished: int = 10) -> dict[str, Any]:
     counts = {"finished": finished, "failed": 1, "slow": 2, "in_flight": 3}
     arms = {"champion": {"release": "v1", **counts}, "canary": {"release": canary, **counts} if canary else None}
-    return {"generation": number, "weight": weight, **arms}
+    return {"generation": number, "weight": weight, "slow_seconds": {"first_token": None, "total": 0.1}, **arms}
 
 
 def sample(seq: int, number: int, arm: str, failed: bool = False) -> dict[str, Any]:
@@ -104,27 +103,6 @@ def test_what_was_known_before_an_interruption_is_carried_and_not_counted_twice(
         ("b1:5", False, 10),
         ("b1:7", True, 10),
     ]
-
-
-def test_the_limit_is_the_routers_own_quantile_with_its_tolerance():
-    histogram = Histogram()
-    for number in range(100):
-        histogram.add(0.010 if number < 94 else 0.100)
-    few = Histogram()
-    few.add(1.0)
-    limits = slow_seconds(
-        {"total": histogram.as_json(), "first_token": few.as_json()}, CanaryPolicy(latency_tolerance=1.5)
-    )
-    assert limits.first_token is None
-    bucket = next(bound for bound in BOUNDS if bound >= 0.100)
-    assert limits.total == round(1.5 * bucket, 6)
-
-
-def test_times_beyond_what_the_router_can_count_set_no_limit():
-    histogram = Histogram()
-    for _ in range(50):
-        histogram.add(1e6)
-    assert slow_seconds({"total": histogram.as_json(), "first_token": []}, CanaryPolicy()).total is None
 
 
 def test_requests_in_flight_are_those_of_the_release_in_whatever_arm():

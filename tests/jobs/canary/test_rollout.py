@@ -8,9 +8,10 @@ import json
 import pytest
 
 from include.artifacts.store import Store
-from include.rollouts import CanaryPolicy, Quality
+from include.rollouts import CanaryPolicy, Quality, RolloutStatus
 from jobs.canary.controller import RefusedError
-from jobs.canary.looks import read, replay
+from jobs.canary.looks import Look, read, replay
+from jobs.canary.observation import Observation
 from tests.jobs.canary.world import POLICY, TARGET, Life, Traffic, World, run_virtually
 
 
@@ -163,6 +164,7 @@ def test_the_wrong_champion_refuses(world):
     status, _ = release(world, expected_champion="7")
     assert status.outcome == "refused"
     assert "was compared with version 7, but version 1 is live by now" in status.reasons[0]
+    assert "where MLflow's champion is not version 1 yet, clear the task promote" in status.reasons[0]
     assert world.installed() == {world.name(1)}
 
 
@@ -206,6 +208,42 @@ def test_want_of_evidence_never_promotes(world, fault):
     assert world.triton.loaded == {world.name(1)}
 
 
+def looks_of(status: RolloutStatus) -> list[Look]:
+    """As they are in the evidence, decided again."""
+    store, name = Store.of(status.evidence)
+    heading, looks = read(store.read_bytes(name, "looks.jsonl"), "looks")
+    assert [again.difference for again in replay(heading, looks)] == [None] * len(looks)
+    return looks
+
+
+def test_a_canary_whose_latency_was_never_judged_is_not_promoted(world):
+    status, _ = release(world, policy=policy(baseline_requests=100_000))
+    assert status.outcome == "inconclusive"
+    assert any(
+        "latency is not judged yet" in why and "of 100000 answers of the champion" in why for why in status.reasons
+    )
+    assert not any(look.evidence.latency_judged for look in looks_of(status))
+
+
+def test_times_that_the_router_cannot_count_are_not_judged_and_never_promote(world):
+    world.beyond_count = True
+    status, _ = release(world)
+    assert status.outcome == "inconclusive"
+    assert any("latency is not judged: the champion's own times are beyond" in why for why in status.reasons)
+
+
+@pytest.mark.parametrize(("slow", "outcome"), [(0.05, "promoted"), (0.8, "rolled_back")])
+def test_latency_is_judged_as_soon_as_the_champion_has_answered_enough(world, slow, outcome):
+    late = policy(baseline_requests=200, baseline_seconds=2)
+    status, _ = release(world, policy=late, before=lambda: world.slow.update({world.name(2): slow}))
+    assert status.outcome == outcome, status.reasons
+    assert world.weights[:4] == [0.0, 0.0, 0.1, 0.1], "the limit is set within the first step"
+    judged = [look.evidence.latency_judged for look in looks_of(status)]
+    assert not judged[0] and judged[-1]
+    if outcome == "rolled_back":
+        assert status.reasons[0].startswith("latency: ")
+
+
 def test_an_extension_is_told_and_lasts_as_long_again(world):
     status, _ = release(world, rate=0, policy=policy(inconclusive="extend"))
     assert status.outcome == "inconclusive"
@@ -226,12 +264,14 @@ def test_a_held_canary_keeps_its_weight_until_a_person_lets_it_go_on(world):
                 await asyncio.sleep(200)
                 held = life.controller.rollout("release-2")
                 life.controller.resume("release-2")
+                life.controller.resume("release-2")
                 return weight, held, await life.until_ended("release-2")
 
     weight, held, status = run_virtually(work())
     assert weight == 0.1
     assert held.state == "held", "good evidence alone does not end it"
     assert status.outcome == "promoted"
+    assert looks_of(status)[-1].evidence.resumes == 1, "said twice is once"
 
 
 def test_a_held_canary_goes_back_when_nobody_comes(world):
@@ -331,6 +371,26 @@ def test_a_rollback_supersedes_a_canary(world):
     assert world.lost == 0
 
 
+def test_a_rollback_asked_for_while_a_promoted_release_drains_waits_for_it(world):
+    async def work():
+        async with Life(world) as life, Traffic(world):
+            await first_release(life)
+            world.in_flight[world.name(1)] = 1
+            life.controller.submit(world.request(2, 1))
+            await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
+            life.controller.submit(world.rollback("back"))
+            waiting = life.controller.rollout("back").state
+            world.in_flight.clear()
+            back = await life.until_ended("back")
+            return waiting, life.controller.rollout("release-2"), back, life.controller.target(TARGET)
+
+    waiting, forward, back, target = run_virtually(work())
+    assert waiting == "pending"
+    assert (forward.outcome, back.outcome) == ("promoted", "promoted")
+    assert target.champion.name == world.name(1)
+    assert world.lost == 0
+
+
 def test_one_rollout_at_a_time_and_the_same_request_twice_is_one(world):
     async def work():
         async with Life(world) as life:
@@ -374,6 +434,33 @@ def test_retiring_takes_everything_away(world):
             await first_release(life)
 
     run_virtually(work())
+
+
+def test_what_a_retired_target_left_loaded_goes_when_triton_lets_it(world):
+    async def work():
+        async with Life(world) as life:
+            await first_release(life)
+            world.stuck.add(world.name(1))
+            await life.controller.retire(TARGET)
+            left = set(world.triton.loaded)
+            world.stuck.clear()
+            await asyncio.sleep(5)
+            return left, world.triton.loaded, world.installed()
+
+    left, loaded, installed = run_virtually(work())
+    assert left == {world.name(1)}
+    assert loaded == installed == set()
+
+
+def test_a_fault_of_the_controller_is_called_one_and_ends_the_rollout(world, monkeypatch):
+    async def look(_observation):
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(Observation, "look", look)
+    status, _ = release(world)
+    assert (status.outcome, status.restarts) == ("rolled_back", 3)
+    assert "a fault of the controller (AttributeError: no such thing)" in status.reasons[0]
+    assert not any("interrupted" in note.message for note in status.notes)
 
 
 def test_status_is_json_that_reads_back(world):

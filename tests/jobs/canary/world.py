@@ -124,6 +124,8 @@ class FakeTriton:
 
     async def unload(self, name: str) -> None:
         self._require_up()
+        if name in self.world.stuck:
+            raise NotAvailableError(f"{name} does not unload")
         self.loaded.discard(name)
 
     async def reload(self, name: str) -> None:
@@ -178,8 +180,10 @@ class FakeRouter:
 
     def _open(self, target: str) -> None:
         route = self.routes[target]
-        arms = {arm: _zero(route[arm]) if route[arm] else None for arm in ("champion", "canary")}
-        self.periods.setdefault(target, []).append({"generation": route["generation"], "weight": None, **arms})
+        bound = None if self.world.beyond_count else 0.05
+        arms = {arm: _zero(route[arm], bound) if route[arm] else None for arm in ("champion", "canary")}
+        opened = {"generation": route["generation"], "weight": None, "slow_seconds": route["slow_seconds"]}
+        self.periods.setdefault(target, []).append({**opened, **arms})
 
     async def state(self) -> dict[str, Any]:
         self._require_up()
@@ -221,10 +225,12 @@ class FakeRouter:
         self._require_up()
         if not self.counting:
             raise RouterError("the router answered with 500")
-        periods = [
-            {**period, "weight": period["weight"] or 0.0, "slow_seconds": {}} for period in self.periods.get(target, [])
-        ]
-        return {"boot": self.boot, "generations": json.loads(json.dumps(periods))}
+        periods = json.loads(json.dumps(self.periods.get(target, [])))
+        for period in periods:
+            period["weight"] = period["weight"] or 0.0
+            for counts in filter(None, (period["champion"], period["canary"])):
+                counts["in_flight"] = self.world.in_flight.get(counts["release"], 0)
+        return {"boot": self.boot, "generations": periods}
 
     async def samples(self, target: str, after: int) -> dict[str, Any]:
         self._require_up()
@@ -257,7 +263,7 @@ class FakeRouter:
         counts["failed"] += failed
         if not failed:
             counts["total"][0][1] += 1
-            counts["slow"] += self.world.is_slow(name)
+            counts["slow"] += period["slow_seconds"]["total"] is not None and self.world.is_slow(name)
         kept = self.kept.setdefault(target, [])
         prompt = f"prompt {len(kept) % 4}"
         kept.append(
@@ -277,16 +283,18 @@ class FakeRouter:
         )
 
 
-def _zero(release: str) -> dict[str, Any]:
+def _zero(release: str, bound: float | None) -> dict[str, Any]:
     counts = dict.fromkeys(("finished", "failed", "slow", "in_flight"), 0)
-    return {"release": release, **counts, "first_token": [], "total": [[0.05, 0]]}
+    return {"release": release, **counts, "first_token": [], "total": [[bound, 0]]}
 
 
 class World:
     """Everything outside the controller.
 
     Attributes:
-        unloadable, dead_stubs: releases that do not load, or whose process has died.
+        unloadable, stuck, dead_stubs: releases that do not load, do not unload, or whose process has died.
+        in_flight: by release, requests that do not end.
+        beyond_count: all answers take longer than the router's last bound.
         failing, slow, garbled: shares, by release, of requests that go wrong.
         weights: of every route that was ever set.
         lost: requests that no arm answered.
@@ -297,6 +305,9 @@ class World:
         self.store = Store(f"file://{folder}/store")
         self._number = 0
         self.unloadable: set[str] = set()
+        self.stuck: set[str] = set()
+        self.in_flight: dict[str, int] = {}
+        self.beyond_count = False
         self.dead_stubs: set[str] = set()
         self.failing: dict[str, float] = {}
         self.slow: dict[str, float] = {}
