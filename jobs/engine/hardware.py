@@ -47,8 +47,8 @@ def require_hardware(build: Mapping[str, Any]) -> None:
     """Hold this machine against an engine's `build.json`.
 
     Raises:
-        HardwareError: another version of the engine's library, another architecture, or CPU features that are
-            missing here; all of them are named.
+        HardwareError: another version of the engine's library, another architecture, or other CPU features of
+            CPU_FLAGS, fewer or more; all of them are named.
     """
     differences = []
     library, wanted = str(build["builder"]), str(build["version"])
@@ -57,15 +57,19 @@ def require_hardware(build: Mapping[str, Any]) -> None:
     except PackageNotFoundError:
         found = None
     if found != wanted:
-        differences.append(f"{library} {wanted}, here is {found or 'none'}")
+        differences.append(f"with {library} {wanted}, here is {found or 'none'}")
     if build["arch"] != platform.machine():
-        differences.append(f"the architecture {build['arch']}, this is {platform.machine()}")
+        differences.append(f"with the architecture {build['arch']}, this is {platform.machine()}")
     else:
         here = cpu_flags()
         missing = [flag for flag in build["cpu_flags"] if flag not in here]
         if missing:
-            differences.append(f"{', '.join(missing)}, which this CPU lacks")
+            differences.append(f"with {', '.join(missing)}, which this CPU lacks")
+        # More is no better: the library would choose other kernels by them.
+        additional = [flag for flag in here if flag not in build["cpu_flags"]]
+        if additional:
+            differences.append(f"without {', '.join(additional)}, which this CPU has")
     if differences:
         raise HardwareError(
-            f"the engine was built with {'; and with '.join(differences)}: build it here (refresh the stage engine)"
+            f"the engine was built {'; and '.join(differences)}: build it here (refresh the stage engine)"
         )

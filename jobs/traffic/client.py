@@ -72,7 +72,7 @@ async def send(session: aiohttp.ClientSession, url: str, request: Request, timeo
         failure, detail = "broken_body", str(error)
     except (aiohttp.ClientError, OSError) as error:
         failure, detail = "connection", f"{type(error).__name__}: {error}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         failure, detail = "not_json", str(error)
     return Answer("".join(pieces), failure, time.perf_counter() - began, detail, status, first)
 
@@ -96,17 +96,27 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
 
 
 def _text(document: Any) -> str:
-    """The text in one JSON answer, or in one event of a stream, of either protocol."""
-    if not isinstance(document, dict):
+    """The text in one JSON answer, or in one event of a stream, of either protocol.
+
+    Raises:
+        _FailedError: it tells an error, or is neither protocol's answer.
+    """
+    try:
+        if document.get("error"):
+            raise _FailedError("error_body", str(document["error"])[:300])
+        text = document["text_output"] if "text_output" in document else _chosen(document["choices"])
+    except (AttributeError, LookupError, TypeError):
+        text = None
+    if not isinstance(text, str):
         raise _FailedError("not_an_answer", str(document)[:300])
-    if document.get("error"):
-        raise _FailedError("error_body", str(document["error"])[:300])
-    if "text_output" in document:
-        return str(document["text_output"])
-    if "choices" not in document:
-        raise _FailedError("not_an_answer", str(document)[:300])
-    if not document["choices"]:
+    return text
+
+
+def _chosen(choices: list[dict[str, Any]]) -> Any:
+    """OpenAI's text; "" in an event that has none: a stream's first one tells the role, its last one the usage."""
+    if choices == []:
         return ""
-    choice = document["choices"][0]
+    choice = choices[0]
     part = choice.get("message") or choice.get("delta") or choice
-    return part.get("content") or part.get("text") or ""
+    text = part.get("content", part.get("text"))
+    return "" if text is None else text

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from include.events import format_event
-from jobs.traffic.client import send
+from jobs.traffic.client import Answer, send
 from jobs.traffic.counts import Counts
 from jobs.traffic.requests import Request, draw_requests
 
@@ -22,7 +22,7 @@ TIMEOUT = 60.0
 """Seconds that a client waits for the end of an answer."""
 
 DRAIN = 10.0
-"""Seconds at the end for the answers that are under way."""
+"""Seconds at the end for the answers that are under way; what has none by then has failed."""
 
 _WRITE_SECONDS = 1.0
 _SAY_SECONDS = 10.0
@@ -47,7 +47,12 @@ async def generate(
 
         async def one(request: Request) -> None:
             counts.sent(request)
-            counts.ended(request, await send(session, url, request, TIMEOUT))
+            began = time.perf_counter()
+            try:
+                answer = await send(session, url, request, TIMEOUT)
+            except asyncio.CancelledError:  # by the end of this function, and nobody else
+                answer = Answer("", "unanswered", time.perf_counter() - began, "no end when the traffic ended")
+            counts.ended(request, answer)
 
         reporter = asyncio.create_task(_report(counts, out))
         arrivals = random.Random(f"arrivals:{seed}")
@@ -70,9 +75,10 @@ async def generate(
         reporter.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reporter
-        # What is left was ended by the generator, not by the other side: it counts as in flight.
-        for task in tasks:
+        left = list(tasks)
+        for task in left:
             task.cancel()
+        await asyncio.gather(*left)
     _write(counts, out)
     _say("ended", counts)
     return counts

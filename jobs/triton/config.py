@@ -20,7 +20,6 @@ _INPUTS = {
     "max_tokens": "TYPE_INT32",
     "temperature": "TYPE_FP32",
     "top_p": "TYPE_FP32",
-    "seed": "TYPE_INT64",
     "stop": "TYPE_STRING",
     "stream": "TYPE_BOOL",
 }
@@ -39,7 +38,7 @@ class Serving(Model):
         max_batch: requests answered together; there is no preferred size, since any size below it is as good.
         queue_delay_microseconds: how long the first of a batch waits for company while the model is idle.
         queue_size: requests waiting beyond which a new one is turned away at once, by the model (see `model.py`).
-        queue_seconds: after which a request that still waits is turned away, by the model.
+        queue_seconds: a request that waited longer is turned away, by the model, when its turn comes; not before.
         instances: copies of the engine, each in a process of its own.
         threads: of each instance.
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from include.artifacts.naming import digest
 from include.errors import ConfigurationError
+from jobs.triton.durable import fsync
 
 RECORD = "triton.json"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -24,7 +25,9 @@ def write_record(folder: Path) -> str:
     record = {"pid": os.getpid(), "started": _started(os.getpid()), "region": prefix}
     temporary = folder / f"{RECORD}.new"
     temporary.write_text(json.dumps(record) + "\n")
+    fsync(temporary)
     temporary.replace(folder / RECORD)
+    fsync(folder)
     return prefix
 
 
@@ -39,10 +42,10 @@ def clear_leftovers(folder: Path) -> list[str]:
     """
     try:
         record = json.loads((folder / RECORD).read_text())
-    except FileNotFoundError:
-        return []
-    pid, prefix = record["pid"], record["region"]
-    if _started(pid) == record["started"] and pid != os.getpid():
+        pid, started, prefix = record["pid"], record["started"], record["region"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return []  # none, or one that a power loss took the bytes of, and no process outlives that
+    if _started(pid) == started and pid != os.getpid():
         raise ConfigurationError(
             f"a Triton already runs on {folder} as process {pid}: stop it, or choose another folder"
         )

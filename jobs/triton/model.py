@@ -1,8 +1,8 @@
 """The Python model that Triton runs for each release: text in, text out, by a CTranslate2 engine.
 
-It is copied into every release's version folder, with `text.py` and `hardware.py` of the job `engine` beside it, and
-imports nothing else of this project. Requests wait in a queue of its own, with a limit, and one thread answers them in
-batches: the queue limits of tritonserver 2.51 stall its dynamic batcher for half a second now and then
+It is copied into every release's version folder, with `writer.py` and, of the job `engine`, `text.py` and `hardware.py`
+beside it, and imports nothing else of this project. Requests wait in a queue of its own, with a limit, and one thread
+answers them in batches: the queue limits of tritonserver 2.51 stall its dynamic batcher for half a second now and then
 (github.com/triton-inference-server/core/pull/509).
 Errors begin with INVALID_ARGUMENT where the client can mend them, and with INTERNAL otherwise; over HTTP Triton gives
 both the status 400, so that only the body tells.
@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +30,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import hardware
 import text
+from writer import Writer
 
 ROLES = ("system", "user", "assistant")
 MAX_STOPS = 16
 STOP, LENGTH = "stop", "length"
+GREEDY_BELOW = float(np.float32(0.01))  # as the input carries it
+"""A temperature above 0 and below this is taken as 0: what is divided by it may overflow, and nothing else is drawn."""
 
 CANCEL_SECONDS = 0.05
 """How often a stream asks whether its client has gone away, which costs a message to the server. Whole answers do not
@@ -47,7 +52,7 @@ class QueueFullError(Exception):
 
 
 class Sampling(NamedTuple):
-    """What all rows of one generation share; temperature 0 is greedy."""
+    """What all rows of one generation share; temperature 0 is greedy, another is at least GREEDY_BELOW."""
 
     temperature: float
     top_p: float
@@ -59,81 +64,6 @@ class Limits(NamedTuple):
     total: int
     answer: int
     end_ids: frozenset[int]
-
-
-class Writer:
-    """Turns token ids into text piece by piece; the pieces together are the whole answer's text.
-
-    Nothing is given out that a later token could change: half a character, the beginning of a stop string, and, where
-    `strip` is set, white space that may be the answer's end.
-
-    Attributes:
-        stopped: a stop string was met; the text ends before it.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str], *, strip: bool) -> None:
-        self._decode = decode
-        self._stops = stops
-        self._longest = max((len(stop) for stop in stops), default=0)
-        self._strip = strip
-        self._ids: list[int] = []
-        self._from = self._read = 0  # decoded from the one, to tell what the tokens after the other add
-        self._text = ""
-        self._given = 0
-        self.stopped = False
-
-    def feed(self, token: int) -> str:
-        """One more token; returns the text that is now certain, often empty."""
-        if self.stopped:
-            return ""
-        self._ids.append(token)
-        self._extend(at_end=False)
-        return self._give(self._certain())
-
-    def finish(self) -> str:
-        """The rest, when no more tokens come."""
-        if not self.stopped:
-            self._extend(at_end=True)
-        text = self._text.rstrip() if self._strip else self._text
-        return self._give(len(text))
-
-    def whole(self, ids: Sequence[int]) -> str:
-        """All at once, where no stop string has to be looked for."""
-        text = self._decode(ids)
-        return text.strip() if self._strip else text
-
-    def _extend(self, *, at_end: bool) -> None:
-        # Some tokenizers drop a blank at the beginning, so a token's text is the difference that it makes to what
-        # stands before it (as in text-generation-inference).
-        before = self._decode(self._ids[self._from : self._read])
-        after = self._decode(self._ids[self._from :])
-        if len(after) <= len(before) or (after.endswith("\ufffd") and not at_end):
-            return
-        known = len(self._text)
-        self._text += after[len(before) :]
-        self._from, self._read = self._read, len(self._ids)
-        found = [at for stop in self._stops if (at := self._text.find(stop, max(0, known - self._longest + 1))) >= 0]
-        if found:
-            self._text = self._text[: min(found)]
-            self.stopped = True
-
-    def _certain(self) -> int:
-        end = len(self._text)
-        if not self.stopped:
-            end -= max((_overlap(self._text, stop) for stop in self._stops), default=0)
-        return len(self._text[:end].rstrip()) if self._strip else end
-
-    def _give(self, end: int) -> str:
-        if self._strip and self._given == 0:
-            self._given = len(self._text) - len(self._text.lstrip())
-        piece = self._text[self._given : end]
-        self._given = max(self._given, end)
-        return piece
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that a stop string begins with."""
-    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class Answer:
@@ -195,7 +125,7 @@ class Answer:
         self._end(self.writer.whole(ids), LENGTH if self._count >= self.max_tokens else STOP)
 
     def fail(self, message: str, code: int | None = None) -> None:
-        """End with an error; `code` is one of Triton's, INTERNAL where it is not given."""
+        """End with an error; `code` is one of Triton's, INTERNAL where it is not given. Never raises."""
         self.done = True
         _refuse(self._sender, message, pb_utils.TritonError.INTERNAL if code is None else code)
 
@@ -206,9 +136,9 @@ class Answer:
             self._pieces.append(piece)
 
     def _end(self, piece: str, reason: str) -> None:
-        self.done = True
         text = piece if self.stream else "".join([*self._pieces, piece])
         self._sender.send(self._response(text, reason), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.done = True  # not before: what cannot be sent still has to be told as failed
 
     def _response(self, text: str, reason: str) -> Any:
         def tensor(name: str, value: Any, kind: Any) -> Any:
@@ -339,13 +269,18 @@ class TritonPythonModel:
             self._answer(group, sampling)
 
     def _serve(self) -> None:
-        while batch := self._queue.take():
-            try:
-                self.generate(batch)
-            except Exception as error:
-                for answer in batch:
-                    if not answer.done:
-                        answer.fail(f"INTERNAL: {error}")
+        try:
+            while batch := self._queue.take():
+                try:
+                    self.generate(batch)
+                except Exception as error:
+                    for answer in batch:
+                        if not answer.done:
+                            answer.fail(f"INTERNAL: {error}")
+        except BaseException:
+            # Without this thread the process would take requests for ever and answer none.
+            traceback.print_exc()
+            os._exit(1)
 
     def _answer(self, answers: list[Answer], sampling: Sampling) -> None:
         longest = max(answer.max_tokens for answer in answers)
@@ -431,8 +366,12 @@ class TritonPythonModel:
 
 
 def _refuse(sender: Any, message: str, code: int) -> None:
-    response = pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    """End a request with an error. Where even that cannot be sent, it is logged: others must not fail by it."""
+    try:
+        response = pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:
+        print(f"an error could not be sent ({error}): {message}", file=sys.stderr, flush=True)
 
 
 def _scalar(request: Any, name: str, default: Any) -> Any:
@@ -483,7 +422,7 @@ def _sampling(request: Any) -> Sampling:
         raise BadRequestError(f"temperature is {temperature:g}: give 0 (greedy) to 2")
     if not 0 < top_p <= 1:
         raise BadRequestError(f"top_p is {top_p:g}: give a number above 0, at most 1")
-    return Sampling(temperature, top_p) if temperature else Sampling(0.0, 1.0)
+    return Sampling(temperature, top_p) if temperature >= GREEDY_BELOW else Sampling(0.0, 1.0)
 
 
 def _stops(document: str | None) -> list[str]:

@@ -2,7 +2,7 @@
 
     engines/<first 16 of the digest>/              a verified private copy of the engine artifact's files
     models/<release>/config.pbtxt
-    models/<release>/1/model.py, text.py, …        with byte code, so that nothing is written there afterwards
+    models/<release>/1/model.py, writer.py, …      with byte code, so that nothing is written there afterwards
 
 A release's name says what it is made of: engine, code, configuration and drill. The same release gets the same name,
 and a changed one another.
@@ -11,7 +11,6 @@ and a changed one another.
 from __future__ import annotations
 
 import fcntl
-import os
 import py_compile
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from include.errors import ArtifactError
 from include.rollouts import Drill, Release
 from include.specs.base import Artifact
 from jobs.triton.config import DEFAULT, Rehearsal, Serving, parse, render
+from jobs.triton.durable import fsync, fsync_tree
 
 MODELS = "models"
 ENGINES = "engines"
@@ -76,9 +76,10 @@ def remove(folder: Path, name: str) -> None:
     folder = folder.absolute()
     with _locked(folder):
         _remove(folder, folder / MODELS / name)
-        used = {_engine_of(path) for path in (folder / MODELS).glob(f"*/{CONFIG}")}
+        # Names, not paths: the folder may have been spelled otherwise when a release was installed.
+        used = {_engine_of(path).name for path in (folder / MODELS).glob(f"*/{CONFIG}")}
         for engine in (folder / ENGINES).glob("*"):
-            if engine not in used:
+            if engine.name not in used:
                 _remove(folder, engine)
 
 
@@ -97,7 +98,8 @@ def _sources(drill: Drill) -> dict[str, Path]:
     """What goes into the version folder: file name → source. Production's model is the same file in a drill."""
     model = _HERE / "model.py"
     entry = {"model.py": model} if drill == "none" else {"model.py": _HERE / "drill.py", "served.py": model}
-    return {**entry, "text.py": _ENGINE / "text.py", "hardware.py": _ENGINE / "hardware.py"}
+    beside = {"writer.py": _HERE, "text.py": _ENGINE, "hardware.py": _ENGINE}
+    return {**entry, **{name: folder / name for name, folder in beside.items()}}
 
 
 def _install_engine(folder: Path, engine: Artifact) -> Path:
@@ -168,10 +170,9 @@ def _made(folder: Path, target: Path) -> Iterator[Path]:
         made = scratch / target.name
         made.mkdir()
         yield made
-        for path in (made, *made.rglob("*")):
-            _fsync(path)
+        fsync_tree(made)
         made.rename(target)
-        _fsync(target.parent)
+        fsync(target.parent)
 
 
 def _remove(folder: Path, target: Path) -> None:
@@ -179,7 +180,7 @@ def _remove(folder: Path, target: Path) -> None:
     if target.exists():
         with _scratch(folder) as scratch:
             target.rename(scratch / target.name)
-            _fsync(target.parent)
+            fsync(target.parent)
 
 
 @contextmanager
@@ -189,11 +190,3 @@ def _scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
         yield Path(scratch)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

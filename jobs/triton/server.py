@@ -22,6 +22,7 @@ from typing import NamedTuple
 from include.artifacts.naming import digest, file_digest
 from include.errors import ConfigurationError
 from include.events import format_event
+from jobs.triton.durable import fsync, fsync_tree
 from jobs.triton.leftovers import clear_leftovers, write_record
 from jobs.triton.repository import MODELS
 
@@ -137,7 +138,9 @@ def _backends(folder: Path) -> Path:
             for path in sources:
                 if path.is_file():
                     shutil.copy2(path, made)
+            fsync_tree(made.parent)
             made.parent.rename(target)
+        fsync(target.parent)
     return target
 
 

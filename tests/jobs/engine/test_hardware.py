@@ -29,12 +29,20 @@ def build() -> dict[str, Any]:
 
 def test_the_machine_that_built_it_is_taken(build: dict[str, Any]) -> None:
     require_hardware(build)
-    require_hardware({**build, "cpu_flags": []})
 
 
 def test_missing_cpu_features_are_named(build: dict[str, Any]) -> None:
     with pytest.raises(HardwareError, match=r"built with amx_fp8, avx10, which this CPU lacks: build it here"):
         require_hardware({**build, "cpu_flags": ["amx_fp8", *cpu_flags(), "avx10"]})
+
+
+def test_cpu_features_that_the_builder_did_not_have_are_named(build: dict[str, Any]) -> None:
+    """With them other kernels run than those that parity was proven with."""
+    *rest, first, last = cpu_flags()
+    with pytest.raises(HardwareError, match=rf"built without {first}, {last}, which this CPU has: build it here"):
+        require_hardware({**build, "cpu_flags": rest})
+    with pytest.raises(HardwareError, match=rf"built with avx10, .* lacks; and without {last}, which this CPU has"):
+        require_hardware({**build, "cpu_flags": [*rest, first, "avx10"]})
 
 
 def test_another_version_of_the_library_is_named(build: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from aiohttp import web
 from include.code_identity import PROJECT
 from include.laptop.datasets import ALL_INTENTS
 from jobs.generate.intents import COMMANDS
+from jobs.traffic import generator
 from jobs.traffic.client import Answer, send
 from jobs.traffic.counts import Counts
 from jobs.traffic.generator import generate
@@ -145,6 +146,40 @@ def test_a_failure_is_called_by_its_name(handler: Handler, form: Form, failure: 
     assert answer_of(handler, form, timeout=1).failure == failure
 
 
+MALFORMED: list[tuple[Form, Any]] = [
+    *[
+        ("chat", {"choices": choices})
+        for choices in (3, None, "", {"a": 1}, [3], ["text"], [{"message": "text"}], [{"message": {"content": [1]}}])
+    ],
+    ("chat", None),
+    ("completion", {"choices": [{"text": 7}]}),
+    ("completion", {"choices": [{"text": 0}]}),
+    ("generate", {"text_output": None}),
+    ("generate", {"text_output": ["kubectl"]}),
+]
+
+
+@pytest.mark.parametrize(("form", "document"), MALFORMED)
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_malformed_200_is_not_an_answer(form: Form, document: Any, streams: bool) -> None:
+    async def malformed(request: web.Request) -> web.StreamResponse:
+        return await stream(request, json.dumps(document), "[DONE]") if streams else web.json_response(document)
+
+    asked: Form = f"{form}_stream" if streams else form  # type: ignore[assignment]
+    assert answer_of(malformed, asked).failure == "not_an_answer"
+
+
+def test_events_without_text_are_sound() -> None:
+    """OpenAI's first event tells the role alone, and its last one why it ended."""
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": None}, {"role": "assistant"}, {}]
+        return await stream(request, *(json.dumps({"choices": [{"delta": delta}]}) for delta in deltas), "[DONE]")
+
+    answer = answer_of(silent, "chat_stream")
+    assert (answer.text, answer.failure, answer.first_token) == ("", None, None)
+
+
 def test_nobody_listening_is_a_failure_too() -> None:
     async def ask() -> Answer:
         async with aiohttp.ClientSession() as session:
@@ -212,6 +247,20 @@ def test_arrivals_do_not_wait_for_answers(tmp_path: Path) -> None:
     assert (found["answered"], found["failed"], found["in_flight"]) == (found["sent"], 0, 0)
     assert found["total"]["p50"] >= 1
     assert json.loads((tmp_path / "counts.json").read_text())["sent"] == found["sent"]
+
+
+def test_what_hangs_to_the_end_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(generator, "DRAIN", 0.2)
+
+    async def load() -> Counts:
+        async with served(hangs) as url:
+            return await generate(url, "kubectl", rate=50, seconds=0.5, out=tmp_path / "counts.json")
+
+    found = asyncio.run(load()).as_dict()
+    assert found["sent"] > 0
+    assert (found["failed"], found["in_flight"]) == (found["sent"], 0)
+    assert found["failures"] == {"unanswered": found["sent"]}
+    assert json.loads((tmp_path / "counts.json").read_text())["failures"] == found["failures"]
 
 
 def test_sigterm_ends_it_with_every_answer_counted(tmp_path: Path) -> None:

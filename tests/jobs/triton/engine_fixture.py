@@ -7,6 +7,7 @@ empty for a chat prompt, and hold Korean, English, and bytes that are no text.
 from __future__ import annotations
 
 import json
+import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,15 +146,15 @@ def _write_weights(folder: Path, vocabulary: list[str], seed: int, ends: bool) -
 def _build() -> dict[str, Any]:
     import ctranslate2
 
-    with Path("/proc/cpuinfo").open() as lines:
-        flags = next(line for line in lines if line.startswith("flags")).split()
+    from jobs.engine.hardware import cpu_flags
+
     return {
         "builder": "ctranslate2",
         "version": ctranslate2.__version__,
         "compute_type": "float32",
-        "arch": "x86_64",
+        "arch": platform.machine(),
         "isa": "AVX2",
-        "cpu_flags": sorted({"avx", "avx2", "fma"} & set(flags)),
+        "cpu_flags": cpu_flags(),
     }
 
 

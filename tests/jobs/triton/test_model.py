@@ -1,4 +1,4 @@
-"""The served model, in a real tritonserver; and its text writer by itself."""
+"""The served model, in a real tritonserver; and by itself, where Triton's own part fails."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import importlib.util
 import json
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from include.artifacts.store import Store
 from include.specs.base import Artifact
@@ -80,6 +80,15 @@ def test_a_batch_mixes_lengths_limits_and_errors(server: Server, name: str, gold
             assert golden[prompt].startswith(body["text_output"].rstrip("\ufffd"))
     assert answers[32][0] == 400
     assert [status for status, _ in answers[33:]] == [200, 200]
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 0.0099])
+def test_a_temperature_next_to_nothing_is_greedy(
+    server: Server, name: str, golden: dict[str, str], temperature: float
+) -> None:
+    for prompt in PROMPTS:
+        [(status, body)] = server.ask(name, chat(prompt, temperature=temperature, top_p=0.9))
+        assert (status, body["text_output"]) == (200, golden[prompt])
 
 
 def test_a_stop_string_ends_the_answer_before_it(server: Server, name: str, golden: dict[str, str]) -> None:
@@ -260,52 +269,132 @@ def model(server: Server, name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def tokenizer(engine_folder: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(engine_folder / "tokenizer.json"))
+class Sender:
+    """Triton's part of one answer: refuses the first `fails` responses, and keeps the others."""
+
+    def __init__(self, fails: int = 0) -> None:
+        self._fails = fails
+        self.said: list[SimpleNamespace] = []
+        self.ended = threading.Event()
+
+    def send(self, response: SimpleNamespace, flags: int = 0) -> None:
+        if self._fails:
+            self._fails -= 1
+            raise RuntimeError("no shared memory left")
+        self.said.append(response)
+        if flags:
+            self.ended.set()
+
+    def is_cancelled(self) -> bool:
+        return False
 
 
-def write(model: ModuleType, tokenizer: Tokenizer, ids: list[int], stops: list[str], strip: bool) -> list[str]:
-    writer = model.Writer(lambda part: tokenizer.decode(part, skip_special_tokens=False), stops, strip=strip)
-    pieces = [writer.feed(token) for token in ids]
-    return [*pieces, writer.finish()]
+class Request:
+    """One request as the backend gives it to the model."""
+
+    def __init__(self, sender: Sender, **values: Any) -> None:
+        self.values = values
+        self.get_response_sender = lambda: sender
 
 
-@settings(max_examples=200, deadline=None)
-@given(ids=st.lists(st.integers(6, 399), max_size=30), strip=st.booleans())
-def test_pieces_of_any_tokens_make_their_text(
-    model: ModuleType, tokenizer: Tokenizer, ids: list[int], strip: bool
+@pytest.fixture
+def backend(model: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the stub process puts into the backend's Python module."""
+
+    def tensor(name: str, array: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=name, as_numpy=lambda: array)
+
+    def given(request: Request, name: str) -> Any:
+        value = request.values.get(name)
+        return None if value is None else tensor(name, np.array([[value]], np.object_))
+
+    def error(message: str, code: int) -> SimpleNamespace:
+        return SimpleNamespace(message=message, code=code)
+
+    error.INTERNAL, error.UNAVAILABLE, error.INVALID_ARG, error.CANCELLED = range(4)  # type: ignore[attr-defined]
+    parts = {
+        "Tensor": tensor,
+        "get_input_tensor_by_name": given,
+        "TritonError": error,
+        "InferenceResponse": lambda output_tensors, error=None: SimpleNamespace(tensors=output_tensors, error=error),
+        "TRITONSERVER_RESPONSE_COMPLETE_FINAL": 1,
+    }
+    monkeypatch.setattr(model, "pb_utils", SimpleNamespace(**parts))
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start(model: ModuleType, backend: None, engine_folder: Path) -> Iterator[Start]:
+    """Starts the model on the real engine, in this process."""
+    started = []
+
+    def start(**parameters: Any) -> Any:
+        values = {"engine": engine_folder, "threads": 1, "queue_size": 8, "queue_seconds": 10, **parameters}
+        config = {
+            "parameters": {name: {"string_value": str(value)} for name, value in values.items()},
+            "max_batch_size": 4,
+        }
+        served = model.TritonPythonModel()
+        served.initialize({"model_config": json.dumps(config)})
+        started.append(served)
+        return served
+
+    yield start
+    for served in started:
+        served.finalize()
+
+
+def ask(served: Any, sender: Sender, **more: Any) -> None:
+    served.execute([Request(sender, text_input=b"pods", **more)])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_cannot_be_sent_is_told_as_failed(start: Start, stream: bool) -> None:
+    served, sender = start(), Sender(fails=1)
+    ask(served, sender, stream=stream, max_tokens=1)
+    assert sender.ended.wait(10)
+    assert sender.said[-1].error.message == "INTERNAL: no shared memory left"
+
+
+@pytest.mark.parametrize("bad", [{}, {"text_input": b" "}])
+def test_a_client_that_cannot_be_told_anything_harms_nobody_else(start: Start, bad: dict[str, bytes]) -> None:
+    served, lost, sender = start(), Sender(fails=1000), Sender()
+    served.execute([Request(lost, **{"text_input": b"pods", **bad}), Request(sender, text_input=b"pods")])
+    if not bad:
+        assert sender.ended.wait(10)
+        sender = Sender()
+        ask(served, sender)
+    assert sender.ended.wait(10)
+    assert sender.said[-1].error is None
+
+
+def test_one_that_waited_too_long_and_cannot_be_told_harms_nobody_else(start: Start) -> None:
+    served, sender = start(queue_seconds=0), Sender()
+    ask(served, Sender(fails=1000))
+    ask(served, sender)
+    assert sender.ended.wait(10)
+    assert "Request timeout expired" in sender.said[-1].error.message
+
+
+def test_the_process_ends_with_the_thread_that_answers(
+    model: ModuleType, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tokenizer.decode(ids, skip_special_tokens=False)
-    assert "".join(write(model, tokenizer, ids, [], strip)) == (whole.strip() if strip else whole)
+    """A process that takes requests and never answers looks well to Triton."""
+    ended = threading.Event()
+    codes: list[int] = []
 
+    def exit_now(code: int) -> None:
+        codes.append(code)
+        ended.set()
 
-@settings(max_examples=200, deadline=None)
-@given(text=st.text(st.sampled_from("가힣🙂é a\nb"), max_size=12))
-def test_no_piece_holds_half_a_character(model: ModuleType, tokenizer: Tokenizer, text: str) -> None:
-    ids = [tokenizer.token_to_id(character) for character in map(byte_character, text.encode())]
-    pieces = write(model, tokenizer, ids, [], strip=False)
-    assert "".join(pieces) == text
-    assert not any("\ufffd" in piece for piece in pieces)
+    def breaks(answers: Any) -> None:
+        raise SystemExit
 
-
-@settings(max_examples=300, deadline=None)
-@given(
-    text=st.text(st.sampled_from("가나ab "), max_size=20),
-    stops=st.lists(st.text(st.sampled_from("가나ab "), min_size=1, max_size=4), min_size=1, max_size=3),
-)
-def test_a_stop_string_never_leaks(model: ModuleType, tokenizer: Tokenizer, text: str, stops: list[str]) -> None:
-    ids = [tokenizer.token_to_id(character) for character in map(byte_character, text.encode())]
-    found = [text.index(stop) for stop in stops if stop in text]
-    written = "".join(write(model, tokenizer, ids, stops, strip=False))
-    if not found:
-        assert written == text
-    else:
-        assert not any(stop in written for stop in stops)
-        assert text.startswith(written)
-
-
-def byte_character(byte: int) -> str:
-    """How a byte-level BPE spells one byte (GPT-2's table)."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return chr(byte) if byte in plain else chr(256 + [other for other in range(256) if other not in plain].index(byte))
+    served = start()
+    monkeypatch.setattr(model.os, "_exit", exit_now)
+    monkeypatch.setattr(served, "generate", breaks)
+    ask(served, Sender())
+    assert ended.wait(10)
+    assert codes == [1]

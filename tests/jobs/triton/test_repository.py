@@ -30,7 +30,7 @@ def test_a_release_is_installed_once_and_never_changed(tmp_path: Path, engine: A
     assert install(tmp_path, release(engine)) == name
     assert snapshot(tmp_path) == before
     assert {path.name for path in (tmp_path / "models" / name / "1").iterdir()} == {
-        "model.py", "text.py", "hardware.py", "__pycache__",
+        "model.py", "writer.py", "text.py", "hardware.py", "__pycache__",
     }  # fmt: skip
     assert not list(tmp_path.glob(".scratch-*"))
 
@@ -90,6 +90,17 @@ def test_removal_takes_the_engine_with_its_last_release(tmp_path: Path, engine: 
     remove(tmp_path, second)
     assert not list((tmp_path / "models").iterdir())
     assert not list((tmp_path / "engines").iterdir())
+
+
+def test_removal_by_another_spelling_of_the_folder_leaves_engines_in_use(tmp_path: Path, engine: Artifact) -> None:
+    folder, alias = tmp_path / "serving", tmp_path / "alias"
+    first, second = install(folder, release(engine)), install(folder, release(engine, 2))
+    alias.symlink_to(folder)
+    for spelling, name in ((alias, first), (folder / ".." / "serving", first)):
+        remove(spelling, name)
+        assert [path.name for path in (folder / "engines").iterdir()] == [engine.digest[:16]]
+    remove(alias, second)
+    assert not list((folder / "engines").iterdir())
 
 
 def test_two_may_install_at_once(tmp_path: Path, engine: Artifact) -> None:
