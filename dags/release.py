@@ -2,9 +2,9 @@
 
 `plan → candidate → engine → canary → promote`
 
-Starts when `customize` has registered a candidate, or from this form. The engine is built and proven against the model,
-then the canary controller leads it to all of the traffic, step by step, and takes it back by itself where it is worse
-than the champion. MLflow's alias `champion` moves after the traffic did.
+Starts when `customize` has registered a candidate (DAG `candidates`), or from this form. The engine is built and proven
+against the model, then the canary controller leads it to all of the traffic, step by step, and takes it back by itself
+where it is worse than the champion. MLflow's alias `champion` moves after the traffic did.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from operators.assets import CANDIDATE
 from operators.releases import planned_release, promotion, release_inputs
 from operators.rollout import CanaryRolloutOperator
 from operators.runs import recipe_choices
@@ -21,9 +20,9 @@ from operators.stages import stage
 
 
 @dag(
-    schedule=[CANDIDATE],
+    schedule=None,
     catchup=False,
-    # One at a time is the canary controller's to see to: with a single active run Airflow can lose asset events.
+    # One at a time is the canary controller's to see to, so that they can build their engines meanwhile.
     max_active_runs=16,
     tags=["anemone"],
     default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
@@ -81,10 +80,8 @@ def release():
     def inputs(candidate: str) -> dict:
         return release_inputs(candidate)
 
-    @task
-    def live(rollout: dict) -> dict:
-        return promotion(rollout["model"])
-
+    # A controller or registry that is being started again is waited for.
+    patience = {"retries": 30, "retry_delay": timedelta(seconds=20)}
     planned = plan()
     candidate = stage("candidate", planned["candidate"])
     found = inputs(candidate.output)
@@ -102,11 +99,9 @@ def release():
         expected_champion=found["champion_version"],
         policy=planned["canary"],
         drill="{{ params.drill }}",
-        # Another release, or a controller that is being started again, is waited for.
-        retries=30,
-        retry_delay=timedelta(seconds=20),
+        **patience,
     )
-    stage("promote", live(canary.output))
+    canary >> stage("promote", promotion(found["model"]), **patience)
 
 
 release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import Param, dag
 
 from operators.releases import model_choices, promotion
 from operators.rollout import CanaryRolloutOperator
@@ -42,14 +42,12 @@ from operators.stages import stage
     },
 )
 def rollback():
-    @task
-    def live(rollout: dict) -> dict:
-        return promotion(rollout["model"])
-
+    # A controller or registry that is being started again is waited for.
+    patience = {"retries": 30, "retry_delay": timedelta(seconds=20)}
     back = CanaryRolloutOperator(
-        task_id="rollback", kind="rollback", target="{{ params.model }}", version="{{ params.version }}"
+        task_id="rollback", kind="rollback", target="{{ params.model }}", version="{{ params.version }}", **patience
     )
-    stage("promote", live(back.output))
+    back >> stage("promote", promotion("{{ params.model }}"), **patience)
 
 
 rollback()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError, TryAgainError
@@ -36,6 +38,7 @@ INPUT_URI_TAG = "anemone.input_uri."
 
 NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 EXISTS = "RESOURCE_ALREADY_EXISTS"
+UNUSABLE = "INVALID_PARAMETER_VALUE"
 
 
 def connect() -> MlflowClient:
@@ -43,7 +46,7 @@ def connect() -> MlflowClient:
 
     Raises:
         ConfigurationError: it names none, or one that MLflow cannot use.
-        TryAgainError: the server does not answer.
+        TryAgainError: the server does not answer, or its database is locked.
     """
     uri = os.environ.get(URI)
     if not uri:
@@ -55,7 +58,8 @@ def connect() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+    from sqlalchemy.exc import TimeoutError as NoConnectionError
 
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -64,5 +68,25 @@ def connect() -> MlflowClient:
         message = f"MLflow at {URI} does not answer ({' '.join(str(error).split())[:200]})"
         if uri.startswith(("http://", "https://")):
             raise TryAgainError(f"{message}: start its server, or wait for it") from error
+        passing = isinstance(error, OperationalError | InterfaceError | NoConnectionError)
+        if passing or (isinstance(error, MlflowException) and error.error_code != UNUSABLE):
+            raise TryAgainError(f"{message}: wait for whoever holds its database") from error
         raise ConfigurationError(f"{message}: check the address") from error
     return client
+
+
+@contextmanager
+def worth_another_try(doing: str) -> Iterator[None]:
+    """Make MLflow's own trouble a TryAgainError; the work within must be safe to do again.
+
+    Args:
+        doing: what it should have let us do, as in "look the candidate up".
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise TryAgainError(f"MLflow did not let us {doing}: {message}; doing it again is safe") from error

@@ -1,17 +1,17 @@
-"""What a run of `release` or `rollback` is about."""
+"""How a run of `release` comes to be, and what it and `rollback` are about."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException
 
 from include.artifacts.store import Store
-from include.errors import AnemoneError, TryAgainError
+from include.candidates import release_run_id
+from include.errors import AnemoneError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
-from operators.serving import Controller
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -19,29 +19,59 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def planned_release(context: Context) -> dict[str, Any]:
-    """What to release, and how: from the registrations that started the run, else from the form.
+def announced_releases(context: Context) -> list[dict[str, Any]]:
+    """One run of `release` for each model of which a candidate was announced, named so that there can be only one.
 
-    One run releases one candidate. Where Airflow merged several events into a run it is the highest version of the
-    model that was registered last.
+    Airflow may deliver several events in one run; of one model the newest version is released.
+
+    Returns:
+        {"run_id", "conf"} of each run.
+    """
+    newest: dict[str, dict[str, str]] = {}
+    events = [event for found in context["triggering_asset_events"].values() for event in found]
+    for event in sorted(events, key=lambda event: event.timestamp):
+        try:
+            found = _registration(event)
+        except AnemoneError as error:
+            # One that cannot be read must not keep the others from being released.
+            _log.error("the candidate that %s announced is not released: %s", event.source_run_id, error)
+            continue
+        known = newest.get(found["model"])
+        if known is not None and int(known["version"]) > int(found["version"]):
+            known, found = found, known
+        if known is not None:
+            _log.info(
+                "version %s of %s is superseded by version %s, which was announced in the same run",
+                known["version"],
+                known["model"],
+                found["version"],
+            )
+        newest[found["model"]] = found
+    if events and not newest:
+        raise AirflowFailException("none of the announced candidates can be read: see the errors above")
+    return [
+        {
+            "run_id": release_run_id(model, found["version"], found["source_run"]),
+            "conf": {"recipe": found["recipe"], "version": found["version"], **_other_model(found)},
+        }
+        for model, found in newest.items()
+    ]
+
+
+def planned_release(context: Context) -> dict[str, Any]:
+    """What to release, and how.
 
     Returns:
         {"candidate", "engine": a section each, as `include.recipes.resolve` gives them; "canary": the policy}.
     """
     params = context["params"]
     try:
-        if events := [event for found in context["triggering_asset_events"].values() for event in found]:
-            events.sort(key=lambda event: event.timestamp)
-            registration = _newest([_registration(event) for event in events])
-            recipe, model, version = (registration[key] for key in ("recipe", "model", "version"))
-            sections = resolve(recipe, params["overrides"])
-        else:
-            sections = resolve(params["recipe"], params["overrides"])
-            model, version = sections["model"], params["version"] or None
+        sections = resolve(params["recipe"], params["overrides"])
     except AnemoneError as error:
         raise AirflowFailException(str(error)) from None
+    config = {"model": sections["model"], "version": params["version"] or None}
     return {
-        "candidate": {"job": "candidate", "config": {"model": model, "version": version}},
+        "candidate": {"job": "candidate", "config": config},
         "engine": sections["engine"],
         "canary": sections["canary"],
     }
@@ -60,23 +90,11 @@ def release_inputs(candidate: str) -> dict[str, str | None]:
     return {**{key: record[key] for key in ("model", "version", "champion_version")}, **made_from}
 
 
-def promotion(target: str) -> dict[str, Any]:
-    """The section of a job that makes MLflow's champion the version that is live on `target` now.
-
-    It is asked for anew instead of taken from the rollout: another may have ended since, and whoever comes last must
-    leave the alias where the traffic is.
-    """
-    try:
-        status = Controller(current_platform().serving).target(target)
-    except TryAgainError as error:
-        raise AirflowException(str(error)) from None
-    except AnemoneError as error:
-        raise AirflowFailException(str(error)) from None
-    if status is None or status.champion is None:
-        raise AirflowFailException(
-            f"nothing is live on {target} any more: it was taken out of service; release a version to put it back"
-        )
-    return {"job": "promote", "config": {"model": target, "version": status.champion.release.version}}
+def promotion(model: Any) -> dict[str, Any]:
+    """The section of the job that makes MLflow's champion the version that is live on `model`."""
+    serving = current_platform().serving
+    place = {"controller_url": serving.controller_url, "token_file": serving.token_file}
+    return {"job": "promote", "config": {"model": model, **place}}
 
 
 def model_choices() -> list[str]:
@@ -90,12 +108,20 @@ def _registration(event: Any) -> dict[str, str]:
     record = store.read_json(name, "candidate.json")
     manifest = store.manifest(name)
     assert manifest is not None
-    return {"model": record["model"], "version": record["version"], "recipe": manifest.config["recipe"]}
+    return {
+        "model": record["model"],
+        "version": record["version"],
+        "recipe": manifest.config["recipe"],
+        "source_run": event.source_run_id,
+    }
 
 
-def _newest(registrations: list[dict[str, str]]) -> dict[str, str]:
-    """Of registrations in the order of their events."""
-    model = registrations[-1]["model"]
-    for other in sorted({found["model"] for found in registrations} - {model}):
-        _log.warning("a candidate of %s was announced in the same run: start `release` for it by the form", other)
-    return max((found for found in registrations if found["model"] == model), key=lambda found: int(found["version"]))
+def _other_model(registration: dict[str, str]) -> dict[str, Any]:
+    """The override that a candidate needs whose run had registered it under another model than its recipe's."""
+    model = registration["model"]
+    try:
+        own = resolve(registration["recipe"])["model"]
+    except AnemoneError:
+        # The release says so itself.
+        own = model
+    return {} if own == model else {"overrides": {"model": model}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,18 +20,22 @@ from include.events import format_event
 from include.platforms import current_platform
 from include.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
 from operators.links import EVIDENCE_KEY, EvidenceLink
-from operators.serving import Controller, news
+from operators.serving import Controller, OtherRolloutError, news
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _KEPT = "rollout"
-"""Key in the task's state, which outlives its tries: {"number", "phase"}."""
+"""Key in the task's state, which outlives its tries: {"number": of rollouts that it asked for, "max_tries": Airflow's
+when the last one was asked for, "stopped": whether that one was told to go back}."""
 
 _BRIEF_SECONDS = 5.0
 """A first release and a rollback are over by then, and deferring them would take about as long."""
 
 _POLL_SECONDS = 0.25
+
+_NOTE_SECONDS = 1.0
+"""Airflow kills a task 5 s after it was asked to stop, and its rollout has to be taken back within them."""
 
 _REMEDY: dict[Outcome | None, str] = {
     "rolled_back": "Mend the data set or the recipe and run customize, or clear this task to try the same once more.",
@@ -48,8 +53,9 @@ class CanaryRolloutOperator(BaseOperator):
 
     The controller carries the rollout out, whatever becomes of Airflow; this task starts it, defers, and reads the
     verdict. A retry after a crash joins the rollout of the try before. A person who clears the task or marks it
-    failed takes the rollout back, and a cleared task starts another one: the task's own state says which of the two it
-    was, because Airflow does not.
+    failed takes the rollout back, and a cleared task starts another one. Airflow does not say which of the two it was,
+    but clearing gives a task new tries, and a retry does not: its `max_tries` tells them apart. Where another rollout
+    goes on at the target, the task waits until that has ended.
 
     Args:
         kind: `release` leads the canary through its policy's steps; `rollback` shifts all traffic at once.
@@ -87,6 +93,7 @@ class CanaryRolloutOperator(BaseOperator):
         self.policy = policy
         self.drill = drill
         self._rollout: str | None = None
+        self._state: Any = None
 
     @cached_property
     def controller(self) -> Controller:
@@ -94,24 +101,26 @@ class CanaryRolloutOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         with _as_airflow_says_it():
-            status = self._begun(context)
+            try:
+                status = self._begun(context)
+            except OtherRolloutError as other:
+                self._wait_for(other)
             told = self._tell(status, 0)
             give_up = time.monotonic() + _BRIEF_SECONDS
             while not status.ended:
                 if time.monotonic() > give_up:
-                    self._wait(context, status.id, told)
+                    self._wait(status.id, told)
                 time.sleep(_POLL_SECONDS)
                 try:
                     status = self._known(status.id)
                 except TryAgainError as error:
                     self.log.warning("%s", error)
-                    self._wait(context, status.id, told)
+                    self._wait(status.id, told)
                 told = self._tell(status, told)
             return self._conclude(context, status)
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Continue after the deferral."""
-        self._keep(context, phase="started")
         if event["trouble"] is not None:
             raise AirflowException(
                 f"{event['trouble']}; rollout {event['rollout']} is the controller's to end, and the next try of this "
@@ -122,12 +131,33 @@ class CanaryRolloutOperator(BaseOperator):
             self._tell(status, event["told"])
             return self._conclude(context, status)
 
+    def ask_again(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Continue after the deferral for another task's rollout, however that has ended."""
+        return self.execute(context)
+
     def on_kill(self) -> None:
         """Take the rollout back: the task was stopped before it deferred, and nobody would see how it ends."""
-        if self._rollout is not None:
-            self.controller.abort(self._rollout, "its task was stopped")
+        if self._rollout is None:
+            return
+        # In a thread: this is a signal handler, and may have interrupted a talk with the supervisor, which lets nobody
+        # else speak until it is over.
+        note = threading.Thread(target=self._note_stop, daemon=True)
+        note.start()
+        note.join(_NOTE_SECONDS)
+        refusal = self.controller.abort(self._rollout, "its task was stopped")
+        if refusal is not None:
+            self.log.warning("%s", refusal)
 
-    def _wait(self, context: Context, rollout: str, told: int) -> NoReturn:
+    def _note_stop(self) -> None:
+        self._state.set(_KEPT, {**self._state.get(_KEPT), "stopped": True})
+
+    def _wait_for(self, other: OtherRolloutError) -> NoReturn:
+        from operators.triggers import RolloutTrigger
+
+        self.log.info("%s", other)
+        self.defer(trigger=RolloutTrigger(rollout=other.rollout, own=False), method_name="ask_again")
+
+    def _wait(self, rollout: str, told: int) -> NoReturn:
         from operators.triggers import RolloutTrigger
 
         self.log.info(
@@ -135,7 +165,6 @@ class CanaryRolloutOperator(BaseOperator):
             "back, mark this task as failed",
             rollout,
         )
-        self._keep(context, phase="deferred")
         self.defer(trigger=RolloutTrigger(rollout=rollout, told=told), method_name="resume")
 
     def _tell(self, status: RolloutStatus, told: int) -> int:
@@ -146,20 +175,21 @@ class CanaryRolloutOperator(BaseOperator):
 
     def _begun(self, context: Context) -> RolloutStatus:
         """The rollout that this try waits for: started, or joined where the try before had started it."""
-        kept = context["task_state_store"].get(_KEPT) or {"number": 1, "phase": "started"}
+        self._state = context["task_state_store"]
+        max_tries = context["ti"].max_tries
+        kept = self._state.get(_KEPT) or {"number": 1, "max_tries": max_tries, "stopped": False}
         number = kept["number"]
-        former = _rollout_id(context, number)
-        if kept["phase"] in ("deferred", "reported"):
-            # Nobody resumed it, or its verdict was told: either way a person wants this task done anew.
+        if kept["stopped"] or kept["max_tries"] != max_tries:
+            former = _rollout_id(context, number)
             status = self.controller.status(former)
             if status is not None and self._stands(status):
                 return status
             if status is not None and not status.ended:
-                self.log.info("the task was cleared while rollout %s went on: it goes back first", former)
-                self.controller.abort(former, "its task was cleared")
+                self.log.info("the task was cleared or stopped while rollout %s went on: it goes back first", former)
+                self.controller.abort(former, "its task was cleared or stopped")
             number += 1
         request = self._request(_rollout_id(context, number))
-        self._keep(context, number=number, phase="started")
+        self._state.set(_KEPT, {"number": number, "max_tries": max_tries, "stopped": False})
         self._rollout = request.id
         status = self.controller.start(request)
         self.log.info(
@@ -209,7 +239,6 @@ class CanaryRolloutOperator(BaseOperator):
         live = status.champion.release.version if status.champion else None
         verdict = {"outcome": status.outcome, "live": live, "restarts": status.restarts, "evidence": status.evidence}
         self.log.info(format_event("verdict", verdict))
-        self._keep(context, phase="reported")
         if status.outcome == "promoted":
             return {
                 "outcome": status.outcome,
@@ -227,10 +256,6 @@ class CanaryRolloutOperator(BaseOperator):
         raise AirflowFailException(
             f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {_REMEDY.get(status.outcome, '')}{looks}"
         )
-
-    def _keep(self, context: Context, **change: Any) -> None:
-        store = context["task_state_store"]
-        store.set(_KEPT, {**(store.get(_KEPT) or {}), **change})
 
 
 def _rollout_id(context: Context, number: int) -> str:

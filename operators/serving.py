@@ -21,7 +21,11 @@ _TIMEOUT = 10.0
 
 
 class OtherRolloutError(TryAgainError):
-    """The target is taken by another rollout."""
+    """The target is taken by another rollout, whose id is `rollout`."""
+
+    def __init__(self, message: str, rollout: str) -> None:
+        super().__init__(message)
+        self.rollout = rollout
 
 
 class Controller:
@@ -56,7 +60,8 @@ class Controller:
                 )
             raise OtherRolloutError(
                 f"rollout {other} goes on at {request.target}: this one starts once it has ended; "
-                "to end it now, mark its task as failed"
+                "to end it now, mark its task as failed",
+                other,
             )
         return self._parsed(RolloutStatus, answer)
 
@@ -65,9 +70,14 @@ class Controller:
         answer = self._send("GET", f"/rollouts/{rollout}", accept=(200, 404))
         return self._parsed(RolloutStatus, answer) if answer.status_code == 200 else None
 
-    def abort(self, rollout: str, reason: str) -> None:
-        """Take a rollout back to the champion; does nothing to one that has ended."""
-        self._send("POST", f"/rollouts/{rollout}/abort", json={"reason": reason}, accept=(200, 202, 204, 404, 409))
+    def abort(self, rollout: str, reason: str) -> str | None:
+        """Take a rollout back to the champion; does nothing to one that has ended.
+
+        Returns:
+            None, or why it does not go back: it is promoted already.
+        """
+        answer = self._send("POST", f"/rollouts/{rollout}/abort", json={"reason": reason}, accept=(200, 404, 409))
+        return str(_told(answer)["error"]) if answer.status_code == 409 else None
 
     def target(self, target: str) -> TargetStatus | None:
         """What a target serves; None where nothing was ever released on it."""

@@ -19,6 +19,10 @@ from include.platforms import current_platform
 from operators.serving import Controller, news
 
 _WATERMARK = "announced"
+_LEAST_SECONDS = 5.0
+"""The executor tells the scheduler of a deferred task's end of process up to a few seconds late; a task that has been
+resumed by then would be taken for one that failed, and retried (airflow 3.3.2)."""
+
 _SAVE_AFTER_SECONDS = 30.0
 """An event is in Airflow's database some time after it was given away; only then may the watermark pass it."""
 
@@ -53,21 +57,25 @@ class RolloutTrigger(BaseTrigger):
 
     Args:
         rollout: id. `told`: how many of its notes the task has logged already.
+        own: False: it is another task's, which is waited for; who ends this task leaves it alone, and its notes stand
+            in the log of its own task.
     """
 
-    def __init__(self, *, rollout: str, told: int = 0) -> None:
+    def __init__(self, *, rollout: str, told: int = 0, own: bool = True) -> None:
         super().__init__()
         self.rollout = rollout
         self.told = told
+        self.own = own
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return "operators.triggers.RolloutTrigger", {"rollout": self.rollout, "told": self.told}
+        return "operators.triggers.RolloutTrigger", {"rollout": self.rollout, "told": self.told, "own": self.own}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         serving = current_platform().serving
         controller = Controller(serving)
         clock = asyncio.get_running_loop().time
         told, stands, away_since = self.told, None, None
+        began = clock()
         while True:
             try:
                 status = await asyncio.to_thread(controller.status, self.rollout)
@@ -86,10 +94,11 @@ class RolloutTrigger(BaseTrigger):
                     yield self._event(told, f"the canary controller does not know rollout {self.rollout} any more")
                     return
                 away_since = None
-                for line in news(status, told):
+                for line in news(status, told) if self.own else ():
                     self.log.info("%s", line)
                 told = max(told, len(status.notes))
                 if status.ended:
+                    await asyncio.sleep(max(0.0, began + _LEAST_SECONDS - clock()))
                     yield self._event(told)
                     return
                 if stands != (stands := (status.state, status.step, status.weight)):
@@ -103,15 +112,22 @@ class RolloutTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person cleared the task or marked it: its rollout goes back. Stopping the triggerer comes not here."""
+        if not self.own:
+            return
         controller = Controller(current_platform().serving)
         for attempt in range(_ABORT_TRIES):
             try:
-                await asyncio.to_thread(controller.abort, self.rollout, "its task was cleared, or marked by a person")
+                refusal = await asyncio.to_thread(
+                    controller.abort, self.rollout, "its task was cleared, or marked by a person"
+                )
             except AnemoneError as error:
                 self.log.error("rollout %s could not be aborted (try %d): %s", self.rollout, attempt + 1, error)
                 await asyncio.sleep(_ABORT_PAUSE_SECONDS)
             else:
-                self.log.info("rollout %s was told to go back", self.rollout)
+                if refusal is None:
+                    self.log.info("rollout %s was told to go back", self.rollout)
+                else:
+                    self.log.warning("already promoted: %s; clear this task so that promote follows", refusal)
                 return
 
 

@@ -15,7 +15,8 @@ class Act:
     Attributes:
         find: gives the run's id once there is a run; asked again and again until then.
         stopped_by: the task that must end the run, with a sentence that begins with `verdict`; None: it must succeed.
-        traffic: what the traffic generator counted while the run went on.
+        traffic: what the traffic generator counted while the run went on: {"sent", "answered", "failed"}; empty for an
+            act without traffic.
     """
 
     run: Run
@@ -41,7 +42,11 @@ class Act:
             wanted = f"be stopped by {self.stopped_by}"
         if as_wanted:
             lost = self.traffic.get("failed", 0)
-            return f"the act {self.title!r} lost {lost} requests of the traffic" if lost else None
+            if lost:
+                return f"the act {self.title!r} lost {lost} requests of the traffic"
+            if self.traffic and not self.traffic["answered"]:
+                return f"no request of the traffic was answered during the act {self.title!r}: see the generator's log"
+            return None
         found = f"ended in {stopped.task}: {stopped.error}" if stopped else f"ended as {self.run.state}"
         return f"the act {self.title!r} should {wanted}, but its run {found}"
 

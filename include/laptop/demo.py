@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from include.candidates import is_release_of
 from include.errors import AnemoneError
 from include.laptop import airflow as laptop
 from include.laptop import live, up
@@ -108,7 +109,8 @@ class Performance:
         deadline = time.monotonic() + EVENT_TIMEOUT
 
         def find() -> str | None:
-            runs = self._airflow.runs_caused_by(RELEASE, candidate.run.run_id or "")
+            source = candidate.run.run_id or ""
+            runs = [run for run in self._airflow.run_ids(RELEASE) if is_release_of(run, source)]
             if not runs and time.monotonic() > deadline:
                 raise AnemoneError(
                     f"the candidate of {candidate.title} started no run of {RELEASE} within {EVENT_TIMEOUT:.0f} s: "
@@ -252,7 +254,7 @@ def main() -> int:
     began = time.monotonic()
     up.start(console.print)
     airflow = laptop.client()
-    for dag in (CUSTOMIZE, RELEASE, ROLLBACK, "arrivals"):
+    for dag in (CUSTOMIZE, RELEASE, ROLLBACK, "arrivals", "candidates"):
         wait_for_dag(airflow, dag, timeout=120)
     clear_the_stage(airflow, console.print)
     console.print(f"Announcing data sets in {GOOD.path.parent}; watch also at {airflow.url}")

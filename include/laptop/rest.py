@@ -61,11 +61,10 @@ class Airflow:
         runs = self._get(path, limit=_PAGE, order_by="-run_after", run_after_gte=after)["dag_runs"]
         return [run for run in runs if (run["conf"] or {}).get("data") == data]
 
-    def runs_caused_by(self, dag: str, source: str) -> list[str]:
-        """Ids of the runs of `dag`, newest first, that an asset event of the run `source` has started."""
-        path = f"/api/v2/dags/{dag}/dagRuns"
-        runs = self._get(path, limit=_PAGE, order_by="-run_after", run_type="asset_triggered")["dag_runs"]
-        return [run["dag_run_id"] for run in runs if source in self._causes(f"{path}/{run['dag_run_id']}")]
+    def run_ids(self, dag: str) -> list[str]:
+        """Ids of the newest runs, newest first."""
+        runs = self._get(f"/api/v2/dags/{dag}/dagRuns", limit=_PAGE, order_by="-run_after")["dag_runs"]
+        return [run["dag_run_id"] for run in runs]
 
     def running(self, dag: str) -> list[str]:
         """Ids of the runs that have not ended."""
@@ -75,10 +74,6 @@ class Airflow:
     def fail(self, dag: str, run: str) -> None:
         """End a run, and what it is doing, as failed."""
         self._send("PATCH", f"/api/v2/dags/{dag}/dagRuns/{run}", json={"state": "failed"})
-
-    def _causes(self, run_path: str) -> set[str]:
-        events = self._get(f"{run_path}/upstreamAssetEvents")["asset_events"]
-        return {event["source_run_id"] for event in events}
 
     def run(self, dag: str, run: str) -> dict[str, Any]:
         return self._get(f"/api/v2/dags/{dag}/dagRuns/{run}")

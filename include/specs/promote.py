@@ -6,17 +6,22 @@ from typing import ClassVar, Literal
 
 from include.specs.base import Inputs as NoInputs
 from include.specs.base import JobSpec, Model
-from include.specs.candidate import Version
 from include.specs.champion import ModelName
 
 Inputs = NoInputs
 
 
 class Config(Model):
-    """`model` is the registered model's name in MLflow, `version` the one that is live."""
+    """Which alias, and who knows what is live.
+
+    Attributes:
+        model: the registered model's name in MLflow, and the target's at the canary controller.
+        controller_url: the canary controller's. `token_file`: holds the bearer token of its API.
+    """
 
     model: ModelName
-    version: Version
+    controller_url: str
+    token_file: str
 
 
 class Spec(JobSpec[Config, Inputs]):

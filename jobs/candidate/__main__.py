@@ -6,7 +6,7 @@ import json
 
 from include.specs.candidate import Spec
 from jobs.runtime import Job, main
-from jobs.tracking import connect
+from jobs.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
@@ -15,8 +15,9 @@ def run(job: Job[Spec]) -> None:
     from jobs.champion.lookup import champion_version
 
     client = connect()
-    candidate = find_candidate(client, job.spec.config.model, job.spec.config.version)
-    champion = champion_version(client, candidate["model"])
+    with worth_another_try("look the candidate up"):
+        candidate = find_candidate(client, job.spec.config.model, job.spec.config.version)
+        champion = champion_version(client, candidate["model"])
     job.event(
         "candidate",
         model=candidate["model"],

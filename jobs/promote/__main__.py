@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from include.errors import TryAgainError
 from include.specs.promote import Spec
 from jobs.runtime import Job, main
-from jobs.tracking import connect
+from jobs.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
-    """Move the alias and write `champion.json`."""
+    """Move the alias to what is live, and write `champion.json`."""
+    from jobs.promote.alias import follow_traffic
+    from jobs.promote.live import live_version
+
+    config = job.spec.config
     client = connect()
-    from mlflow.exceptions import MlflowException
-
-    from jobs.promote.alias import move_alias
-
-    model, version = job.spec.config.model, job.spec.config.version
-    try:
-        former = move_alias(client, model, version)
-    except MlflowException as error:
-        message = " ".join(str(error).split())[:300]
-        raise TryAgainError(
-            f"MLflow did not take version {version} of {model} as champion: {message}; doing it again is safe"
-        ) from error
-    job.event("champion", model=model, version=version, former=former or "none")
+    with worth_another_try(f"make the live version of {config.model} the champion"):
+        version, former = follow_traffic(
+            client, config.model, lambda: live_version(config.controller_url, Path(config.token_file), config.model)
+        )
+    job.event("champion", model=config.model, version=version, former=former or "none")
     job.metrics["version"] = version
-    record = {"model": model, "version": version, "former": former}
+    record = {"model": config.model, "version": version, "former": former}
     (job.output / "champion.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError
@@ -10,6 +11,29 @@ from jobs.tracking import NOT_FOUND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+def follow_traffic(client: MlflowClient, model: str, live: Callable[[], str]) -> tuple[str, str | None]:
+    """Point the alias at the version that is live.
+
+    What is live is asked again after each move: it may have changed meanwhile, and whoever moves the alias last must
+    leave it where the traffic is.
+
+    Args:
+        live: asks for the version that takes the traffic now.
+
+    Returns:
+        (that version, the one that the alias pointed at before, or None).
+
+    Raises:
+        ConfigurationError: MLflow does not know the live version.
+    """
+    version = live()
+    former = move_alias(client, model, version)
+    while (now := live()) != version:
+        version = now
+        move_alias(client, model, version)
+    return version, former
 
 
 def move_alias(client: MlflowClient, model: str, version: str) -> str | None:

@@ -85,16 +85,23 @@ def test_the_form_offers_every_drill_there_is(dags):
 
 def test_the_alias_moves_after_the_traffic(dags):
     for dag, rollout in (("release", "canary"), ("rollback", "rollback")):
-        assert rollout in dags[dag].get_task("promote").get_flat_relative_ids(upstream=True)
+        assert rollout in dags[dag].get_task("promote").upstream_task_ids
 
 
 def test_a_rollback_starts_nothing_of_the_training_stack_before_the_traffic_is_back(dags):
     assert dags["rollback"].get_task("rollback").upstream_task_ids == set()
 
 
-def test_a_registered_candidate_starts_a_release(dags):
+def test_a_registered_candidate_is_announced_and_only_its_own_run_releases_it(dags):
     (candidate,) = dags["customize"].get_task("register").outlets
-    assert dags["release"].timetable.asset_condition.objects == (candidate,)
+    assert dags["candidates"].timetable.asset_condition.objects == (candidate,)
+    assert dags["release"].schedule is None
+
+
+def test_what_follows_the_traffic_outlasts_a_controller_that_is_away(dags):
+    for dag, tasks in (("release", ("canary", "promote")), ("rollback", ("rollback", "promote"))):
+        for task in map(dags[dag].get_task, tasks):
+            assert task.retries * task.retry_delay.total_seconds() >= 600, (dag, task.task_id)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -94,8 +94,10 @@ class ControllerPeer:
                 self.tell(rollout, **self.story(self.rollouts[rollout]))
                 return 200, self.rollouts[rollout].model_dump(mode="json")
             case "POST", ["rollouts", rollout, "abort"] if rollout in self.rollouts:
+                if self.rollouts[rollout].outcome == "promoted":
+                    return 409, {"error": f"rollout {rollout} is promoted already: ask for a rollback"}
                 self.aborted.append((rollout, body["reason"]))
-                return 200, {}
+                return 200, self.rollouts[rollout].model_dump(mode="json")
             case "GET", ["targets", target] if target in self.targets:
                 return 200, self.targets[target].model_dump(mode="json")
         return 404, {"error": f"nothing at {'/'.join(path)}"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
+from include.errors import ConfigurationError
 from include.recipes import resolve
 from include.rollouts import RolloutStatus, TargetStatus
 from operators import rollout as module
 from operators import triggers
 from operators.rollout import CanaryRolloutOperator
+from operators.serving import Controller
 from operators.triggers import RolloutTrigger
 from tests.operators.conftest import TOKEN, ControllerPeer, live
 
@@ -40,6 +43,7 @@ def context():
         dag_id="release",
         task_id="canary",
         map_index=-1,
+        max_tries=30,
         pushed=pushed,
         xcom_push=lambda key, value: pushed.update({key: value}),
     )
@@ -71,6 +75,11 @@ def soon(monkeypatch):
     """Defer at once."""
     monkeypatch.setattr(module, "_BRIEF_SECONDS", 0.0)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
+
+
+def clear(context) -> None:
+    """What Airflow does to a task that a person clears: it gets new tries."""
+    context["ti"].max_tries += 1 + 30
 
 
 def ended(outcome: str, **more: Any) -> dict[str, Any]:
@@ -227,6 +236,7 @@ def test_a_task_cleared_after_its_verdict_starts_another_rollout(release, contro
         with pytest.raises(AirflowFailException):
             release().execute(context)
         assert len(controller.requests) == number
+        clear(context)
     assert not controller.aborted
 
 
@@ -236,15 +246,32 @@ def test_a_task_cleared_while_it_waited_takes_its_rollout_back_and_starts_anothe
     deferred(release(), context)
     (first,) = controller.requests
     controller.busy_with = first
-    with pytest.raises(AirflowException, match=f"rollout {first} goes on at kubectl") as failure:
-        release().execute(context)
-    assert not isinstance(failure.value, AirflowFailException)
-    assert controller.aborted == [(first, "its task was cleared")]
+    clear(context)
+    operator = release()
+    waits = deferred(operator, context)
+    assert controller.aborted == [(first, "its task was cleared or stopped")]
     controller.busy_with = None
     controller.tell(first, **ended("rolled_back"))
-    deferred(release(), context)
+    with pytest.raises(TaskDeferred):
+        follow(operator, context, waits)
     assert len(controller.requests) == 2
     assert len(controller.aborted) == 1
+
+
+def test_a_crash_after_the_verdict_tells_it_again(release, controller: ControllerPeer, context):
+    """Told, and killed before Airflow heard of it: nobody has cleared the task, so nothing is done anew."""
+    controller.story = lambda status: {} if status.outcome else ended("rolled_back")
+    for _ in range(2):
+        with pytest.raises(AirflowFailException, match="rolled back"):
+            release().execute(context)
+    assert len(controller.requests) == 1
+
+
+def test_a_crash_between_the_deferral_and_its_end_joins_the_rollout(release, controller: ControllerPeer, context, soon):
+    for _ in range(2):
+        deferred(release(), context)
+    assert len(controller.requests) == 1
+    assert not controller.aborted
 
 
 def test_a_task_cleared_after_a_promotion_that_still_stands_has_nothing_to_do(
@@ -253,9 +280,11 @@ def test_a_task_cleared_after_a_promotion_that_still_stands_has_nothing_to_do(
     controller.story = lambda status: {} if status.outcome else ended("promoted")
     release().execute(context)
     controller.targets["kubectl"] = TargetStatus(target="kubectl", champion=live("2"))
+    clear(context)
     assert release().execute(context)["version"] == "2"
     assert len(controller.requests) == 1
     controller.targets["kubectl"] = TargetStatus(target="kubectl", champion=live("3"))
+    clear(context)
     release().execute(context)
     assert len(controller.requests) == 2
 
@@ -266,17 +295,54 @@ def test_each_run_and_each_mapped_task_asks_for_its_own(release, controller: Con
     assert len(controller.requests) == 3
 
 
-def test_another_rollout_at_the_target_is_named_and_waited_for(release, controller: ControllerPeer, context):
-    controller.busy_with = "release.canary-other.1"
-    with pytest.raises(AirflowException, match=r"rollout release\.canary-other\.1 goes on at kubectl") as failure:
-        release().execute(context)
-    assert not isinstance(failure.value, AirflowFailException)
+@pytest.fixture
+def other(controller: ControllerPeer) -> str:
+    """A rollout of another task that goes on at the target."""
+    status = RolloutStatus(id="release.canary-other.1", kind="release", target="kubectl", state="step")
+    controller.rollouts[status.id] = status
+    controller.busy_with = status.id
+    controller.tell(status.id, notes=[("step", "the other's own news")])
+    return status.id
+
+
+def test_another_rollout_at_the_target_is_named_and_waited_for(
+    release, controller: ControllerPeer, context, other, capsys, caplog
+):
+    operator = release()
+    with caplog.at_level("INFO"):
+        waits = deferred(operator, context)
+        controller.tell(other, state="finished", outcome="promoted")
+        controller.busy_with = None
+        controller.story = lambda status: {} if status.outcome else ended("promoted")
+        assert follow(operator, context, waits)["outcome"] == "promoted"
+    log = capsys.readouterr().out + caplog.text
+    assert f"rollout {other} goes on at kubectl" in log
+    assert "the other's own news" not in log
+    assert not controller.aborted
+
+
+def test_who_ends_a_task_that_waits_for_anothers_rollout_leaves_that_one_alone(
+    release, controller: ControllerPeer, context, other
+):
+    waits = deferred(release(), context)
+    asyncio.run(waits.trigger.on_kill())
+    assert not controller.aborted
+
+
+def test_anothers_rollout_that_cannot_be_followed_is_no_reason_to_fail(
+    release, controller: ControllerPeer, context, other
+):
+    operator = release()
+    waits = deferred(operator, context)
+    del controller.rollouts[other]
+    controller.busy_with = None
+    controller.story = lambda status: {} if status.outcome else ended("promoted")
+    assert follow(operator, context, waits)["outcome"] == "promoted"
 
 
 def test_a_retry_that_would_release_something_else_is_refused(release, controller: ControllerPeer, context, soon):
     operator = release()
     deferred(operator, context)
-    operator._keep(context, phase="started")
     with pytest.raises(AirflowFailException, match="with other words .*start a new run of the DAG"):
         release(drill="slow").execute(context)
 
@@ -433,6 +499,64 @@ def test_a_task_that_is_stopped_before_it_waits_takes_the_rollout_back(release, 
     with pytest.raises(AirflowFailException):
         operator.execute(context)
     assert [reason for _, reason in controller.aborted] == ["its task was stopped"]
+
+
+def test_the_try_after_one_that_was_stopped_does_not_take_its_abort_for_the_verdict(
+    release, controller: ControllerPeer, context, soon, monkeypatch
+):
+    def killed(*_):
+        operator.on_kill()
+        raise SystemExit(143)
+
+    operator = release()
+    with monkeypatch.context() as patch:
+        patch.setattr(operator, "_tell", killed)
+        with pytest.raises(SystemExit):
+            operator.execute(context)
+    (first,) = controller.requests
+    controller.tell(first, **ended("rolled_back"))
+    deferred(release(), context)
+    assert len(controller.requests) == 2
+
+
+def test_a_stop_in_the_middle_of_a_talk_with_the_supervisor_still_takes_the_rollout_back(
+    release, controller: ControllerPeer, context, soon
+):
+    """Airflow's channel lets nobody speak until the interrupted one is done, which is after the signal handler."""
+    operator = release()
+    deferred(operator, context)
+    speaking = threading.Lock()
+
+    class Channel(TaskState):
+        def get(self, key, default=None):
+            with speaking:
+                return super().get(key, default)
+
+    operator._state = Channel(context["task_state_store"])
+    with speaking:
+        operator.on_kill()
+        assert [reason for _, reason in controller.aborted] == ["its task was stopped"]
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_who_ends_the_waiting_task_is_told_where_its_rollout_is_promoted_already(
+    release, controller: ControllerPeer, context, soon, promoted, capsys, caplog
+):
+    deferral = deferred(release(), context)
+    (rollout,) = controller.requests
+    if promoted:
+        controller.tell(rollout, **ended("promoted"))
+    with caplog.at_level("INFO"):
+        asyncio.run(deferral.trigger.on_kill())
+    log = capsys.readouterr().out + caplog.text
+    assert ("already promoted" in log and "clear this task so that promote follows" in log) == promoted
+    assert ("was told to go back" in log) != promoted
+
+
+def test_an_abort_that_the_api_does_not_know_is_no_success(controller: ControllerPeer, platform, monkeypatch):
+    monkeypatch.setattr(controller, "answer", lambda *_: (202, {}))
+    with pytest.raises(ConfigurationError, match="refused POST /rollouts/x/abort"):
+        Controller(platform.serving).abort("x", "a reason")
 
 
 def test_the_token_goes_to_the_controller_and_nowhere_else(

@@ -135,6 +135,7 @@ def test_an_artifact_is_waited_for(store, commit):
     [
         ArtifactTrigger(uri="file:///s/x"),
         RolloutTrigger(rollout="release.canary-1.1", told=3),
+        RolloutTrigger(rollout="release.canary-1.1", own=False),
         DatasetArrivalTrigger(folder="/inbox", settle_seconds=1.5, poll_seconds=1),
     ],
 )

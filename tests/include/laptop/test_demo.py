@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from include.candidates import is_release_of, release_run_id
 from include.laptop import demo
-from include.laptop.acts import unexpected
+from include.laptop.acts import Act, unexpected
 from include.laptop.datasets import ALL_INTENTS, BETTER, MODEL, DataSet
 from include.laptop.home import make_home
-from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK
+from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run
 
 TASKS = {
     CUSTOMIZE: ["base", "data_quality_gate", "evaluation_gate", "register"],
@@ -37,8 +39,8 @@ class Airflow:
         self.runs: dict[str, dict[str, Any]] = {}
         self.ended_by_hand: list[tuple[str, str]] = []
 
-    def trigger(self, dag: str, conf: dict[str, Any]) -> dict[str, Any]:
-        run = f"{dag}-{len(self.runs) + 1}"
+    def trigger(self, dag: str, conf: dict[str, Any], run: str = "") -> dict[str, Any]:
+        run = run or f"{dag}-{len(self.runs) + 1}"
         self.runs[run] = {"dag_run_id": run, "dag": dag, "conf": conf, "looks": 0, "state": "running"}
         return self.runs[run]
 
@@ -48,11 +50,14 @@ class Airflow:
             found = [self.trigger(dag, {"data": data})]
         return found
 
-    def runs_caused_by(self, dag: str, source: str) -> list[str]:
-        for run in self.runs.values():
-            if run["conf"].get("source") == source:
-                return [run["dag_run_id"]]
-        return [self.trigger(dag, {"source": source})["dag_run_id"]]
+    def run_ids(self, dag: str) -> list[str]:
+        """Newest first; each run of customize that succeeded has had its candidate released by now."""
+        for source, run in list(self.runs.items()):
+            released = any(is_release_of(name, source) for name in self.runs)
+            if run["dag"] == CUSTOMIZE and run["state"] == "success" and not released:
+                version = sum(found["dag"] == RELEASE for found in self.runs.values()) + 1
+                self.trigger(RELEASE, {"source": source}, release_run_id(MODEL, str(version), source))
+        return [name for name, run in reversed(self.runs.items()) if run["dag"] == dag]
 
     def running(self, dag: str) -> list[str]:
         return [name for name, run in self.runs.items() if run["dag"] == dag and run["state"] == "running"]
@@ -64,6 +69,8 @@ class Airflow:
         return TASKS[dag]
 
     def run(self, dag: str, run: str) -> dict[str, Any]:
+        if demo.up.traffic_counts().exists():
+            count_traffic(json.loads(demo.up.traffic_counts().read_text())["sent"] + 10)
         record = self.runs[run]
         record["looks"] += 1
         if record["looks"] > 1:
@@ -95,6 +102,12 @@ class Airflow:
         return next((failure for word, failure in self.failing.items() if word in conf), None)
 
 
+def count_traffic(answered: int) -> None:
+    """What the generator leaves, as long as it lives."""
+    demo.up.traffic_counts().parent.mkdir(parents=True, exist_ok=True)
+    demo.up.traffic_counts().write_text(json.dumps({"sent": answered, "answered": answered, "failed": 0}))
+
+
 @pytest.fixture(autouse=True)
 def one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """No processes here: data sets are empty files, and what would start or ask others is written down."""
@@ -110,7 +123,12 @@ def one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]
     monkeypatch.setattr(demo, "POLL_SECONDS", 0)
     monkeypatch.setattr(demo, "ask", lambda question, model: done.append(("asked", model)) or "kubectl logs")
     monkeypatch.setattr(demo.laptop, "check_alive", lambda: None)
-    monkeypatch.setattr(demo.up, "start_traffic", lambda rate: done.append(("traffic", rate)))
+
+    def start_traffic(rate: float) -> None:
+        count_traffic(0)
+        done.append(("traffic", rate))
+
+    monkeypatch.setattr(demo.up, "start_traffic", start_traffic)
     monkeypatch.setattr(demo.up, "stop_traffic", lambda: done.append("no traffic"))
     return done
 
@@ -168,6 +186,28 @@ def test_a_bad_release_that_is_promoted_is_an_error_and_the_traffic_still_ends(o
     assert acts[-1].title == "bad release"
     assert unexpected(acts) == ["the act 'bad release' should be stopped by canary, but its run ended as success"]
     assert one_machine[-1] == "no traffic"
+
+
+@pytest.mark.parametrize(
+    ("counted", "says"),
+    [
+        ({"sent": 90, "answered": 90, "failed": 0}, None),
+        ({"sent": 90, "answered": 88, "failed": 2}, "the act 'rollback' lost 2 requests of the traffic"),
+        ({"sent": 0, "answered": 0, "failed": 0}, "no request of the traffic was answered during the act 'rollback'"),
+        ({}, None),
+    ],
+)
+def test_an_act_under_traffic_needs_answers(counted: dict[str, int], says: str | None) -> None:
+    act = Act(Run("rollback", ROLLBACK, state="success"), lambda: None, traffic=counted)
+    assert act.problem is None if says is None else says in str(act.problem)
+
+
+def test_a_generator_that_died_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo.up, "start_traffic", lambda rate: None)
+    acts = played(Airflow(REASONS)).acts
+    assert acts[-1].title == "better release"
+    (sentence,) = unexpected(acts)
+    assert sentence.startswith("no request of the traffic was answered during the act 'better release'")
 
 
 def test_what_an_earlier_demo_left_going_on_is_ended_first() -> None:

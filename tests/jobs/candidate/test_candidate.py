@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from include.artifacts.store import Store
-from include.errors import ConfigurationError
+from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
+from jobs.candidate import __main__ as job
 from jobs.candidate.__main__ import run
 from jobs.runtime import execute, load_spec
 from jobs.tracking import connect
@@ -162,6 +164,26 @@ def test_what_it_was_made_from_is_not_there_any_more(
         shutil.rmtree(artifacts["curated"].uri.removeprefix("file://"))
     with pytest.raises(ConfigurationError, match=f"with curated at .*{words}.*run customize again"):
         look_up()
+
+
+def test_a_registry_that_another_holds_is_worth_another_try(
+    look_up: Callable[..., Any], registered: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    registered()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db?timeout=0")
+    held = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+
+    def connected() -> MlflowClient:
+        client = connect()
+        held.execute("BEGIN EXCLUSIVE")
+        return client
+
+    monkeypatch.setattr(job, "connect", connected)
+    try:
+        with pytest.raises(TryAgainError, match="did not let us look the candidate up: .*database is locked"):
+            look_up()
+    finally:
+        held.close()
 
 
 def test_nothing_registered_and_no_such_version(
