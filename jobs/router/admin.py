@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import traceback
@@ -88,7 +89,8 @@ class AdminApi:
         if not (after.isascii() and after.isdigit()):
             raise web.HTTPBadRequest(reason="after must be the seq of a sample, or 0")
         samples, lost = self._target(request).samples.after(int(after[:18]))
-        return _json({"boot": self._targets.boot, "samples": samples, "lost": lost})
+        body = await asyncio.to_thread(_samples_json, self._targets.boot, samples, lost)
+        return web.Response(body=body, content_type="application/json")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -103,7 +105,7 @@ class AdminApi:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode()
+        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if request.path != "/metrics" and not hmac.compare_digest(given, b"Bearer " + self._token):
             return _error(401, "send the header Authorization: Bearer with the token of the serving folder")
         try:
@@ -133,6 +135,12 @@ def _target_name(request: web.Request) -> str:
         return _NAME.validate_python(request.match_info["target"])
     except ValidationError:
         raise web.HTTPBadRequest(reason="the target is not a model name") from None
+
+
+def _samples_json(boot: str, samples: list[dict[str, Any]], lost: int) -> bytes:
+    # One by one: a call of the encoder does not let other threads run.
+    rows = ", ".join(map(json.dumps, samples))
+    return f'{{"boot": {json.dumps(boot)}, "samples": [{rows}], "lost": {lost}}}'.encode()
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

@@ -43,12 +43,12 @@ class Counts:
 
     Attributes:
         assigned: all of them; those that have neither finished nor are in flight were the client's own mistake, or
-            the client went away.
-        finished: ended with an answer or a failure.
+            the client went away in time.
+        finished: ended with an answer, a failure, or a client that went away when the arm was slow already.
         failed: of these, with an error, an error in the body, too late, or a broken stream.
-        rescued: of the failed, answered by the champion in the end.
-        empty: of the finished, answered without any text.
-        slow: of the finished, answered slower than the generation's limits.
+        rescued: of the failed, answered by the champion in the end, be it the arm itself at the second try.
+        empty: of the finished, answered without any text, where the request itself is no cause.
+        slow: of the finished, slower than the generation's limits; the time that a client takes to read is left out.
         tokens: of all answers.
         statuses: how often each status of HTTP was what the arm's answer came to; 499: the client went away.
         first_token: of streams that were answered.

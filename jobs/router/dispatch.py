@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from jobs.router.errors import ArmError, RejectedError, RequestError
 from jobs.router.generation import Generation, Piece
 from jobs.router.limits import Limits
 from jobs.router.log import ThrottledLog
-from jobs.router.target import Assignment, Target
+from jobs.router.target import REJECTED, Assignment, Target
 from jobs.router.upstream import AnswerStream, Upstream
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ class Dispatcher:
     """Answers requests.
 
     Attributes:
-        in_flight: requests that are being answered.
+        in_flight: requests that are being answered; one of many rows is one.
         turned_away: requests for which there was no room.
     """
 
@@ -31,23 +32,47 @@ class Dispatcher:
         self._log = ThrottledLog()
         self.in_flight = 0
         self.turned_away = 0
+        # Of all places, so that requests of many rows leave the others to everyone else.
+        self._rows = asyncio.Semaphore(max(1, limits.requests // 4))
 
     async def answer(self, target: Target, generation: Generation) -> Piece:
         """The whole answer. Raises RequestError where there is none."""
         self._enter()
         try:
-            assignment = target.assign(generation)
-            try:
-                answer = await self._begin(
-                    target, assignment, lambda release: self._upstream.answer(release, generation)
-                )
-                assignment.answered(answer.text, answer.completion_tokens, answer.finish_reason)
-                return answer
-            finally:
-                if not assignment.ended:
-                    assignment.gone()
+            return await self._answer(target, generation)
         finally:
             self.in_flight -= 1
+
+    async def answer_rows(self, target: Target, rows: list[Generation]) -> list[Piece]:
+        """The whole answers to the rows of one request.
+
+        Raises RequestError where a row has none, once all have ended: each is a request of its own in the books.
+        """
+        self._enter()
+        try:
+            answers = await asyncio.gather(*(self._answer_row(target, row) for row in rows), return_exceptions=True)
+        finally:
+            self.in_flight -= 1
+        pieces = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            pieces.append(answer)
+        return pieces
+
+    async def _answer_row(self, target: Target, generation: Generation) -> Piece:
+        async with self._rows:
+            return await self._answer(target, generation)
+
+    async def _answer(self, target: Target, generation: Generation) -> Piece:
+        assignment = target.assign(generation, stream=False)
+        try:
+            answer = await self._begin(target, assignment, lambda release: self._upstream.answer(release, generation))
+            assignment.answered(answer.text, answer.completion_tokens, answer.finish_reason)
+            return answer
+        finally:
+            if not assignment.ended:
+                assignment.gone()
 
     async def stream(self, target: Target, generation: Generation) -> AsyncIterator[Piece]:
         """The answer piece by piece.
@@ -56,7 +81,7 @@ class Dispatcher:
         """
         self._enter()
         try:
-            assignment = target.assign(generation)
+            assignment = target.assign(generation, stream=True)
             stream: AnswerStream | None = None
             try:
                 stream = await self._begin(
@@ -66,6 +91,7 @@ class Dispatcher:
                 while not piece.finish_reason:
                     assignment.streamed(piece.text)
                     yield piece
+                    assignment.asked_on()
                     piece = await self._next(target, assignment, stream)
                 assignment.streamed(piece.text)
                 assignment.answered("", piece.completion_tokens, piece.finish_reason)
@@ -79,12 +105,14 @@ class Dispatcher:
         finally:
             self.in_flight -= 1
 
+    def turn_away(self, reason: str) -> RequestError:
+        """What a client is told for whose request there is no room; it is counted."""
+        self.turned_away += 1
+        return RequestError(503, f"{reason}: try again", retry_after=1)
+
     def _enter(self) -> None:
         if self.in_flight >= self._limits.requests:
-            self.turned_away += 1
-            raise RequestError(
-                503, f"{self._limits.requests} requests are being answered already: try again", retry_after=1
-            )
+            raise self.turn_away(f"{self._limits.requests} requests are being answered already")
         self.in_flight += 1
 
     async def _begin(self, target: Target, assignment: Assignment, attempt: Callable[[str], Awaitable[T]]) -> T:
@@ -96,12 +124,11 @@ class Dispatcher:
         if isinstance(first, ArmError):
             self._tell(target, assignment, first)
         champion = target.route.champion
-        canary_failed = assignment.arm == "canary"
-        if champion is None or not (canary_failed or (isinstance(first, ArmError) and first.retriable)):
+        retriable = assignment.arm == "canary" or (isinstance(first, ArmError) and first.retriable)
+        if champion is None or not retriable:
             raise self._give_up(target, assignment, first)
-        if canary_failed:
-            # A canary that refuses what the champion answers has failed, too.
-            assignment.loses(first.status if isinstance(first, ArmError) else 400)
+        # A canary that refuses what the champion answers has failed, too.
+        assignment.loses(first.status if isinstance(first, ArmError) else REJECTED)
         try:
             return await attempt(champion)
         except RejectedError as error:

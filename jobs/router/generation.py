@@ -12,6 +12,10 @@ from jobs.router.limits import Limits
 
 ROLES = ("system", "user", "assistant")
 MAX_STOPS = 16
+MAX_MESSAGES = 256
+LEAST_TEMPERATURE = 0.01
+"""Below it, sampling is greedy in all but name, and 32-bit logits overflow in the division."""
+LEAST_JUDGED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,19 @@ class Generation:
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    seed: int | None = None
     stop: tuple[str, ...] = ()
 
     @property
     def greedy(self) -> bool:
         return not self.temperature
+
+    @property
+    def judged(self) -> bool:
+        """Whether the answer says something of the arm: not where the request itself can empty or truncate it.
+
+        By the request alone, never by what the arm made of it: an arm that does not come to an end is judged.
+        """
+        return not self.stop and (self.max_tokens is None or self.max_tokens >= LEAST_JUDGED_TOKENS)
 
     def body(self, *, stream: bool) -> bytes:
         """The inputs of the Triton model as the body of `generate` or `generate_stream`."""
@@ -43,7 +54,7 @@ class Generation:
             fields["text_input"] = self.prompt
         else:
             fields["messages"] = json.dumps(self.messages)
-        for name in ("max_tokens", "temperature", "top_p", "seed"):
+        for name in ("max_tokens", "temperature", "top_p"):
             value = getattr(self, name)
             if value is not None:
                 fields[name] = value
@@ -82,7 +93,7 @@ def make_generation(
         messages: a list of {"role", "content"}, the content a text or a list of {"type": "text", "text"} parts.
         stop: a text or a list of them.
         names: what the client calls a field, where that is not the name here.
-        numbers: `max_tokens`, `temperature`, `top_p`, `seed`, each None where the client left it out.
+        numbers: `max_tokens`, `temperature`, `top_p`, each None where the client left it out.
 
     Raises:
         RequestError: 400, naming the field.
@@ -108,9 +119,8 @@ def make_generation(
         max_tokens=_integer(
             numbers.get("max_tokens"), called.get("max_tokens", "max_tokens"), least=1, most=limits.answer_tokens
         ),
-        temperature=_number(numbers.get("temperature"), "temperature", least=0, most=2),
+        temperature=_temperature(numbers.get("temperature")),
         top_p=_number(numbers.get("top_p"), "top_p", least=1e-6, most=1),
-        seed=_integer(numbers.get("seed"), "seed", least=-(2**63), most=2**63 - 1),
         stop=_stops(stop),
     )
 
@@ -148,6 +158,8 @@ def _text(value: Any, field: str) -> str:
 def _messages(value: Any) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
         raise _bad("messages", "it must be a list with at least one message")
+    if len(value) > MAX_MESSAGES:
+        raise _bad("messages", f"there are {len(value)}, at most {MAX_MESSAGES} are taken")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(value)]
 
 
@@ -189,6 +201,11 @@ def _integer(value: Any, field: str, *, least: int, most: int) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise _bad(field, f"it must be a whole number from {least} to {most}")
     return value
+
+
+def _temperature(value: Any) -> float | None:
+    temperature = _number(value, "temperature", least=0, most=2)
+    return 0.0 if temperature is not None and temperature < LEAST_TEMPERATURE else temperature
 
 
 def _number(value: Any, field: str, *, least: float, most: float) -> float | None:

@@ -15,6 +15,7 @@ class Limits:
         prompt_bytes: of a prompt, or of all messages; a token is at least one byte. Below it, the engine's own limit
             on tokens holds.
         answer_tokens: largest `max_tokens`; below it, the engine's own limit holds.
+        bodies: read at the same time; one more is sent away with Retry-After.
         requests: answered at the same time; one more is sent away with Retry-After.
         rows: in one V2 `infer`.
     """
@@ -23,6 +24,7 @@ class Limits:
     body_seconds: float = 30.0
     prompt_bytes: int = 64 * 1024
     answer_tokens: int = 4096
+    bodies: int = 256
     requests: int = 256
     rows: int = 32
 
@@ -42,5 +44,5 @@ class Timeouts:
     connect: float = 2.0
     first_token: float = 30.0
     between_tokens: float = 15.0
-    total: float = 120.0
+    total: float = 50.0
     write: float = 30.0

@@ -1,6 +1,7 @@
 """OpenAI's completions and chat completions: reading requests, writing answers.
 
-Fields that would change the answer and cannot be followed are refused by name; others are left alone.
+Fields that would change the answer and cannot be followed are refused by name; others are left alone, and so is `seed`
+where the answer is greedy.
 Source: https://platform.openai.com/docs/api-reference
 """
 
@@ -40,6 +41,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
     "top_logprobs": (0,),
+    "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
 }
 """Fields that cannot be followed, with the values that change nothing; null never does."""
 
@@ -72,8 +76,15 @@ def read_request(endpoint: Endpoint, document: Mapping[str, Any], limits: Limits
         stop=document.get("stop"),
         names={"max_tokens": _max_tokens(document)},
         max_tokens=document.get(_max_tokens(document)),
-        **{name: document.get(name) for name in ("temperature", "top_p", "seed")},
+        **{name: document.get(name) for name in ("temperature", "top_p")},
     )
+    if document.get("seed") is not None and not generation.greedy:
+        raise RequestError(
+            400,
+            "seed: sampling cannot be repeated here; leave it out, or set temperature to 0",
+            field="seed",
+            code="unsupported_parameter",
+        )
     include_usage = stream and options is not None and _flag(options, "include_usage", "stream_options.include_usage")
     return Request(endpoint, model, generation, stream, include_usage)
 

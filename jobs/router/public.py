@@ -36,6 +36,7 @@ class PublicApi:
         self._upstream = upstream
         self._limits = limits
         self._timeouts = timeouts
+        self._reading = 0
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=self._limits.body_bytes, middlewares=[_errors])
@@ -93,7 +94,7 @@ class PublicApi:
         if len(asked.rows) == 1:
             answers = [await self._dispatcher.answer(target, asked.rows[0])]
         else:
-            answers = await _all(self._dispatcher.answer(target, row) for row in asked.rows)
+            answers = await self._dispatcher.answer_rows(target, asked.rows)
         body, json_length = v2_protocol.write_infer(target.name, asked, answers)
         if json_length is None:
             return web.Response(body=body, content_type="application/json")
@@ -137,11 +138,16 @@ class PublicApi:
         return web.Response()
 
     async def _body(self, request: web.Request) -> bytes:
+        if self._reading >= self._limits.bodies:
+            raise self._dispatcher.turn_away(f"{self._limits.bodies} bodies are being read already")
+        self._reading += 1
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 return await request.read()
         except TimeoutError:
             raise RequestError(408, f"the body did not arrive within {self._limits.body_seconds:g} s") from None
+        finally:
+            self._reading -= 1
 
     async def _stream(
         self,
@@ -209,16 +215,6 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     return web.Response(
         body=json.dumps(body).encode(), status=problem.status, headers=headers, content_type="application/json"
     )
-
-
-async def _all(answers: Any) -> list[Piece]:
-    """All answers, or the first failure, with the others cancelled."""
-    tasks = [asyncio.ensure_future(answer) for answer in answers]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _json(document: Any) -> web.Response:

@@ -17,6 +17,8 @@ FILE = "router.json"
 PREVIOUS = "router.json.previous"
 LOCK = "router.lock"
 
+# A model's name, its version, and the digest of what the release is made of.
+ReleaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,159}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Holder = Annotated[str, Field(min_length=1, max_length=300)]
@@ -40,8 +42,8 @@ class Route(Model):
     """
 
     generation: Annotated[int, Field(ge=0)]
-    champion: ModelName | None = None
-    canary: ModelName | None = None
+    champion: ReleaseName | None = None
+    canary: ReleaseName | None = None
     weight: Share = 0.0
     sample: Share = 0.0
     slow_seconds: SlowSeconds = SlowSeconds()

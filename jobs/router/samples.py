@@ -9,6 +9,10 @@ from typing import Any
 MAX_SAMPLES = 20_000
 MAX_CHARACTERS = 64 * 1024 * 1024
 MAX_REPLY = 2_000
+MAX_REPLY_CHARACTERS = 4 * 1024 * 1024
+
+_SAMPLE, _MESSAGE = 1_000, 300
+"""What a sample, and each message in it, takes besides its texts, in characters."""
 
 
 class Samples:
@@ -31,14 +35,25 @@ class Samples:
             dropped, _ = self._ring.popleft()
             self._characters -= dropped
 
-    def after(self, seq: int, at_most: int = MAX_REPLY) -> tuple[list[dict[str, Any]], int]:
-        """The next samples after number `seq`, oldest first, and how many in between were dropped already."""
+    def after(
+        self, seq: int, at_most: int = MAX_REPLY, max_characters: int = MAX_REPLY_CHARACTERS
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The next samples after number `seq`, oldest first, and how many in between were dropped already.
+
+        Where there is one it is among them, however long it is.
+        """
         oldest = self._last - len(self._ring) + 1
         start = max(0, seq + 1 - oldest)
-        found = [sample for _, sample in islice(self._ring, start, start + at_most)]
+        found: list[dict[str, Any]] = []
+        for size, sample in islice(self._ring, start, start + at_most):
+            max_characters -= size
+            if found and max_characters < 0:
+                break
+            found.append(sample)
         return found, max(0, oldest - seq - 1)
 
 
 def _characters(sample: dict[str, Any]) -> int:
     texts = [sample["prompt"] or "", sample["answer"] or ""]
-    return sum(map(len, texts)) + sum(len(message["content"]) for message in sample["messages"] or ())
+    messages = sample["messages"] or ()
+    return _SAMPLE + sum(map(len, texts)) + sum(_MESSAGE + len(message["content"]) for message in messages)

@@ -1,4 +1,4 @@
-"""The router as a service: both APIs on their ports until SIGTERM, then every request in flight to its end."""
+"""The router as a service: both APIs on their ports until SIGTERM, then, for a while, the requests in flight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Options:
     Attributes:
         folder: of the serving side; holds `token` and the routes.
         triton: URL of Triton's HTTP endpoint.
-        drain_seconds: for the requests in flight, once asked to stop.
+        drain_seconds: for the requests in flight, once asked to stop; what has not ended by then is broken off.
     """
 
     folder: Path

@@ -20,6 +20,7 @@ from jobs.router.samples import Samples
 Arm = Literal["champion", "canary"]
 
 MAX_PERIODS = 64
+REJECTED = 400
 CLIENT_GONE = 499
 
 
@@ -57,8 +58,16 @@ class Target:
         samples: answers to be judged.
     """
 
-    def __init__(self, name: str, route: Route, lease: Lease, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        name: str,
+        route: Route,
+        lease: Lease,
+        draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
+        self.clock = clock
         self.samples = Samples()
         self.totals: dict[tuple[Arm, str], Counts] = {}
         self._draw = draw
@@ -83,7 +92,7 @@ class Target:
             self._periods.append(current)
         return current
 
-    def assign(self, generation: Generation) -> Assignment:
+    def assign(self, generation: Generation, *, stream: bool) -> Assignment:
         """Draw the arm for a request, independently of all others.
 
         Raises:
@@ -95,7 +104,8 @@ class Target:
         counts = period.canary if canary else period.champion
         if counts is None:
             raise RequestError(503, f"model {self.name!r} has no live release yet: try again later", retry_after=5)
-        return Assignment(self, period, arm, counts, generation, sampled=self._draw() < period.sample)
+        sampled = generation.judged and self._draw() < period.sample
+        return Assignment(self, period, arm, counts, generation, stream=stream, sampled=sampled)
 
     def state(self) -> dict[str, Any]:
         weight = self.period.weight
@@ -114,16 +124,25 @@ class Target:
 class Assignment:
     """One request with its arm, until it has ended in one of four ways: `answered`, `failed`, `rejected`, `gone`.
 
-    `loses` says that the arm failed while the champion may still rescue it: `answered` then means that it did.
+    `loses` says that the arm failed while the champion may still rescue it: `answered` then means that it did. From
+    each `streamed` to the next `asked_on` the client reads, and the arm's clock stands still.
     """
 
     __slots__ = (
-        "_books", "_first_token", "_generation", "_lost", "_period", "_sampled", "_started", "_target", "_texts",
-        "arm", "ended", "release",
+        "_books", "_first_token", "_generation", "_lost", "_paused", "_period", "_sampled", "_started", "_stream",
+        "_target", "_texts", "arm", "ended", "release",
     )  # fmt: skip
 
     def __init__(
-        self, target: Target, period: Period, arm: Arm, counts: Counts, generation: Generation, *, sampled: bool
+        self,
+        target: Target,
+        period: Period,
+        arm: Arm,
+        counts: Counts,
+        generation: Generation,
+        *,
+        stream: bool,
+        sampled: bool,
     ) -> None:
         self.arm = arm
         self.release = counts.release
@@ -131,6 +150,7 @@ class Assignment:
         self._target = target
         self._period = period
         self._generation = generation
+        self._stream = stream
         self._sampled = sampled
         self._texts: list[str] = []
         self._lost = 0
@@ -141,16 +161,24 @@ class Assignment:
         self._books = (counts, total)
         for book in self._books:
             book.begin()
-        self._started = time.monotonic()
+        self._started = target.clock()
+        self._paused: float | None = None
 
     def streamed(self, text: str) -> None:
         """A piece of a stream has come."""
+        self._paused = self._target.clock()
         if self._first_token is None and text:
-            self._first_token = time.monotonic() - self._started
+            self._first_token = self._paused - self._started
         self._texts.append(text)
 
+    def asked_on(self) -> None:
+        """The client has taken the piece and wants the next one."""
+        if self._paused is not None:
+            self._started += self._target.clock() - self._paused
+            self._paused = None
+
     def loses(self, status: int) -> None:
-        """The arm failed, and the champion is asked."""
+        """The arm failed, and the champion is asked, be it the arm itself once more."""
         self._lost = status
 
     def answered(self, text: str, tokens: int, finish_reason: str) -> None:
@@ -158,11 +186,11 @@ class Assignment:
         if self._lost:
             self._fail(self._lost, rescued=True)
             return
-        seconds = time.monotonic() - self._started
+        seconds = self._seconds
         self._texts.append(text)
         answer = "".join(self._texts)
-        empty = not answer.strip()
-        slow = _exceeds(self._first_token, self._period.slow.first_token) or _exceeds(seconds, self._period.slow.total)
+        empty = self._generation.judged and not answer.strip()
+        slow = self._is_slow(self._first_token)
         for book in self._books:
             book.end(200)
             book.finished += 1
@@ -178,18 +206,32 @@ class Assignment:
         """No answer, and no rescue either."""
         self._fail(self._lost or status, rescued=False)
 
-    def rejected(self, status: int = 400) -> None:
+    def rejected(self, status: int = REJECTED) -> None:
         """The client's own mistake, which says nothing of the arm."""
         for book in self._books:
             book.end(status)
         self.ended = True
 
     def gone(self) -> None:
-        """The client went away. What the arm had failed before still counts."""
-        if self._lost:
+        """The client went away. What the arm had failed before still counts, and so does that it was slow by then."""
+        if self._lost and self._lost != REJECTED:
             self._fail(self._lost, rescued=False)
-        else:
-            self.rejected(CLIENT_GONE)
+            return
+        first_token = self._seconds if self._stream and self._first_token is None else self._first_token
+        # Whether the request was the client's mistake, only the champion could have said.
+        if not self._lost and self._is_slow(first_token):
+            for book in self._books:
+                book.finished += 1
+                book.slow += 1
+        self.rejected(CLIENT_GONE)
+
+    @property
+    def _seconds(self) -> float:
+        return (self._target.clock() if self._paused is None else self._paused) - self._started
+
+    def _is_slow(self, first_token: float | None) -> bool:
+        slow = self._period.slow
+        return _exceeds(first_token, slow.first_token) or _exceeds(self._seconds, slow.total)
 
     def _fail(self, status: int, *, rescued: bool) -> None:
         for book in self._books:

@@ -29,7 +29,6 @@ INPUTS: Mapping[str, str] = {
     "max_tokens": "INT32",
     "temperature": "FP32",
     "top_p": "FP32",
-    "seed": "INT64",
     "stop": "BYTES",
     "stream": "BOOL",
 }
@@ -42,11 +41,10 @@ OUTPUTS: Mapping[str, str] = {
     "completion_tokens": "INT32",
 }
 
-_FORMATS = {"INT32": "i", "INT64": "q", "FP32": "f", "BOOL": "?"}
+_FORMATS = {"INT32": "i", "FP32": "f", "BOOL": "?"}
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "BYTES": (str,),
     "INT32": (int,),
-    "INT64": (int,),
     "FP32": (int, float),
     "BOOL": (bool,),
 }
@@ -202,7 +200,8 @@ def _value(piece: Piece, output: str) -> Any:
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
-    if not (header_length.isascii() and header_length.isdigit()) or int(header_length[:12]) > len(body):
+    sound = header_length.isascii() and header_length.isdigit() and len(header_length) <= 12
+    if not sound or int(header_length) > len(body):
         raise RequestError(400, f"{HEADER} must be a number of bytes within the body")
     return body[: int(header_length)], body[int(header_length) :]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,28 +74,11 @@ def demo_model(folder: Path, prompts: int) -> Subject:
 
 def random_model(size: str, folder: Path, prompts: int) -> Subject:
     """Write a Llama with random weights, and draw prompts of 12 to 32 tokens."""
-    import torch
     from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     shape = SHAPES[size]
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    model.save_pretrained(folder)
+    write_llama(shape, folder, pad=0, begin=1, end=2, mute=range(len(_SPECIAL)))
     words = [*_SPECIAL, *(f"w{number}" for number in range(len(_SPECIAL), shape.vocabulary))]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<|pad|>")),
@@ -108,6 +91,35 @@ def random_model(size: str, folder: Path, prompts: int) -> Subject:
     draw = random.Random(0)
     asked = [_draw(draw, shape.vocabulary) for _ in range(prompts)]
     return Subject(size, folder, asked, trained=False)
+
+
+def write_llama(
+    shape: Shape, folder: Path, *, pad: int | None, begin: int | None, end: int, mute: Iterable[int]
+) -> None:
+    """Write a Llama with random weights, whose greedy answers hold none of the `mute` tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=pad,
+            bos_token_id=begin,
+            eos_token_id=end,
+        )
+    )
+    with torch.no_grad():
+        # The embeddings are the output's weights, too: their logits are 0, and some other's is above.
+        model.get_input_embeddings().weight[list(mute)] = 0
+    model.save_pretrained(folder)
 
 
 def _draw(draw: random.Random, vocabulary: int) -> list[int]:

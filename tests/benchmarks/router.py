@@ -99,11 +99,11 @@ class Way:
         _, made = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self.port)
         return made
 
-    async def ask(self) -> None:
-        began = time.perf_counter()
+    async def ask(self, due: float) -> None:
+        """One request of an open loop, timed from when it was due (`time.perf_counter`), however late it is sent."""
         connection = await self.connection()
         await connection.ask(self._request)
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(time.perf_counter() - due)
         self._free.append(connection)
 
     async def ask_for(self, seconds: float) -> int:
@@ -176,11 +176,13 @@ async def measure(direct_port: int, direct_model: str, folder: Path) -> Figures:
 async def open_loop(ways: list[Way], seconds: float, rate: float) -> None:
     """Send at random times, whatever is still unanswered, each by a way drawn at random."""
     draw = random.Random(1)
-    loop = asyncio.get_running_loop()
-    tasks, at, end = [], loop.time(), loop.time() + seconds
-    while (at := at + draw.expovariate(rate)) < end:
-        await asyncio.sleep(at - loop.time())
-        tasks.append(asyncio.create_task(draw.choice(ways).ask()))
+    due = time.perf_counter()
+    tasks, end = [], due + seconds
+    while (due := due + draw.expovariate(rate)) < end:
+        # The loop's timers are good to a millisecond, and can be early.
+        while (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        tasks.append(asyncio.create_task(draw.choice(ways).ask(due)))
     await asyncio.gather(*tasks)
 
 

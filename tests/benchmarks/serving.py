@@ -104,22 +104,19 @@ def prepare(scratch: Path) -> None:
 
 def random_llama(like: Path, shape: Any, folder: Path) -> None:
     """A Llama of this shape with random weights and the tokenizer of `like`, which never ends an answer."""
-    import torch
-    from transformers import AutoConfig, LlamaForCausalLM
+    from models import write_llama
+    from transformers import AutoTokenizer
 
-    torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(like)
-    config.hidden_size, config.intermediate_size = shape.hidden, shape.intermediate
-    config.num_hidden_layers = shape.layers
-    config.num_attention_heads = config.num_key_value_heads = shape.heads
-    config.head_dim = shape.hidden // shape.heads
-    config.layer_types = None
-    config.dtype = "float32"
-    config.tie_word_embeddings = False
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight[end_of(like)] = 0
-    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(like)
+    write_llama(
+        shape,
+        folder,
+        pad=tokenizer.pad_token_id,
+        begin=tokenizer.bos_token_id,
+        end=tokenizer.eos_token_id,
+        # What has no text: special tokens, and those that the tokenizer does not have.
+        mute=[*tokenizer.added_tokens_decoder, *range(len(tokenizer), shape.vocabulary)],
+    )
     for path in like.iterdir():
         if path.name.startswith("tokenizer") or path.suffix == ".jinja" or path.name == "special_tokens_map.json":
             shutil.copyfile(path, folder / path.name)

@@ -18,6 +18,10 @@ def test_nothing_without_the_token(with_router: Callable[..., None]) -> None:
             for method, path in (("GET", "/state"), ("PUT", "/targets/kubectl"), ("POST", "/targets/kubectl/lease")):
                 status, document = await router.admin(method, path, token=token)
                 assert status == 401 and "token" in document["error"]
+        reader, writer = await asyncio.open_connection("127.0.0.1", router.admin_port)
+        writer.write(b"GET /state HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
+        assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+        writer.close()
         async with router.session.get(f"{router.url}/state", headers={"Authorization": "Bearer a-token"}) as response:
             assert response.status == 404, "the admin API is not on the public port"
 

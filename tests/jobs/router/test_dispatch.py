@@ -134,6 +134,32 @@ def test_a_broken_connection_to_the_champion_is_tried_once_more(with_router: Cal
     with_router(body)
 
 
+def test_a_second_try_makes_up_for_nothing_in_the_champions_books_either(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        router.triton.modes[CHAMPION] = "cut_once"
+        assert (await router.ask())[0] == 200
+        champion = (await router.counts())["champion"]
+        assert (champion["assigned"], champion["finished"]) == (1, 1)
+        assert (champion["failed"], champion["rescued"], champion["statuses"]) == (1, 1, {"502": 1})
+
+    with_router(body)
+
+
+def test_a_client_that_gives_up_on_a_hanging_canary_is_evidence(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        router.triton.modes[CANARY] = "hang"
+        await router.route(canary=CANARY, weight=1.0, slow_seconds={"first_token": 0.2, "total": None})
+        asked = asyncio.create_task(router.ask(stream=True))
+        await router.triton.begun.wait()
+        await asyncio.sleep(0.3)
+        asked.cancel()
+        while (canary := (await router.counts())["canary"])["in_flight"]:
+            await asyncio.sleep(0.01)
+        assert (canary["finished"], canary["failed"], canary["slow"], canary["statuses"]) == (1, 0, 1, {"499": 1})
+
+    with_router(body)
+
+
 def test_a_request_is_counted_under_the_route_it_was_assigned_by(with_router: Callable[..., None]) -> None:
     async def body(router: Router) -> None:
         router.triton.modes[CANARY] = "slow"

@@ -34,7 +34,6 @@ def test_every_setting_reaches_the_model() -> None:
             "max_completion_tokens": 5,
             "temperature": 1,
             "top_p": 0.5,
-            "seed": 7,
             "stop": "\n",
             "user": "somebody",
             "metadata": {"a": "b"},
@@ -50,7 +49,6 @@ def test_every_setting_reaches_the_model() -> None:
         max_tokens=5,
         temperature=1.0,
         top_p=0.5,
-        seed=7,
         stop=("\n",),
     )
     body = json.loads(asked.generation.body(stream=True))
@@ -77,6 +75,9 @@ def test_every_setting_reaches_the_model() -> None:
         ("best_of", [2]),
         ("modalities", [["audio"]]),
         ("top_k", [5]),
+        ("ignore_eos", [True]),
+        ("min_tokens", [1]),
+        ("stop_token_ids", [[2]]),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(field: str, values: list[Any]) -> None:
@@ -89,6 +90,7 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, values: lis
 
 def test_values_that_change_nothing_are_taken() -> None:
     neutral = {"n": 1, "tools": [], "logprobs": False, "response_format": {"type": "text"}, "frequency_penalty": 0.0}
+    neutral |= {"seed": 7, "ignore_eos": False, "min_tokens": 0, "stop_token_ids": []}
     assert read_request("chat", {**CHAT, **neutral}, LIMITS).generation == read_request("chat", CHAT, LIMITS).generation
     nulls = dict.fromkeys(("n", "tools", "logprobs", "logit_bias", "echo", "suffix", "stop", "stream", "max_tokens"))
     assert read_request("completions", {**COMPLETION, **nulls}, LIMITS).generation == Generation(prompt="hello")
@@ -118,7 +120,8 @@ def test_values_that_change_nothing_are_taken() -> None:
         ("completions", {"temperature": 2.1}, "temperature"),
         ("completions", {"temperature": float("nan")}, "temperature"),
         ("completions", {"top_p": 0}, "top_p"),
-        ("completions", {"seed": 2**63}, "seed"),
+        ("completions", {"seed": 7, "temperature": 0.5}, "seed"),
+        ("chat", {"messages": [{"role": "user", "content": "x"}] * 257}, "messages"),
         ("completions", {"stop": [""]}, "stop"),
         ("completions", {"stop": ["x"] * 17}, "stop"),
         ("completions", {"stop": {"a": 1}}, "stop"),
@@ -130,6 +133,13 @@ def test_what_is_wrong_is_named(endpoint: Any, fields: dict[str, Any], field: st
     with pytest.raises(RequestError) as caught:
         read_request(endpoint, {**(CHAT if endpoint == "chat" else COMPLETION), **fields}, LIMITS)
     assert (caught.value.status, caught.value.field) == (400, field)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-38, 0.0099])
+def test_temperatures_that_divide_by_nearly_nothing_are_greedy(temperature: float) -> None:
+    asked = read_request("completions", {**COMPLETION, "temperature": temperature, "seed": 7}, LIMITS).generation
+    assert asked.greedy and json.loads(asked.body(stream=False))["temperature"] == 0
+    assert not read_request("completions", {**COMPLETION, "temperature": 0.01}, LIMITS).generation.greedy
 
 
 def test_a_stream_tells_its_usage_only_when_asked() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,71 @@ def test_rows_are_requests_of_their_own(with_router: Callable[..., None]) -> Non
         assert (status, document) == (502, {"error": "the model failed to answer: try again"})
 
     with_router(body)
+
+
+def rows(*prompts: str) -> dict[str, Any]:
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [len(prompts), 1], "data": prompts}
+    return {"inputs": [tensor]}
+
+
+def test_a_row_that_fails_leaves_its_neighbours_alone(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        router.triton.modes[CHAMPION] = "fails_on_bad"
+        status, document = await router.post("/v2/models/kubectl/infer", rows("good", "bad", "good"))
+        assert (status, document) == (502, {"error": "the model failed to answer: try again"})
+        champion = (await router.counts())["champion"]
+        assert champion["statuses"] == {"200": 2, "502": 1} and router.triton.broken_off == []
+
+    with_router(body)
+
+
+def test_a_client_that_leaves_ends_all_its_rows(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        router.triton.modes[CHAMPION] = "hang"
+        asked = asyncio.create_task(router.post("/v2/models/kubectl/infer", rows("a", "b", "c")))
+        while len(router.triton.asked) < 3:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        while (champion := (await router.counts())["champion"])["in_flight"]:
+            await asyncio.sleep(0.01)
+        assert champion["statuses"] == {"499": 3}
+
+    with_router(body)
+
+
+def test_one_request_of_many_rows_leaves_room_for_others(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        router.triton.modes[CHAMPION] = "slow"
+        asked = asyncio.create_task(router.post("/v2/models/kubectl/infer", rows(*"abcdefghij")))
+        while not router.triton.asked:
+            await asyncio.sleep(0.01)
+        assert (await router.counts())["champion"]["in_flight"] == 2
+        assert (await router.ask())[0] == 200
+        assert (await asked)[0] == 200
+
+    with_router(body, "--max-requests", "8")
+
+
+def test_bodies_that_do_not_arrive_take_no_more_than_their_places(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        dawdlers = [await asyncio.open_connection("127.0.0.1", router.port) for _ in range(2)]
+        for reader, writer in dawdlers:
+            writer.write(head)
+            # The router asks for the body where its handler begins.
+            assert b"100" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            writer.write(b"{")
+        asked = {"model": "kubectl", "prompt": "x"}
+        async with router.session.post(f"{router.url}/v1/completions", json=asked) as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+            assert "bodies" in (await response.json())["error"]["message"]
+        for _, writer in dawdlers:
+            writer.close()
+            await writer.wait_closed()
+        while (await router.ask())[0] != 200:
+            await asyncio.sleep(0.01)
+
+    with_router(body, "--max-bodies", "2")
 
 
 def test_a_client_that_dawdles_over_its_body_is_sent_away(with_router: Callable[..., None]) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from include.errors import ConfigurationError, DataError
 from jobs.router.routes import Route, RouteFile, lock_folder
@@ -50,6 +51,15 @@ def test_a_write_that_fails_leaves_the_old_routes(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space"):
         file.write(TWO)
     assert file.read() == (ONE, file.path)
+
+
+def test_releases_of_the_longest_model_names_have_routes(tmp_path: Path) -> None:
+    name = "m" * 128
+    routes = {name: Route(generation=1, champion=f"{name}-v12345-0123abcd", canary=f"{name}-v12346-0123abcd")}
+    RouteFile(tmp_path).write(routes)
+    assert RouteFile(tmp_path).read()[0] == routes
+    with pytest.raises(ValidationError):
+        Route(generation=1, champion="m" * 161)
 
 
 def test_one_router_a_folder(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ class TritonDouble:
     """Answers as each release's mode says.
 
     Modes: `echo` (the default), `empty`, `slow`, `hang`, `error_500`, `error_200`, `busy`, `absent`, `rejects`,
-    `nonsense`, `cut`; and for streams `error_midway`, `cut_midway`, `ends_midway`, `pause_midway`, `flood`.
+    `nonsense`, `cut`, `cut_once`, `fails_on_bad`;
+    and for streams `error_midway`, `cut_midway`, `ends_midway`, `pause_midway`, `flood`.
 
     Attributes:
         asked: (release, body) of every request.
@@ -54,8 +55,13 @@ class TritonDouble:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         release, body, mode = await self._begin(request)
-        if mode == "cut":
+        if mode == "cut_once":
+            self.modes[release] = "echo"
+        if mode in ("cut", "cut_once"):
             return await self._cut(request)
+        if mode == "fails_on_bad":
+            # The others take longer.
+            mode = "error_500" if prompt_of(body) == "bad" else "slow"
         return await self._before(release, mode) or web.json_response(answer(release, prompt_of(body), mode))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
