@@ -31,7 +31,8 @@ def test_an_unknown_platform_is_answered_with_the_known_ones():
 
 def test_a_wrong_key_and_a_missing_variable_are_named(folder):
     (folder / "odd.yaml").write_text(
-        "name: odd\nrunner: local\nstore: s3://b/x\nspeed: 1\narrivals: {folder: /x, recipe: a/b}"
+        "name: odd\nrunner: local\nstore: s3://b/x\nspeed: 1\narrivals: {folder: /x, recipe: a/b}\n"
+        "serving: {url: 'http://x', controller_url: 'http://y', token_file: /t}"
     )
     with pytest.raises(ConfigurationError, match=r"odd\.yaml: speed: Extra inputs"):
         platforms.load_platform("odd")
