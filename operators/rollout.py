@@ -252,10 +252,10 @@ class CanaryRolloutOperator(BaseOperator):
         outcome = str(status.outcome).replace("_", " ")
         drill = f" (drill: {self.drill})" if self.drill != "none" else ""
         now = f"Version {live} answers {status.target}." if live else f"Nothing is live on {status.target}."
+        rehearsed = self.drill != "none" and status.outcome == "rolled_back"
+        remedy = "It was a drill: nothing is to be mended." if rehearsed else _REMEDY.get(status.outcome, "")
         looks = f" {status.evidence} holds every look." if status.evidence else ""
-        raise AirflowFailException(
-            f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {_REMEDY.get(status.outcome, '')}{looks}"
-        )
+        raise AirflowFailException(f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{looks}")
 
 
 def _rollout_id(context: Context, number: int) -> str:

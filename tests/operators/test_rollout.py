@@ -164,24 +164,25 @@ def test_promoted_after_a_deferral_and_the_log_tells_the_story_once(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "remedy"),
+    ("outcome", "drill", "remedy"),
     [
-        ("rolled_back", "Mend the data set or the recipe"),
-        ("inconclusive", "canary.min_requests"),
-        ("refused", "Nothing was loaded"),
+        ("rolled_back", "none", "Mend the data set or the recipe"),
+        ("rolled_back", "failing", "It was a drill: nothing is to be mended"),
+        ("inconclusive", "failing", "canary.min_requests"),
+        ("refused", "failing", "Nothing was loaded"),
     ],
 )
 def test_every_other_outcome_ends_red_with_numbers_and_what_to_do(
-    release, controller: ControllerPeer, context, soon, outcome, remedy
+    release, controller: ControllerPeer, context, soon, outcome, drill, remedy
 ):
-    operator = release(drill="failing")
+    operator = release(drill=drill)
     deferral = deferred(operator, context)
     controller.story = lambda status: {} if status.outcome else ended(outcome)
     with pytest.raises(AirflowFailException) as failure:
         follow(operator, context, deferral)
     said = str(failure.value)
     for words in (
-        f"{outcome.replace('_', ' ')} (drill: failing): errors: 12 of 80",
+        f"{outcome.replace('_', ' ')}{'' if drill == 'none' else ' (drill: failing)'}: errors: 12 of 80",
         "Version 1 answers kubectl.",
         remedy,
         EVIDENCE,
