@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def champion(serving: Serving, traffic: Path) -> str:
     serving.start("first", 1)
     status = serving.ended("first")
     assert status["outcome"] == "promoted", status
+    wait_for(lambda: traffic.is_file() and json.loads(traffic.read_text())["answered"], 60, "the first answers")
     return status["name"]
 
 
@@ -76,7 +78,7 @@ def test_a_fault_at_any_moment_leaves_one_whole_release(
     version = 2 if before["release"]["version"] == "1" else 1
     rollout = f"kill-{next(_NUMBERS)}"
     # A rollout that is to be seen going back has to have a reason for it.
-    lost_before = lost(traffic)
+    lost_before = steady_loss(traffic)
     patient = {"drill": "failing", "policy": {**POLICY, "min_requests": 2000}} if state == "rolling_back" else {}
     serving.start(rollout, version, **patient)
     at = wait_for(lambda: reached(serving.status(rollout), state), 120, f"the state {state}", every=0.002)
@@ -109,8 +111,17 @@ def test_the_faults_fell_into_every_kind_of_state(champion: str) -> None:
 
 
 def lost(counts: Path) -> int:
-    """Requests of the traffic generator that got no answer, as it last wrote them down."""
+    """Requests of the traffic generator that got no answer, as it last wrote them down, which it does each second."""
     return json.loads(counts.read_text())["failed"]
+
+
+def steady_loss(counts: Path) -> int:
+    """The same once the fault of the test before is over for the clients, too: for two seconds nothing was lost."""
+    while True:
+        before = lost(counts)
+        time.sleep(2.5)
+        if lost(counts) == before:
+            return before
 
 
 def settled(serving: Serving) -> dict | None:
