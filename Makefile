@@ -13,6 +13,8 @@ JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
 SERVING := $(ANEMONE_HOME)/venvs/serving/bin
 # Tests of what runs in the environment `serving`.
 SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
+# Minutes of the real router, controller and Triton, killed: with the other faults.
+KILLED := tests/jobs/canary/test_real.py
 
 .PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults limits lint lock clean
 
@@ -52,9 +54,10 @@ test-jobs:
 	@$(JOBS)/pytest tests/jobs $(addprefix --ignore=,$(SERVED))
 
 test-serving:
-	@$(SERVING)/pytest $(SERVED)
+	@$(SERVING)/pytest $(SERVED) --ignore=$(KILLED)
 
 test-faults: setup  ## kill and hang what serves at every state of a rollout (about 15 minutes)
+	@$(SERVING)/pytest $(KILLED)
 	@$(AIRFLOW)/pytest tests/faults
 
 limits: setup  ## measure anew where the limits of the demo's gates come from
