@@ -38,8 +38,8 @@ from operators.stages import stage
             section="Release",
         ),
         "version": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             pattern="^[0-9]{0,9}$",
             title="Version",
             description_md="Of the model in MLflow. Empty: the newest candidate.",

@@ -32,8 +32,8 @@ from operators.stages import stage
             section="Rollback",
         ),
         "version": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             pattern="^[0-9]{0,9}$",
             title="Version",
             description_md="Of the model in MLflow; it must have been live. Empty: the one that was live before this.",
@@ -45,7 +45,11 @@ def rollback():
     # A controller or registry that is being started again is waited for.
     patience = {"retries": 30, "retry_delay": timedelta(seconds=20)}
     back = CanaryRolloutOperator(
-        task_id="rollback", kind="rollback", target="{{ params.model }}", version="{{ params.version }}", **patience
+        task_id="rollback",
+        kind="rollback",
+        target="{{ params.model }}",
+        version="{{ params.version or '' }}",
+        **patience,
     )
     back >> stage("promote", promotion("{{ params.model }}"), **patience)
 
