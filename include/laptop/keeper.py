@@ -140,7 +140,9 @@ def main() -> None:
 
 
 def _say(event: str, **fields: object) -> None:
-    print(format_event(event, {"time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}), flush=True)
+    line = format_event(event, {"time": datetime.now(UTC).isoformat(timespec="seconds"), **fields})
+    # With its end in one piece: every service has a thread that writes.
+    print(line + "\n", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -100,11 +100,13 @@ def test_a_killed_service_is_started_again_and_the_other_left_alone(keeping: lis
 
 def test_a_stopped_service_counts_as_hung_and_is_replaced(kept: list[Kept], capfd: pytest.CaptureFixture[str]) -> None:
     one, two = kept
-    said: list[str] = []
+    said = ""
 
     def events() -> list[str]:
-        said.extend(capfd.readouterr().out.splitlines())
-        return [line.split()[0] for line in said if parse_fields(line)["service"] == "one"]
+        nonlocal said
+        said += capfd.readouterr().out
+        whole = said[: said.rfind("\n") + 1].splitlines()
+        return [line.split()[0] for line in whole if parse_fields(line).get("service") == "one"]
 
     with keeper_of(kept):
         wait_until(lambda: events()[-1:] == ["alive"] and two.answers(1))
