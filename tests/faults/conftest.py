@@ -1,161 +1,65 @@
-"""A serving side of its own (Triton, router, controller, keeper) with two releases to play with, and no Airflow."""
+"""Every test here is a scenario; what became of each is kept for the list in the README.
+
+A session writes `<ANEMONE_HOME>/faults/<environment>-<page>.json` for every page (test file) that it ran to its end.
+"""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
-import httpx
 import pytest
 
-from include.code_identity import PROJECT
-from include.laptop.components import down
-from include.laptop.home import home as project_home
-from include.laptop.home import make_home, python_of, serving_ports
-from include.laptop.serving import controller_url, router_url, token
-from include.laptop.up import start_keeper, start_serving, wait_for_serving
-from tests.ports import free_home_port
+from include.laptop.home import PROJECT, home
 
-T = TypeVar("T")
-
-TARGET = "toy"
-POLICY = {
-    "steps": [0.3, 0.6],
-    "step_seconds": 1.5,
-    "look_seconds": 0.3,
-    "min_requests": 40,
-    "max_seconds": 60,
-    "baseline_requests": 20,
-    "baseline_seconds": 3,
-    "max_bad_rate": 0.15,
-    "quality": {"golden_prompts": 4},
-}
-_ENGINES = """
-import json, sys, tempfile
-from pathlib import Path
-from include.artifacts.store import Store
-from tests.jobs.triton.engine_fixture import commit_engine, make_engine
-store = Store(sys.argv[1])
-for seed in (1, 2):
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = commit_engine(store, f"engine-{seed}", make_engine(Path(folder) / "engine", seed))
-    print(json.dumps(artifact.model_dump()))
-"""
+_KEPT = pytest.StashKey[dict[str, dict[tuple[str, str, str], dict]]]()
+_FOLDER = pytest.StashKey[Path]()
 
 
-def wait_for(condition: Callable[[], T], seconds: float, what: str, every: float = 0.1) -> T:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(every)
-    return value
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "scenario(given, when, then): a row of the published list of faults")
+    config.stash[_KEPT] = {}
+    config.stash[_FOLDER] = home() / "faults"
 
 
-class Serving:
-    """The serving side as its users see it: the controller's API, the router's admin API, and the public one."""
-
-    def __init__(self, releases: list[dict[str, Any]]) -> None:
-        self.releases = releases
-        headers = {"Authorization": f"Bearer {token()}"}
-        self.controller = httpx.Client(base_url=controller_url(), headers=headers, timeout=5, trust_env=False)
-        admin = f"http://127.0.0.1:{serving_ports()['router_admin']}"
-        self.admin = httpx.Client(base_url=admin, headers=headers, timeout=5, trust_env=False)
-        self.public = httpx.Client(base_url=router_url(), timeout=10, trust_env=False)
-
-    def start(self, rollout: str, version: int, **more: Any) -> None:
-        """Ask for the release of version 1 or 2, for as long as it takes the controller to hear it."""
-        champion = (self.target().get("champion") or {"release": {"version": None}})["release"]["version"]
-        release = {"model": TARGET, "version": str(version), "engine": self.releases[version - 1]}
-        request = {"kind": "release", "release": release, "expected_champion": champion}
-        self.ask({"id": rollout, "target": TARGET, "policy": POLICY, **request, **more})
-
-    def ask(self, request: dict[str, Any]) -> None:
-        def heard() -> bool:
-            try:
-                answer = self.controller.post("/rollouts", json=request)
-            except httpx.HTTPError:
-                return False
-            assert answer.status_code in (200, 201), answer.text
-            return True
-
-        wait_for(heard, 60, "the controller to take the request")
-
-    def status(self, rollout: str) -> dict[str, Any] | None:
-        """None while the controller is away."""
-        try:
-            answer = self.controller.get(f"/rollouts/{rollout}")
-        except httpx.HTTPError:
-            return None
-        return answer.json() if answer.status_code == 200 else None
-
-    def ended(self, rollout: str, seconds: float = 180) -> dict[str, Any]:
-        def end() -> dict[str, Any] | None:
-            status = self.status(rollout)
-            return status if status and status["state"] == "finished" else None
-
-        return wait_for(end, seconds, f"the end of {rollout}: {self.status(rollout)}")
-
-    def target(self) -> dict[str, Any]:
-        answer = wait_for(lambda: self._answer(self.controller, f"/targets/{TARGET}"), 60, "the controller")
-        return answer.json() if answer.status_code == 200 else {}
-
-    def route(self) -> dict[str, Any]:
-        answer = wait_for(lambda: self._answer(self.admin, "/state"), 60, "the router")
-        return answer.json()["targets"][TARGET]
-
-    def answers(self) -> bool:
-        """Whether a client gets an answer now."""
-        body = {"model": TARGET, "messages": [{"role": "user", "content": "list the pods"}], "max_tokens": 8}
-        try:
-            answer = self.public.post("/v1/chat/completions", json=body)
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == 200 and "choices" in answer.json()
-
-    def _answer(self, client: httpx.Client, path: str) -> httpx.Response | None:
-        try:
-            return client.get(path)
-        except httpx.HTTPError:
-            return None
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.get_closest_marker("scenario") is None:
+            raise pytest.UsageError(f"{item.nodeid} says no scenario: see tests/faults/scenario.py")
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    environments = project_home() / "venvs"
-    path = tmp_path_factory.mktemp("home") / "anemone"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANEMONE_PORT", str(free_home_port()))
-        patch.setenv("ANEMONE_HOME", str(path))
-        make_home()
-        (path / "venvs").symlink_to(environments)
-        try:
-            made = subprocess.run(
-                [python_of("serving"), "-c", _ENGINES, f"file://{path}/store"],
-                cwd=PROJECT,
-                capture_output=True,
-                text=True,
-            )
-            assert made.returncode == 0, made.stderr
-            start_serving()
-            wait_for_serving()
-            start_keeper()
-            yield Serving([json.loads(line) for line in made.stdout.splitlines()])
-        finally:
-            down()
+@pytest.fixture
+def reads(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Keep the sentence that the user really got to read, for the published list."""
+
+    def keep(sentence: str) -> None:
+        request.node.user_properties.append(("reads", " ".join(str(sentence).split())))
+
+    return keep
 
 
-@pytest.fixture(scope="module")
-def traffic(serving: Serving) -> Iterator[Path]:
-    """Sixty requests a second from clients of every kind; the file holds what they saw."""
-    out = project_home() / "traffic.json"
-    command = [str(python_of("serving")), "-m", "jobs.traffic", "--url", router_url(), "--model", TARGET]
-    command += ["--rate", "60", "--out", str(out)]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
-    yield out
-    process.terminate()
-    process.wait()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
+    report = yield
+    marker = item.get_closest_marker("scenario")
+    if marker is not None and (report.when == "call" or report.outcome != "passed"):
+        page = item.config.stash[_KEPT].setdefault(Path(item.path).relative_to(PROJECT).as_posix(), {})
+        key = tuple(marker.kwargs[part] for part in ("given", "when", "then"))
+        row = page.setdefault(key, {"held": 0, "tried": 0, "skipped": 0, "seconds": 0.0, "reads": []})
+        row["skipped" if report.outcome == "skipped" else "tried"] += 1
+        row["held"] += report.outcome == "passed"
+        row["seconds"] += report.duration
+        row["reads"] += [sentence for name, sentence in item.user_properties if name == "reads"]
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    folder = session.config.stash[_FOLDER]
+    for page, rows in session.config.stash[_KEPT].items():
+        folder.mkdir(parents=True, exist_ok=True)
+        document = [dict(zip(("given", "when", "then"), key, strict=True)) | row for key, row in rows.items()]
+        file = folder / f"{Path(page).parent.name}-{Path(page).stem}.json"
+        file.write_text(json.dumps({"page": page, "python": sys.version.split()[0], "scenarios": document}, indent=1))

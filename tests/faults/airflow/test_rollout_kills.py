@@ -19,7 +19,7 @@ import pytest
 
 from include.laptop.serving import keeper, kept_services
 from include.laptop.up import start_keeper
-from tests.faults.conftest import POLICY, TARGET, Serving, wait_for
+from tests.faults.airflow.conftest import POLICY, TARGET, Serving, wait_for
 
 STATES = ("precheck", "load", "ready", "smoke", "step 0", "step 1", "promoted", "rolling_back")
 FAULTS = {
