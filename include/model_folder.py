@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -26,6 +27,33 @@ WANTED = (
     "NOTICE*",
 )
 """Names of the files that are taken; folders within the folder are not."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".nemo")
+"""Suffixes of files that can run code when they are loaded; a `.nemo` is a tar with some of them."""
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a model or adapter that could run code of its own when it is loaded.
+
+    Raises:
+        DataError: names the first pickle, or the configuration that asks for Python code beside it.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICKLES:
+            raise DataError(
+                f"{path} is a pickle, which can run code when it is loaded: convert the weights to safetensors, "
+                "and remove it from the folder"
+            )
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            settings = json.loads((folder / name).read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
+            continue  # whoever reads it for what it says tells of that
+        if isinstance(settings, dict) and "auto_map" in settings:
+            raise DataError(
+                f"{folder / name} has auto_map: this model runs Python code that comes with it, which is not trusted "
+                "here; choose a model that transformers itself supports"
+            )
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -8,15 +8,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from include.errors import DataError
+from include.errors import AnemoneError, DataError
+from include.model_folder import refuse_code
 from jobs.imports import without_scikit_learn
 
 if TYPE_CHECKING:
     import torch
     from transformers import DynamicCache, PreTrainedModel
-
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-"""Suffixes of files that run code when they are loaded."""
 
 
 class Conversation(NamedTuple):
@@ -32,11 +30,9 @@ def import_transformers() -> None:
         import transformers.generation.candidate_generator  # noqa: F401
 
 
-def refuse_pickles(folder: Path) -> None:
-    """Raises DataError where a model or adapter folder holds a pickle, or no safetensors file."""
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        raise DataError(f"{folder} holds {pickles[0]}, a pickle, which could run code: convert it to safetensors")
+def require_safetensors(folder: Path) -> None:
+    """Raises DataError where a model or adapter folder brings code of its own, or no safetensors file."""
+    refuse_code(folder)
     if not any(path.suffix == ".safetensors" for path in folder.iterdir()):
         raise DataError(f"{folder} holds no safetensors file: it is not a model or adapter folder")
 
@@ -48,11 +44,12 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
         dtype: "float32", "bfloat16", or "auto" for what the weights are kept in.
 
     Raises:
-        DataError: no such model, pickled weights, or weights that are missing or do not fit the configuration.
+        DataError: no such model, one that brings code of its own, or weights that are missing, damaged, or do not fit
+            the configuration.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: the artifact holds no model folder")
-    refuse_pickles(folder)
+    require_safetensors(folder)
     import_transformers()
     import torch
     from transformers import AutoModelForCausalLM
@@ -62,9 +59,16 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     remedy = "the folder is damaged or its config.json belongs to another model"
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            str(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (AnemoneError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of any class: safetensors, huggingface_hub and each model's own code have theirs
         raise DataError(f"{folder} cannot be loaded ({' '.join(str(error).split())[:300]}): {remedy}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -94,7 +98,9 @@ def answer_logits(
     import torch
 
     # One token before the first answer token stays out of the prefix: its logits are asked for.
-    prefix = SharedPrefix(model, [row.ids[: row.mask.index(1) - 1] for row in conversations])
+    before = [row.ids[: row.mask.index(1) - 1] for row in conversations]
+    # A single batch gains nothing by it, and a model that is streamed would be read once more.
+    prefix = SharedPrefix(model, before if len(conversations) > batch_size else [[]])
     order = sorted(range(len(conversations)), key=lambda index: (len(conversations[index].ids), index))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

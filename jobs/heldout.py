@@ -65,6 +65,11 @@ def _parse(line: str, where: str) -> Row:
             f'{where} is not {{"id", "messages": […, {{"role": "assistant", "content": text}}]}}: '
             "clear the task that curates the data set"
         )
+    if not messages[-1]["content"].strip():
+        raise DataError(
+            f"{where} (row {row['id']}): the answer is blank, so a model that says nothing would be right: take it "
+            "out of the data set"
+        )
     return row
 
 
@@ -76,7 +81,10 @@ def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], max_tok
     """
     conversations = []
     for row in rows:
-        conversation = Conversation(*encode(tokenizer, row["messages"]))
+        try:
+            conversation = Conversation(*encode(tokenizer, row["messages"]))
+        except DataError as error:
+            raise DataError(f"held-out row {row['id']}: {error}") from None
         if len(conversation.ids) > max_tokens:
             raise DataError(
                 f"held-out row {row['id']} has {len(conversation.ids)} tokens, the limit is {max_tokens}: "

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from include.artifacts.naming import content_digest
+from include.artifacts.naming import content_digest, digest
 from include.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a reader of the previous version could misread a manifest."""
+
+_SEALED_SINCE = 2
+_SEAL = "seal"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}")
 
 
 def _safe_path(path: str) -> str:
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path or "\0" in path:
+    plain = pure.parts and not pure.is_absolute() and ".." not in pure.parts and str(pure) == path
+    if not plain or "\\" in path or "\0" in path:
         raise ValueError(f"{path!r} is not a plain relative path")
+    path.encode()  # a name that is not UTF-8 has no digest
     return path
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
+    """`name` itself. Raises ValueError where it cannot be an artifact's."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise ValueError(f"{name!r} is not an artifact name (lower case letters, digits, '-', '_', '.')")
     return name
 
 
-ArtifactName = Annotated[str, AfterValidator(_safe_name)]
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+ArtifactName = Annotated[str, AfterValidator(safe_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FileEntry(_Record):
@@ -70,42 +82,55 @@ class Provenance(_Record):
     git_dirty: bool | None = None
 
 
+def _each_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    twice = [path for path, count in Counter(entry.path for entry in files).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is listed twice")
+    return files
+
+
 class Manifest(_Record):
-    """Schema 1 of `manifest.json`."""
+    """Schema 2 of `manifest.json`; a metric that is not a finite number is None."""
 
     schema_version: int = SCHEMA_VERSION
     name: ArtifactName
     job: str
     attempt: Annotated[str, Field(pattern=r"^[0-9a-zA-Z-]{1,64}$")]
-    files: tuple[FileEntry, ...]
+    files: Annotated[tuple[FileEntry, ...], AfterValidator(_each_once)]
     content_digest: Sha256
     inputs: dict[str, InputEntry] = {}
     config: dict[str, Any] = {}
     code: str
-    metrics: dict[str, float | int | str | bool | None] = {}
+    metrics: dict[str, Annotated[float | int | str | bool | None, BeforeValidator(_finite)]] = {}
     provenance: Provenance
+
+    def encode(self) -> bytes:
+        """The bytes of `manifest.json`: every field, and a seal over all of them."""
+        document = self.model_dump(mode="json")
+        return json.dumps({**document, _SEAL: digest(document)}, indent=1, ensure_ascii=False).encode()
 
     @classmethod
     def parse(cls, data: bytes, *, where: str) -> Manifest:
         """Read a manifest written by this or an older Anemone.
 
         Raises:
-            ArtifactError: not JSON, a newer schema, an unknown or missing key, an unsafe path, or a content
-                digest that does not follow from the files listed.
+            ArtifactError: not JSON, a newer schema, an unknown or missing key, an unsafe path, a content digest that
+                does not follow from the files listed, or a seal that does not follow from the fields.
         """
         try:
             document = json.loads(data)
             version = document["schema_version"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ArtifactError(
                 f"{where} is not a manifest; the artifact was damaged after its commit: "
                 "remove its folder and clear the task that made it"
             ) from None
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
             raise ArtifactError(
                 f"{where} has schema {version}, this Anemone reads up to {SCHEMA_VERSION}: "
                 "update Anemone, or point it at another store"
             )
+        seal = document.pop(_SEAL, None)
         try:
             manifest = cls.model_validate(document)
         except ValidationError as error:
@@ -119,4 +144,17 @@ class Manifest(_Record):
                 f"{where} lists files that do not give its content digest; it was altered after its commit: "
                 "remove the artifact's folder and clear the task that made it"
             )
+        if (seal is not None or version >= _SEALED_SINCE) and seal != _seal_of(document):
+            raise ArtifactError(
+                f"{where} was altered after its commit (its seal does not follow from its fields): "
+                "remove the artifact's folder and clear the task that made it"
+            )
         return manifest
+
+
+def _seal_of(document: dict[str, Any]) -> str | None:
+    """None for what no manifest holds: NaN, an infinity, half of a surrogate pair."""
+    try:
+        return digest(document)
+    except (ValueError, RecursionError):
+        return None

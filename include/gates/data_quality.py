@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from include.gates import Verdict
+from include.gates import Verdict, is_number
 
 
 def data_quality(result: Any) -> Verdict:
@@ -24,7 +23,7 @@ def data_quality(result: Any) -> Verdict:
     reasons: list[str] = []
     figures: dict[str, float] = {}
     rows, expectations = result.get("rows"), result.get("expectations")
-    if _finite(rows) and rows > 0:
+    if is_number(rows) and rows > 0:
         figures["rows"] = float(rows)
     else:
         reasons.append(f"rows: {rows}, limit at least 1: nothing was checked")
@@ -35,18 +34,14 @@ def data_quality(result: Any) -> Verdict:
         if not isinstance(expectation, dict):
             reasons.append(f"expectation {number}: not an object: run the check again")
             continue
-        name = expectation.get("name") or f"expectation {number}"
+        name = str(expectation.get("name") or f"expectation {number}")
         observed, limit = expectation.get("observed"), expectation.get("limit") or "unknown"
-        if _finite(observed):
+        if is_number(observed):
             figures[name] = float(observed)
         if expectation.get("success") is not True:
-            reasons.append(expectation.get("message") or f"{name}: {observed}, limit {limit}")
-        elif not _finite(observed):
+            reasons.append(str(expectation.get("message") or f"{name}: {observed}, limit {limit}"))
+        elif not is_number(observed):
             reasons.append(f"{name}: observed {observed}, limit {limit}: nothing was measured, so it does not count")
     if not reasons and result.get("success") is not True:
         reasons.append("the check itself did not succeed, though every expectation did: run the check again")
     return Verdict("fail" if reasons else "pass", tuple(reasons), figures)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

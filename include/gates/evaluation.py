@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from include.gates import Verdict
+from include.gates import Verdict, is_number
 from include.specs.base import Model
 from include.statistics import PairedCounts, paired_difference_interval, rows_to_decide
 
@@ -21,6 +21,8 @@ TUNED = "tuned"
 CHAMPION = "champion"
 _REMEDY = "clear the evaluation's task with refresh: [evaluate]"
 _TOLERANCE = 1e-6
+_LARGEST = 1e9
+"""Of a loss in nats and of a row's tokens: far beyond any, and sums of millions of their products are finite."""
 
 
 class EvaluationGate(Model):
@@ -57,7 +59,10 @@ def judge_evaluation(gate: EvaluationGate, results: Mapping[str, Any], scores: I
         more rows could decide; "pass" otherwise.
     """
     rows = list(scores)
-    defects = _defects(results, rows)
+    try:
+        defects = _defects(results, rows)
+    except (AttributeError, TypeError):
+        defects = [f"results.json and scores.jsonl do not have the shape of an evaluation: {_REMEDY}"]
     if defects:
         return Verdict("fail", tuple(defects))
     figures = {f"{model}_{key}": value for model, means in _means(rows).items() for key, value in means.items()}
@@ -102,20 +107,21 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
             ]
         for name, score in row["scores"].items():
             for key, value in (("exact_match", score.get("exact_match")), ("loss", score.get("loss"))):
-                if not _is_number(value):
+                if not is_number(value):
                     return [
                         f"the {key} of {name} on row {row.get('id')} (scores.jsonl line {number}) is "
                         f"{'missing' if value is None else value}: a model that gives NaN cannot be released"
                     ]
             if score["exact_match"] not in (0, 1):
                 return [f"scores.jsonl line {number}: the exact_match of {name} is neither 0 nor 1: {_REMEDY}"]
-            if not _is_number(score.get("tokens")) or score["tokens"] < 1:
+            if not 0 <= score["loss"] <= _LARGEST:
+                return [
+                    f"scores.jsonl line {number}: the loss of {name} is {score['loss']}, and no model has such a "
+                    f"loss: {_REMEDY}"
+                ]
+            if not is_number(score.get("tokens")) or not 1 <= score["tokens"] <= _LARGEST:
                 return [f"scores.jsonl line {number}: {name} was scored on no answer token: {_REMEDY}"]
     return []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -131,12 +137,13 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return means
 
 
-def _differences(models: Mapping[str, Mapping[str, Any]], figures: Mapping[str, float]) -> list[str]:
+def _differences(models: Mapping[str, Any], figures: Mapping[str, float]) -> list[str]:
     differing = []
     for name, means in models.items():
         for key in ("exact_match", "heldout_loss"):
-            stated, found = means.get(key), figures[f"{name}_{key}"]
-            if not _is_number(stated) or not math.isclose(stated, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+            stated = means.get(key) if isinstance(means, Mapping) else None
+            found = figures[f"{name}_{key}"]
+            if not is_number(stated) or not math.isclose(stated, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
                 differing.append(f"results.json gives {name} {key} {stated}, its rows give {found:.6g}: {_REMEDY}")
     return differing
 

@@ -24,9 +24,9 @@ NOT_IDENTITY = _NotIdentity()
 
 
 class Model(BaseModel):
-    """Base of all spec models: unknown keys are errors, values are immutable."""
+    """Base of all spec models: unknown keys are errors, numbers are finite, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Artifact(Model):

@@ -17,6 +17,7 @@ class Parity(Model):
     carry eight bits and need limits of their own.
 
     Attributes:
+        prompts: how many held-out rows; of a model that is streamed at most 4.
         max_logit_difference: largest absolute difference of any logit.
         max_kl: mean Kullback-Leibler divergence a token, in nats.
         min_top1: share of positions whose most likely token is the same.
@@ -29,12 +30,19 @@ class Parity(Model):
 
 
 class Config(Model):
-    """`dtype` is what the merged weights are kept in; merging itself is done in float32."""
+    """`dtype` is what the merged weights are kept in; merging itself is done in float32.
+
+    Attributes:
+        stream_above: bytes of weights above which the model is never in memory as a whole: its tensors are merged
+            one after the other, and the proof runs layer by layer. An adapter or model that this cannot be done with
+            is loaded whole, whatever its size.
+    """
 
     parity: Parity = Parity()
     chat_template: str
     max_tokens: Annotated[int, Field(ge=1)]
     dtype: Literal["float32", "bfloat16"] = "float32"
+    stream_above: Annotated[int, Field(ge=0)] = 2_000_000_000
 
 
 class Inputs(BaseInputs):

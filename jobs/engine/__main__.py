@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, DataError
 from include.specs.engine import Spec
-from jobs.causal_lm import load_model, refuse_pickles
+from jobs.causal_lm import load_model, require_safetensors
 from jobs.chat import encode_prompt, load_tokenizer
 from jobs.engine import text
 from jobs.engine.builder import Engine, engine_builder
@@ -56,6 +56,7 @@ def run(job: Job[Spec]) -> None:
     asked = (row["messages"][:-1] for row in reference.rows)
     proven = require_same_text(served, tokenizer, proof_strings(tokenizer), asked)
     job.event("text_proven", progress=0.6, conversations=proven)
+    job.metrics["same_tokens"] = proven
 
     engine = builder.open(job.output / "engine", served)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
@@ -79,7 +80,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The merged model's, with its own template; everything that can be wrong before heavy imports is found here."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: the artifact holds no model folder; give one of a merge")
-    refuse_pickles(folder)
+    require_safetensors(folder)
     if not (folder / text.TEMPLATE).is_file():
         raise DataError(f"{folder} holds no {text.TEMPLATE}, so nobody knows how to ask the model: merge it anew")
     return load_tokenizer(folder, (folder / text.TEMPLATE).read_text(encoding="utf-8"))

@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 from include.errors import ConfigurationError, DataError, TryAgainError
-from include.model_folder import WANTED, fingerprint, fingerprints, model_files
+from include.model_folder import WANTED, fingerprint, fingerprints, model_files, refuse_code
 from include.specs.import_model import Config
-from jobs.import_model.validation import refuse_pickles
 
 
 def locate(config: Config, scratch: Path) -> Path:
@@ -17,7 +16,8 @@ def locate(config: Config, scratch: Path) -> Path:
     From a hub only `WANTED` files are fetched, so no pickle ever arrives.
 
     Raises:
-        DataError: a local folder that is missing, or holds a pickle; a hub repository or commit that does not exist.
+        DataError: a local folder that is missing, or brings code of its own; a hub repository or commit that does not
+            exist.
         ConfigurationError: a hub repository on a platform without the network.
         TryAgainError: a hub that does not answer; a local folder that changed since the run was planned.
     """
@@ -27,7 +27,7 @@ def locate(config: Config, scratch: Path) -> Path:
     present = fingerprints(config.source)
     if config.files and present != config.files:
         raise TryAgainError(f"{folder} changed since this run was planned: the next try plans anew")
-    refuse_pickles(folder)
+    refuse_code(folder)
     return folder
 
 

@@ -8,20 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import DataError
-
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+from include.model_folder import refuse_code
 
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raises DataError naming the first file whose format can run code when it is loaded."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICKLES:
-            raise DataError(
-                f"{path} is a pickle, which can run code when it is loaded: convert the weights to safetensors, "
-                "and remove it from the folder"
-            )
 
 
 def validate(folder: Path) -> dict[str, int | str]:
@@ -36,14 +25,10 @@ def validate(folder: Path) -> dict[str, int | str]:
     config = _read_json(folder / "config.json")
     if "model_type" not in config:
         raise DataError(f"{folder / 'config.json'} names no model_type: it is not a transformers configuration")
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in _read_json(folder / name):
-            raise DataError(
-                f"{folder / name} has auto_map: this model runs Python code that comes with it, which is not trusted "
-                "here; choose a model that transformers itself supports"
-            )
+    refuse_code(folder)
     _check_tokenizer(folder, config)
     shapes = _tensors(folder)
+    _check_sizes(folder / "config.json", config, shapes)
     return {
         "architecture": (config.get("architectures") or [config["model_type"]])[0],
         "parameters": sum(prod(shape) for shape in shapes.values()),
@@ -53,14 +38,31 @@ def validate(folder: Path) -> dict[str, int | str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: the folder is not a whole Hugging Face model") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): fetch the model again") from None
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no JSON object: fetch the model again")
     return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")
+
+
+def _check_sizes(path: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a configuration that would build more than the weights fill: a thousand million layers take all memory."""
+    widest = max((max(shape, default=1) for shape in shapes.values()), default=1)
+    limits = {"num_hidden_layers": len(shapes), "hidden_size": widest, "vocab_size": widest}
+    for key, limit in limits.items():
+        size = config.get(key)
+        if size is not None and (type(size) is not int or not 1 <= size <= limit):
+            raise DataError(
+                f"{path} has {key} {size!r}, and the weights have room for {limit} at most: it belongs to another "
+                "model, or was damaged; fetch the model again"
+            )
 
 
 def _check_tokenizer(folder: Path, config: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ def _check_tokenizer(folder: Path, config: dict[str, Any]) -> None:
     except Exception as error:  # tokenizers raises nothing narrower
         raise DataError(f"{path} is not a tokenizer ({error}): fetch the model again") from None
     known = config.get("vocab_size")
-    if known is not None and size > known:
+    if isinstance(known, int) and size > known:
         raise DataError(
             f"{path} has {size} tokens, the model embeds {known} (vocab_size in config.json): "
             "it belongs to another model"

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, DataError
 from include.specs.merge import Spec
-from jobs.causal_lm import load_model
+from jobs.causal_lm import load_model, require_safetensors
 from jobs.chat import load_tokenizer
 from jobs.heldout import encode_rows, read_rows
 from jobs.runtime import Job, main
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from jobs.merge.streamed import Update
+
+STREAMED_PROMPTS = 4
+"""Of the held-out rows: on a CPU the proof takes longer than the merge."""
 
 
 def run(job: Job[Spec]) -> None:
@@ -25,37 +32,97 @@ def run(job: Job[Spec]) -> None:
     rows = read_rows(job.input("data") / "heldout.jsonl", config.parity.prompts)
     _require_same_base(job.spec)
     base, tuned = job.input("base") / "model", job.input("tuned")
-    whole = (tuned / "model").is_dir()
+    source, adapter = (tuned / "model", None) if (tuned / "model").is_dir() else (base, tuned / "adapter")
 
-    tokenizer = load_tokenizer(tuned / "model" if whole else base, config.chat_template)
+    tokenizer = load_tokenizer(source, config.chat_template)
     conversations = encode_rows(tokenizer, rows, config.max_tokens)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
+    import torch
+
+    from jobs.merge.layerwise import stream_weights
     from jobs.merge.parity import compare, require, save_logits
-    from jobs.merge.weights import attach_adapter
 
-    if whole:
-        job.event("loading", progress=0.1, model="tuned")
-        unmerged = load_model(tuned / "model", "float32")
-    else:
-        job.event("loading", progress=0.1, model="base and adapter")
-        unmerged = attach_adapter(load_model(base, "float32"), tuned / "adapter")
-    save_logits(unmerged, conversations, pad_id, job.scratch)
-    job.event("read_unmerged", progress=0.4, prompts=len(rows))
-
-    merged = unmerged if whole else unmerged.merge_and_unload()
     folder = job.output / "model"
-    job.metrics["parameters"] = merged.num_parameters()
-    _save(merged, tokenizer, config.dtype, folder)
-    del unmerged, merged
-    gc.collect()
-    job.event("saved", progress=0.6, parameters=job.metrics["parameters"], dtype=config.dtype)
-
-    agreement = compare(load_model(folder), conversations, pad_id, job.scratch)
+    updates = _updates(source, adapter, config.stream_above)
+    if updates is None:
+        unmerged = _load(job, source, adapter)
+        save_logits(unmerged, conversations, pad_id, job.scratch)
+        job.event("read_unmerged", progress=0.4, prompts=len(conversations))
+        _save_whole(job, unmerged if adapter is None else unmerged.merge_and_unload(), tokenizer)
+        del unmerged
+        gc.collect()
+        merged = load_model(folder)
+    else:
+        conversations = conversations[:STREAMED_PROMPTS]
+        # A platform may start every job with the one thread that is the fastest for a small model.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        _save_streamed(job, source, updates, tokenizer)
+        save_logits(stream_weights(source, updates), conversations, pad_id, job.scratch)
+        job.event("read_unmerged", progress=0.8, prompts=len(conversations))
+        merged = stream_weights(folder, {})
+    agreement = compare(merged, conversations, pad_id, job.scratch)
     job.metrics.update(agreement._asdict())
     job.event("compared", progress=1.0, **agreement._asdict())
     require(agreement, config.parity)
     (job.output / "parity.json").write_text(json.dumps(agreement._asdict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _updates(source: Path, adapter: Path | None, stream_above: int) -> dict[str, Update] | None:
+    """What to add to which weight of a model that is streamed; None for one that is loaded whole."""
+    from jobs.merge.layerwise import empty_model, weight_names
+    from jobs.merge.streamed import weight_bytes
+    from jobs.merge.weights import updates
+
+    if weight_bytes(source) <= stream_above:
+        return None
+    require_safetensors(source)
+    model = empty_model(source)
+    if weight_names(model, source) is None:
+        return None
+    return {} if adapter is None else updates(model, adapter)
+
+
+def _load(job: Job[Spec], source: Path, adapter: Path | None) -> PreTrainedModel | PeftModel:
+    from jobs.merge.weights import attach_adapter
+
+    job.event("loading", progress=0.1, model="tuned" if adapter is None else "base and adapter")
+    model = load_model(source, "float32")
+    return model if adapter is None else attach_adapter(model, adapter)
+
+
+def _save_whole(job: Job[Spec], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    import torch
+
+    _settle(model, tokenizer)
+    folder, dtype = job.output / "model", job.spec.config.dtype
+    model.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    job.metrics["parameters"] = model.num_parameters()
+    job.event("saved", progress=0.6, parameters=job.metrics["parameters"], dtype=dtype)
+
+
+def _save_streamed(
+    job: Job[Spec], source: Path, updates: dict[str, Update], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    import torch
+
+    from jobs.merge.layerwise import empty_model
+    from jobs.merge.streamed import write
+
+    model = empty_model(source)
+    _settle(model, tokenizer)
+    folder, dtype = job.output / "model", job.spec.config.dtype
+    folder.mkdir()
+    model.config.dtype = getattr(torch, dtype)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(str(folder))
+    model.generation_config.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    job.event("streaming", progress=0.1, weights_updated=len(updates))
+    write(source, updates, dtype, folder, lambda share: job.event("merging", progress=round(0.1 + 0.5 * share, 3)))
+    job.metrics["parameters"] = model.num_parameters()
+    job.event("saved", progress=0.6, parameters=job.metrics["parameters"], dtype=dtype)
 
 
 def _require_same_base(spec: Spec) -> None:
@@ -70,10 +137,8 @@ def _require_same_base(spec: Spec) -> None:
         )
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, folder: Path) -> None:
-    """Write a Hugging Face folder that generates without further settings."""
-    import torch
-
+def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the model generate without further settings. Raises DataError where it is not the tokenizer's."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise DataError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}: "
@@ -83,8 +148,6 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str
         settings.bos_token_id = tokenizer.bos_token_id
         settings.eos_token_id = tokenizer.eos_token_id
         settings.pad_token_id = tokenizer.pad_token_id
-    model.to(getattr(torch, dtype)).save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import DataError, DivergenceError
-from jobs.causal_lm import import_transformers, refuse_pickles
+from jobs.causal_lm import import_transformers, require_safetensors
+from jobs.merge.streamed import Update
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -17,23 +19,62 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """`base` with the adapter in `folder` (Hugging Face PEFT) in front of its weights.
+    """`base` with the adapter in `folder` (Hugging Face PEFT) in front of its weights. Raises what `fit` raises."""
+    from peft import set_peft_model_state_dict
+
+    model, tensors = fit(base, folder)
+    set_peft_model_state_dict(model, tensors)
+    return model
+
+
+def updates(base: PreTrainedModel, folder: Path) -> dict[str, Update] | None:
+    """What the adapter in `folder` adds to each weight of `base`, which need not hold its own weights.
+
+    Returns:
+        By the weight's name; None for an adapter that is not a plain LoRA of linear layers: it has to be merged by
+        PEFT itself.
+
+    Raises what `fit` raises.
+    """
+    import torch
+    from peft.tuners.lora import Linear
+
+    model, tensors = fit(base, folder)
+    found = {}
+    for name, layer in model.base_model.model.named_modules():
+        if not isinstance(layer, Linear):
+            continue
+        if layer.use_dora.get("default") or not isinstance(layer.get_base_layer(), torch.nn.Linear):
+            return None
+        pair = [tensors.pop(f"base_model.model.{name}.lora_{side}.weight", None) for side in "AB"]
+        if None in pair:
+            return None
+        found[f"{name}.weight"] = Update(*(tensor.float() for tensor in pair), scale=layer.scaling["default"])
+    return found if not tensors else None
+
+
+def fit(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, dict[str, torch.Tensor]]:
+    """`base` with layers for the adapter in `folder`, and the adapter's tensors, which belong into them.
 
     Raises:
         DataError: the adapter is a pickle, or was trained on another model: its weights do not fit this one's, or
             leave some of its own layers without a weight.
         DivergenceError: the adapter holds NaN or Inf.
     """
-    refuse_pickles(folder)
+    require_safetensors(folder)
     import_transformers()
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     foreign = "the adapter was trained on another base model: merge it into that one"
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise DataError(f"{folder} holds no {ADAPTER_WEIGHTS}: it is not an adapter in Hugging Face's format")
-    tensors = load_file(weights)
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise DataError(f"{weights} is not a whole safetensors file ({error}): tune anew") from None
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise DivergenceError(
@@ -59,5 +100,4 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
                 f"{name} has the shape {tuple(tensor.shape)} in the adapter, {tuple(expected[name].shape)} on the "
                 f"base model: {foreign}"
             )
-    set_peft_model_state_dict(model, tensors)
-    return model
+    return model, tensors

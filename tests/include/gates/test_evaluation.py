@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from include.gates.evaluation import EvaluationGate, judge_evaluation
@@ -206,3 +208,46 @@ def test_an_evaluation_that_cannot_be_believed_fails(change: str, words: str) ->
 def test_an_unknown_limit_is_refused() -> None:
     with pytest.raises(ValidationError, match="min_accuracy"):
         EvaluationGate.model_validate({"min_accuracy": 0.9})
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+paths = st.lists(st.sampled_from(["models", "tuned", "exact_match", "heldout_loss", "rows"]), min_size=1, max_size=3)
+inner_paths = st.lists(st.sampled_from(["id", "scores", "tuned", "loss", "tokens", "exact_match"]), max_size=3)
+
+
+def replaced(document: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    return (
+        {**document, path[0]: replaced(document.get(path[0], {}), path[1:], value)}
+        if isinstance(document, dict)
+        else value
+    )
+
+
+@given(anything, anything)
+def test_whatever_is_no_evaluation_fails_with_a_sentence(results: Any, scores: Any) -> None:
+    verdict = judge_evaluation(EvaluationGate(min_rows=1), results, scores if isinstance(scores, list) else [scores])
+    assert verdict.outcome == "fail"
+
+
+@given(paths, inner_paths, anything, anything, st.booleans())
+def test_an_evaluation_with_anything_in_place_of_a_part_is_judged_without_a_crash(
+    path: list[str], inner: list[str], there: Any, here: Any, both: bool
+) -> None:
+    results, scores = evaluation(rows=2, tuned=2)
+    scores[1] = replaced(scores[1], inner, here)
+    verdict = judge_evaluation(EvaluationGate(min_rows=3), replaced(results, path, there) if both else results, scores)
+    assert verdict.outcome != "pass"
+
+
+@pytest.mark.parametrize("loss", [1e308, -0.01, 10**400])
+def test_a_loss_that_no_model_has_fails(loss: float) -> None:
+    results, scores = evaluation()
+    for row in scores:
+        row["scores"]["tuned"]["loss"] = loss
+    assert judge_evaluation(GATE, results, scores).outcome == "fail"

@@ -104,6 +104,7 @@ def test_it_tells_its_progress_and_measures_speed(
     assert progress == sorted(progress)
     metrics = json.loads((folder.parents[2] / "manifest.json").read_text())["metrics"]
     assert metrics["engine_exact_match"] == metrics["merged_exact_match"]
+    assert metrics["same_tokens"] > 0
     assert metrics["tokens_per_cpu_second_batch_1"] > 0
     assert metrics["tokens_per_cpu_second_batch_16"] > 0
 
@@ -177,7 +178,7 @@ def test_a_tokenizer_that_serving_would_read_otherwise_is_refused(
 
 def test_pickles_are_refused(build: Build, config: dict[str, Any], merged: Artifact, make_artifact: Any) -> None:
     pickled = make_artifact("pickled", {"model/pytorch_model.bin": b"\x80\x04."}, folder=_folder_of(merged))
-    with pytest.raises(DataError, match=r"pytorch_model\.bin, a pickle"):
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is a pickle"):
         build(config, merged=pickled)
 
 

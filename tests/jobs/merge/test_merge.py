@@ -54,6 +54,52 @@ def test_a_merged_model_answers_like_base_and_adapter_together(
     assert {path.suffix for path in (folder / "model").iterdir()} == {".json", ".safetensors", ".jinja"}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_streamed_merge_holds_the_same_weights_as_one_in_memory(
+    merge: Merge, config: dict[str, Any], base: Artifact, tuned: Artifact, data: Artifact, dtype: str
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loose = {"prompts": 20, "max_logit_difference": 1.0, "max_kl": 0.1, "min_top1": 0.5}
+    settings = {**config, "dtype": dtype, "parity": loose}
+    inputs = {"base": base, "tuned": tuned, "data": data}
+    whole = merge(settings, **inputs)
+    streamed = merge({**settings, "stream_above": 0}, **inputs)
+
+    expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (whole, streamed))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert found[name].dtype == weight.dtype
+        # The two add up in another order, so bfloat16 may round to the neighbour.
+        assert (found[name].float() - weight.float()).abs().max() <= (1e-6 if dtype == "float32" else 2**-7)
+    assert (streamed / "model" / "config.json").read_text() == (whole / "model" / "config.json").read_text()
+    assert AutoTokenizer.from_pretrained(streamed / "model").chat_template == config["chat_template"]
+    loaded = AutoModelForCausalLM.from_pretrained(streamed / "model")
+    assert loaded.generation_config.eos_token_id == 2
+    parity = json.loads((streamed / "parity.json").read_text())
+    assert parity["prompts"] == 4
+    assert parity["max_logit_difference"] < (1e-3 if dtype == "float32" else 1.0)
+
+
+def test_a_streamed_merge_that_says_something_else_is_refused(
+    merge: Merge,
+    config: dict[str, Any],
+    base: Artifact,
+    tuned: Artifact,
+    data: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from jobs.merge import streamed
+
+    write = streamed.write
+    monkeypatch.setattr(
+        streamed, "write", lambda source, updates, *rest: write(source, dict(list(updates.items())[1:]), *rest)
+    )
+    with pytest.raises(DivergenceError, match="does not say what the unmerged one says"):
+        merge({**config, "stream_above": 0}, base=base, tuned=tuned, data=data)
+
+
 def test_the_same_spec_gives_the_same_bytes(
     merge: Merge,
     config: dict[str, Any],
@@ -117,8 +163,9 @@ def test_an_adapter_of_another_base_is_refused(
     named: str,
 ) -> None:
     other = make_artifact("other", folder=build_model(**shape))
-    with pytest.raises(DataError, match=f"{named}.*trained on another base model"):
-        merge(config, base=other, tuned=tuned, data=data)
+    for stream_above in (10**9, 0):
+        with pytest.raises(DataError, match=f"{named}.*trained on another base model"):
+            merge({**config, "stream_above": stream_above}, base=other, tuned=tuned, data=data)
 
 
 def test_an_adapter_that_names_another_base_of_the_same_shape_is_refused(
@@ -154,7 +201,7 @@ def test_pickles_are_refused(
     merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, adapter_folder: Path, make_artifact: Any
 ) -> None:
     pickled = make_artifact("pickled", {"adapter/adapter_model.bin": b"\x80\x04."}, folder=adapter_folder)
-    with pytest.raises(DataError, match=r"adapter_model\.bin, a pickle"):
+    with pytest.raises(DataError, match=r"adapter_model\.bin is a pickle"):
         merge(config, base=base, tuned=pickled, data=data)
 
 
