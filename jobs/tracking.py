@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ COMPARED_TAG = "anemone.champion_version"
 
 NO_CHAMPION = "none"
 
+GATE_TAG = "anemone.gate"
+"""Model version tag: the limits of the evaluation gate that it has kept, as JSON."""
+
 INPUT_DIGEST_TAG = "anemone.input."
 """Model version tags, followed by an input's name: its content digest."""
 
@@ -40,38 +44,52 @@ NOT_FOUND = "RESOURCE_DOES_NOT_EXIST"
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 UNUSABLE = "INVALID_PARAMETER_VALUE"
 
+_SETTINGS = {
+    # Seconds a request, and requests after the first. With MLflow's own (120, 7) a server that hangs holds a job for 20
+    # minutes at every call; the job's own next try waits better.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # It would print the server's address with the password in it.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""MLflow's environment variables, where the platform sets none."""
+
 
 def connect() -> MlflowClient:
     """A client for the server that the environment names.
 
     Raises:
         ConfigurationError: it names none, or one that MLflow cannot use.
-        TryAgainError: the server does not answer, or its database is locked.
+        TryAgainError: the server does not answer within two minutes, or its database is locked or damaged.
     """
     uri = os.environ.get(URI)
     if not uri:
         raise ConfigurationError(
             f"{URI} is not set: the platform's environment has to name MLflow's database or server"
         )
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     # MLflow tells of every schema migration of a new database.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
     from sqlalchemy.exc import TimeoutError as NoConnectionError
 
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        message = f"MLflow at {URI} does not answer ({' '.join(str(error).split())[:200]})"
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        message = f"MLflow at {_shown(uri)} ({URI}) does not answer: {_words(error)}"
         if uri.startswith(("http://", "https://")):
-            raise TryAgainError(f"{message}: start its server, or wait for it") from error
-        passing = isinstance(error, OperationalError | InterfaceError | NoConnectionError)
+            raise TryAgainError(f"{message}; start its server, or wait for it") from error
+        passing = isinstance(error, DBAPIError | NoConnectionError)
         if passing or (isinstance(error, MlflowException) and error.error_code != UNUSABLE):
-            raise TryAgainError(f"{message}: wait for whoever holds its database") from error
-        raise ConfigurationError(f"{message}: check the address") from error
+            raise TryAgainError(
+                f"{message}; wait for whoever holds its database, or, where it is damaged, put a copy of it back"
+            ) from error
+        raise ConfigurationError(f"{message}; check the address") from error
     return client
 
 
@@ -88,5 +106,17 @@ def worth_another_try(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise TryAgainError(f"MLflow did not let us {doing}: {message}; doing it again is safe") from error
+        raise TryAgainError(
+            f"MLflow at {_shown(os.environ[URI])} did not let us {doing}: {_words(error)}; see that it runs and "
+            "can write, then clear this task: doing it again is safe"
+        ) from error
+
+
+def _words(error: BaseException) -> str:
+    """The beginning of what a library says, without what was sent to a database and without passwords."""
+    said = str(error).partition("[SQL:")[0].partition("(Background on this error")[0]
+    return _shown(" ".join(said.split())[:300].rstrip("; "))
+
+
+def _shown(text: str) -> str:
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)

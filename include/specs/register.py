@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from include.gates.evaluation import EvaluationGate
 from include.specs.base import Artifact, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 from include.specs.champion import ModelName
@@ -16,11 +17,13 @@ class Config(Model):
         model: the registered model's name in MLflow.
         recipe: the recipe that made the candidate.
         run_id: of the pipeline's run, for people who look the other way.
+        gate: the limits that the candidate has kept.
     """
 
     model: ModelName
     recipe: str
     run_id: str
+    gate: EvaluationGate = EvaluationGate()
 
 
 class Inputs(BaseInputs):
@@ -28,6 +31,7 @@ class Inputs(BaseInputs):
 
     data: Artifact
     curated: Artifact
+    checked: Artifact | None = None
     base: Artifact
     tuned: Artifact
     merged: Artifact

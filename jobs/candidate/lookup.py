@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from jobs.register.registry import ALIAS
-from jobs.tracking import COMPARED_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, NOT_FOUND, RECIPE_TAG
+from jobs.tracking import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, NOT_FOUND, RECIPE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,7 +18,7 @@ BUILT_FROM = ("merged", "curated", "evaluation")
 
 
 def find_candidate(client: MlflowClient, model: str, version: str | None) -> dict[str, Any]:
-    """{"model", "version", "champion_version", "recipe", "inputs": {name: {"uri", "digest"}}}.
+    """{"model", "version", "champion_version", "recipe", "gate", "inputs": {name: {"uri", "digest"}}}.
 
     Args:
         version: None: the one under the alias `candidate`.
@@ -57,6 +58,7 @@ def find_candidate(client: MlflowClient, model: str, version: str | None) -> dic
         "version": version,
         "champion_version": None if compared == NO_CHAMPION else compared,
         "recipe": tags[RECIPE_TAG],
+        "gate": json.loads(tags[GATE_TAG]) if GATE_TAG in tags else None,
         "inputs": inputs,
     }
 

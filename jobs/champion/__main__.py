@@ -9,7 +9,7 @@ from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from include.specs.champion import Spec
 from jobs.runtime import Job, main
-from jobs.tracking import connect
+from jobs.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
@@ -17,7 +17,9 @@ def run(job: Job[Spec]) -> None:
     from jobs.champion.lookup import find_champion
 
     name = job.spec.config.model
-    champion = find_champion(connect(), name)
+    client = connect()
+    with worth_another_try("look the champion up"):
+        champion = find_champion(client, name)
     if champion["artifact"] is not None:
         _require_there(name, champion)
     job.event("champion", model=name, version=champion["version"] or "none")

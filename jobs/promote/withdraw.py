@@ -10,15 +10,19 @@ import sys
 
 from include.errors import AnemoneError, ExitCode
 from jobs.champion.lookup import ALIAS, champion_version
-from jobs.tracking import connect
+from jobs.tracking import connect, worth_another_try
 
 
 def withdraw(model: str) -> str | None:
-    """Remove the alias `champion`; returns the version that had it, or None. Raises what `connect` raises."""
+    """Remove the alias `champion`; returns the version that had it, or None.
+
+    Raises what `connect` raises.
+    """
     client = connect()
-    former = champion_version(client, model)
-    if former is not None:
-        client.delete_registered_model_alias(model, ALIAS)
+    with worth_another_try(f"take the alias {ALIAS} of {model} away"):
+        former = champion_version(client, model)
+        if former is not None:
+            client.delete_registered_model_alias(model, ALIAS)
     return former
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from include.errors import TryAgainError
 from include.specs.register import Spec
 from jobs.register.candidate import describe
 from jobs.runtime import Job, main
-from jobs.tracking import connect
+from jobs.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
@@ -17,15 +16,10 @@ def run(job: Job[Spec]) -> None:
     # Everything before may have been reused: what is registered is verified byte by byte once more.
     job.input("merged")
     client = connect()
-    from mlflow.exceptions import MlflowException
-
     from jobs.register.registry import register
 
-    try:
+    with worth_another_try(f"register {candidate.name}"):
         version = register(client, candidate)
-    except MlflowException as error:
-        message = " ".join(str(error).split())[:300]
-        raise TryAgainError(f"MLflow did not take {candidate.name}: {message}; registering again is safe") from error
     job.event("registered", model=candidate.model, version=version, champion=champion["version"] or "none")
     job.metrics["version"] = version
     record = {

@@ -13,7 +13,7 @@ from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
 from jobs.register.registry import Candidate, Measurement
-from jobs.tracking import COMPARED_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
+from jobs.tracking import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 
 _STAGES = ("curated", "tuned", "merged", "evaluation")
 _LONGEST_PARAMETER = 500
@@ -45,6 +45,7 @@ def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
             RECIPE_TAG: spec.config.recipe,
             "anemone.run_id": spec.config.run_id,
             COMPARED_TAG: version or NO_CHAMPION,
+            GATE_TAG: spec.config.gate.model_dump_json(),
             **{f"{INPUT_DIGEST_TAG}{name}": artifact.digest for name, artifact in inputs.items()},
             **{f"{INPUT_URI_TAG}{name}": artifact.uri for name, artifact in inputs.items()},
         },

@@ -64,7 +64,7 @@ def register(client: MlflowClient, candidate: Candidate) -> str:
         run_id = _record_run(client, candidate)
         client.create_model_version(
             candidate.model,
-            source=candidate.uri,
+            source=_source(client, candidate.uri),
             run_id=run_id,
             tags={
                 **candidate.tags,
@@ -79,6 +79,16 @@ def register(client: MlflowClient, candidate: Candidate) -> str:
             client.delete_run(run_id)
     _point_alias(client, candidate.model, int(version.version))
     return str(version.version)
+
+
+def _source(client: MlflowClient, uri: str) -> str:
+    """What MLflow shows as the version's source.
+
+    A server refuses a file path, as it might serve that file to anybody; so it is given one that only people read.
+    The tags say where the artifact is.
+    """
+    local = uri.startswith("file:") and client.tracking_uri.startswith(("http://", "https://"))
+    return f"anemone:{uri.removeprefix('file://')}" if local else uri
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

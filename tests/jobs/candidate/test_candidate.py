@@ -85,6 +85,7 @@ def test_the_newest_candidate_with_what_it_was_made_from(
         "model": "kubectl",
         "version": "2",
         "champion_version": None,
+        "gate": None,
         "recipe": "demo/tiny",
         "inputs": {name: {"uri": found.uri, "digest": found.digest} for name, found in artifacts.items()},
     }

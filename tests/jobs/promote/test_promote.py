@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from include.errors import ConfigurationError, TryAgainError
 from include.rollouts import TargetStatus
@@ -164,14 +165,14 @@ def test_a_database_that_another_holds_is_worth_another_try(database: str, monke
     try:
         with pytest.raises(TryAgainError, match="database is locked"):
             connect()
-        locked = pytest.raises(TryAgainError, match="MLflow did not let us look: .*database is locked")
+        locked = pytest.raises(TryAgainError, match="did not let us look: .*database is locked")
         with locked, worth_another_try("look"):
             client.get_registered_model("kubectl")
     finally:
         held.close()
 
 
-@pytest.mark.parametrize("address", ["nonsense://x", "sqlite:///{folder}/text"])
+@pytest.mark.parametrize("address", ["nonsense://x", "sqlite:///{folder}/text/mlflow.db"])
 def test_what_can_never_be_a_registry_is_not_tried_again(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,27 @@ def test_what_can_never_be_a_registry_is_not_tried_again(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=tmp_path))
     with pytest.raises(ConfigurationError, match="check the address"):
         connect()
+
+
+def test_a_database_that_is_rubbish_may_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.db").write_text("no database at all " * 200)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(TryAgainError, match="file is not a database; .*where it is damaged, put a copy of it back"):
+        connect()
+
+
+def test_neither_what_was_sent_nor_a_password_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted-secret@127.0.0.1:9")
+    said = (
+        "API request to http://me:planted-secret@127.0.0.1:9/api failed [SQL: INSERT private] (Background on this error"
+    )
+    with pytest.raises(TryAgainError) as refusal, worth_another_try("look"):
+        raise MlflowException(said)
+    assert "MLflow at http://127.0.0.1:9 did not let us look: API request to http://127.0.0.1:9/api failed;" in str(
+        refusal.value
+    )
+    assert "secret" not in str(refusal.value)
+    assert "private" not in str(refusal.value)
 
 
 def test_forward_back_and_twice(client: MlflowClient) -> None:
