@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
 
 from include.errors import ConfigurationError, DataError
 from include.specs.ingest import Fingerprint
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""A NUL is in no path; the others are in names that would write lines of their own into a log."""
+
+_PACKED = (".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz", ".jsonl.lz4", ".jsonl.zip")
 
 
 def fingerprints(source: str) -> tuple[Fingerprint, ...]:
@@ -20,9 +28,12 @@ def fingerprints(source: str) -> tuple[Fingerprint, ...]:
             name starts with a dot are left out: that is how writers name what is not finished.
 
     Raises:
-        ConfigurationError: a relative path, or a scheme other than these.
-        DataError: nothing is there, it is no regular file, it may not be read, or the folder holds no `*.jsonl`.
+        ConfigurationError: a relative path, one with control characters, or a scheme other than these.
+        DataError: nothing is there, it is no regular file, it may not be read, the folder holds no `*.jsonl`, or
+            packed shards, which would be lost beside the others.
     """
+    if _CONTROL.search(source):
+        raise ConfigurationError(f"{source!r}: a path with control characters is not taken; correct or rename it")
     scheme, separator, _ = source.partition("://")
     if separator and scheme == "s3":
         return _on_object_store(source)
@@ -38,15 +49,32 @@ def _on_file_system(path: Path) -> tuple[Fingerprint, ...]:
     try:
         if not path.is_dir():
             return (_of_file(path),)
-        shards = sorted(shard for shard in path.glob("*.jsonl") if not shard.name.startswith("."))
+        shards = _shards(str(path), (entry.name for entry in path.iterdir()))
+        return tuple(_of_file(path / shard) for shard in shards)
     except PermissionError as error:
         raise DataError(f"{error.filename}: no permission to look at it; change its mode or owner") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(f"{error.filename}: a link that leads back to itself; link it to the data") from None
+        raise DataError(f"{error.filename}: cannot be looked at ({error.strerror}); check the path") from None
+
+
+def _shards(folder: str, names: Iterable[str]) -> list[str]:
+    visible = sorted(name for name in names if not name.startswith("."))
+    if packed := [name for name in visible if name.endswith(_PACKED)]:
+        raise DataError(f"{folder}/{packed[0]}: packed shards are not read; unpack it, or move it out of the folder")
+    shards = [name for name in visible if name.endswith(".jsonl")]
     if not shards:
-        raise DataError(f"{path}: the folder holds no *.jsonl file; put the shards there, or name one file")
-    return tuple(_of_file(shard) for shard in shards)
+        raise DataError(f"{folder}: the folder holds no *.jsonl file; put the shards there, or name one file")
+    return shards
 
 
 def _of_file(path: Path) -> Fingerprint:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise DataError(f"{shown}: the name is not UTF-8, so no spec can hold it; rename it") from None
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -66,15 +94,13 @@ def _on_object_store(source: str) -> tuple[Fingerprint, ...]:
         if files.isfile(root):
             found = [files.info(root)]
         else:
-            found = [
-                info
-                for path, info in sorted(files.glob(f"{root.rstrip('/')}/*.jsonl", detail=True).items())
-                if info["type"] == "file" and not path.rsplit("/", 1)[-1].startswith(".")
-            ]
+            below = files.glob(f"{root.rstrip('/')}/*.jsonl*", detail=True)
+            named = {path.rsplit("/", 1)[-1]: info for path, info in below.items() if info["type"] == "file"}
+            if not named:
+                raise DataError(f"{source}: there is no such object, and no *.jsonl below it; check bucket and prefix")
+            found = [named[name] for name in _shards(source, named)]
     except PermissionError:
         raise DataError(f"{source}: no permission to read it; check the credentials of this platform") from None
-    if not found:
-        raise DataError(f"{source}: there is no such object, and no *.jsonl below it; check bucket and prefix")
     return tuple(
         Fingerprint(path=f"s3://{info['name']}", size=info["size"], version=info["ETag"].strip('"')) for info in found
     )

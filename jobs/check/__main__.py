@@ -11,7 +11,7 @@ def run(job: Job[Spec]) -> None:
 
     Raises:
         ConfigurationError: the suite or the chat template cannot be used.
-        DataError: the curated data set was written by another version of curation.
+        DataError: the curated data set was written by another version of curation, or the template cannot render a row.
     """
     import dataclasses
     import json

@@ -91,7 +91,8 @@ def figures(
         `max_tokens`.
 
     Raises:
-        DataError: the funnel says that no row was read, or has a reason that is not in `LOST`.
+        DataError: the funnel says that no row was read, or has a reason that is not in `LOST`; or the template cannot
+            render a row.
     """
     read, removed = funnel["read"], funnel["removed"]
     known = {reason for reasons in LOST.values() for reason in reasons}
@@ -115,4 +116,10 @@ def figures(
 
 
 def _lengths(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return [len(encode(tokenizer, row["messages"])[0]) for row in rows]
+    lengths = []
+    for row in rows:
+        try:
+            lengths.append(len(encode(tokenizer, row["messages"])[0]))
+        except DataError as error:
+            raise DataError(f"row {row['id']}: {error}") from None
+    return lengths

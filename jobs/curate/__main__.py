@@ -19,10 +19,14 @@ def run(job: Job[Spec]) -> None:
 
     from jobs.curate.curation import clean_held_out, curate
     from jobs.curate.output import write
+    from jobs.curate.removed import record
 
     held_out = clean_held_out(evaluated, config)
     curated = curate(rows, config, held_out, on_step=lambda step, **fields: job.event(step, **fields))
     funnel = write(curated, job.output, config)
+    for reason, rows in funnel["removed"].items():
+        first = record(next(row for row in curated.removed if row.reason == reason), config.pii)
+        job.event("removed", reason=reason, rows=rows, file=first["file"], line=first["line"], detail=first["detail"])
     job.metrics.update(rows_read=funnel["read"], rows_kept=funnel["kept"], share_kept=funnel["kept"] / funnel["read"])
     job.metrics.update({f"rows_{split}": rows for split, rows in funnel["splits"].items()})
 

@@ -12,7 +12,7 @@ from nemo_curator.tasks import DocumentBatch
 
 from include.errors import DataError
 from include.specs.curate import Config
-from jobs.curate.pipeline import AddId, as_batch, cleaning, is_text, redaction, run_stages, run_step, steps
+from jobs.curate.pipeline import AddId, as_batch, cleaning, first_mute, redaction, run_stages, run_step, steps
 from jobs.curate.rows import Removed, Row
 
 HeldOut = list[dict[str, Any]]
@@ -46,7 +46,7 @@ def clean_held_out(rows: Sequence[Row], config: Config) -> HeldOut:
     stages = [*cleaning(), *redaction(config.pii), AddId()]
     frame = run_stages(stages, as_batch(_frame(rows))).to_pandas().drop_duplicates("id")
     for row in frame.itertuples():
-        if not (is_text(row.request) and is_text(row.answer)):
+        if any(first_mute(row.messages, role) is not None for role in ("user", "assistant")):
             raise DataError(f"held-out set: {row.place}: request or answer holds no text; correct or remove the row")
     return frame[["id", "messages", "label", "request", "text", "answer"]].to_dict("records")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from include.specs.curate import NearDuplicates
-from jobs.curate.text import comparable, words
+from jobs.curate.text import EDGES, comparable
+
+_TEXTS_AT_ONCE = 8192
+"""Whose shingles are in memory together."""
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, so that it loses nothing modulo 2^64: the golden ratio's fraction (Knuth, The Art of Computer Programming 3)."""
 
 
 @dataclass
@@ -99,19 +106,42 @@ class MarkHeldOut(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 def signatures(texts: Sequence[str], shingle_words: int, permutations: int, seed: int) -> np.ndarray:
-    """MinHash signatures, int64 of shape (len(texts), permutations); a text shorter than a shingle is one shingle."""
-    shingles: list[str] = []
-    offsets = [0]
-    for text in texts:
-        bare = words(text) or [text]
-        last = max(len(bare) - shingle_words, 0)
-        shingles.extend(" ".join(bare[start : start + shingle_words]) for start in range(last + 1))
-        offsets.append(len(shingles))
-    hashes = pl.Series(shingles, dtype=pl.String).hash(seed).to_numpy()
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-        hashes, np.array(offsets, dtype=np.uint64), permutations, seed
-    )
-    return np.asarray(matrix.to_rows(), dtype=np.int64).reshape(len(texts), permutations)
+    """MinHash signatures, uint32 of shape (len(texts), permutations); a text shorter than a shingle is one shingle."""
+    found = np.empty((len(texts), permutations), dtype=np.uint32)
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = texts[start : start + _TEXTS_AT_ONCE]
+        hashes, offsets = _shingles(some, shingle_words, seed)
+        matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, permutations, seed)
+        flat = np.fromiter(chain.from_iterable(matrix.to_rows()), np.uint32, len(some) * permutations)
+        found[start : start + len(some)] = flat.reshape(-1, permutations)
+    return found
+
+
+def _shingles(texts: Sequence[str], size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of all texts' shingles end to end, and where each text's begin (one more than texts), both uint64."""
+    folded = pl.DataFrame({"text": range(len(texts)), "word": [text.casefold() for text in texts]})
+    # Without case and the punctuation around words.
+    bare = pl.col("word").str.strip_chars(EDGES)
+    flat = folded.with_columns(pl.col("word").str.extract_all(r"\S+")).explode("word").select("text", bare)
+    flat = flat.filter(pl.col("word") != "")
+    wordless = folded.join(flat, on="text", how="anti")
+    if len(wordless):
+        flat = pl.concat([flat, wordless]).sort("text", maintain_order=True)
+    each = flat["word"].hash(seed).to_numpy()
+    counts = np.bincount(flat["text"].to_numpy(), minlength=len(texts))
+    # A text of fewer words than a shingle is filled up with zeros.
+    lengths = np.maximum(counts, size)
+    starts = np.cumsum(lengths) - lengths
+    words = np.zeros(lengths.sum(), dtype=np.uint64)
+    words[np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(len(each))] = each
+    shingles = lengths - size + 1
+    ends = np.cumsum(shingles)
+    first = np.repeat(starts - (ends - shingles), shingles) + np.arange(ends[-1])
+    hashes = np.zeros(len(first), dtype=np.uint64)
+    for place in range(size):
+        # A polynomial of the words' hashes: other words, or the same in another order, give another number.
+        hashes = hashes * _MULTIPLIER + words[first + place]
+    return hashes, np.concatenate([[0], ends]).astype(np.uint64)
 
 
 def similar_pairs(
@@ -126,7 +156,6 @@ def similar_pairs(
         return []
     permutations = settings.bands * settings.rows_per_band
     of_text = signatures(texts, settings.shingle_words, permutations, seed)
-    of_answer = signatures(answers, settings.shingle_words, permutations, seed)
     candidates: set[tuple[int, int]] = set()
     for band in np.split(of_text, settings.bands, axis=1):
         names = [f"hash{place}" for place in range(settings.rows_per_band)]
@@ -141,9 +170,11 @@ def similar_pairs(
     if not candidates:
         return []
     a, b = np.array(sorted(candidates), dtype=np.int64).T
-    similar = np.ones(len(a), dtype=bool)
-    for matrix in (of_text, of_answer):
-        similar &= (matrix[a] == matrix[b]).mean(axis=1) >= settings.similarity
+    similar = (of_text[a] == of_text[b]).mean(axis=1) >= settings.similarity
+    a, b = a[similar], b[similar]
+    rows, place = np.unique(np.concatenate([a, b]), return_inverse=True)
+    of_answer = signatures([answers[row] for row in rows], settings.shingle_words, permutations, seed)
+    similar = (of_answer[place[: len(a)]] == of_answer[place[len(a) :]]).mean(axis=1) >= settings.similarity
     return list(zip(a[similar].tolist(), b[similar].tolist(), strict=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nemo_curator.stages.text.modifiers.doc_modifier import DocumentModifier
 from nemo_curator.stages.text.modifiers.modifier import Modify
 from nemo_curator.stages.text.modifiers.string.newline_normalizer import NewlineNormalizer
@@ -9,9 +11,14 @@ from nemo_curator.stages.text.modifiers.unicode.unicode_reformatter import Unico
 
 from jobs.curate import text
 
+_UNUSUAL = re.compile(r"[^\x20-\x7e\t\n]")
+
+
+_MOST_PASSES = 8
+
 
 class EachMessage(DocumentModifier):
-    """Applies modifiers of a text to the content of every message, in order."""
+    """Applies modifiers of a text to the content of every message, in order, until they change nothing."""
 
     def __init__(self, *modifiers: DocumentModifier) -> None:
         super().__init__()
@@ -21,9 +28,28 @@ class EachMessage(DocumentModifier):
         return [{**message, "content": self._modify(message["content"])} for message in messages]
 
     def _modify(self, content: str) -> str:
-        for modifier in self._modifiers:
-            content = modifier.modify_document(content)
+        # A mended line end or character can make mojibake of what stands beside it, for the next pass to mend.
+        for _ in range(_MOST_PASSES):
+            before = content
+            for modifier in self._modifiers:
+                content = modifier.modify_document(content)
+            if content == before:
+                break
         return content
+
+
+class QuickUnicodeReformatter(UnicodeReformatter):
+    """Curator's own (ftfy), which is not asked about plain ASCII: it has nothing to mend there, and takes its time."""
+
+    def modify_document(self, text: str) -> str:
+        return super().modify_document(text) if _UNUSUAL.search(text) else text
+
+
+class QuickNewlineNormalizer(NewlineNormalizer):
+    """Curator's own, where there is a run of line ends at all."""
+
+    def modify_document(self, text: str) -> str:
+        return super().modify_document(text) if "\n\n\n" in text or "\r\n\r\n\r\n" in text else text
 
 
 class Strip(DocumentModifier):
@@ -38,8 +64,8 @@ def normalise() -> Modify:
 
     HTML entities stay: in commands and code they are what was meant.
     """
-    reformat = UnicodeReformatter(unescape_html=False, fix_line_breaks=True, normalization="NFC", explain=False)
-    return Modify(EachMessage(reformat, NewlineNormalizer(), Strip()), input_fields="messages")
+    reformat = QuickUnicodeReformatter(unescape_html=False, fix_line_breaks=True, normalization="NFC", explain=False)
+    return Modify(EachMessage(reformat, QuickNewlineNormalizer(), Strip()), input_fields="messages")
 
 
 def derive_texts() -> Modify:

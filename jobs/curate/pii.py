@@ -9,6 +9,7 @@ checksum), IP addresses. Names and places are out of reach of patterns.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -152,14 +153,15 @@ def redact(text: str, kinds: Iterable[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def redact_value(value: Any, kinds: Iterable[str]) -> Any:
-    """A JSON value with every text, key and number in it redacted."""
+    """A JSON value with every text, key and number in it redacted; a number beyond all floats becomes text."""
     if isinstance(value, str):
         return redact(value, kinds)[0]
     if isinstance(value, dict):
         return {redact(key, kinds)[0]: redact_value(item, kinds) for key, item in value.items()}
     if isinstance(value, list):
         return [redact_value(item, kinds) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         redacted, found = redact(str(value), kinds)
-        return redacted if found else value
+        beyond = isinstance(value, float) and not math.isfinite(value)
+        return redacted if found or beyond else value
     return value

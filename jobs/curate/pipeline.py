@@ -9,6 +9,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -28,21 +29,21 @@ Stage = ProcessingStage[DocumentBatch, DocumentBatch]
 
 @dataclass
 class FindPii(ProcessingStage[DocumentBatch, DocumentBatch]):
-    """Replaces personal data in the messages by placeholders; adds `pii`, the kinds found, as in "email phone"."""
+    """Replaces personal data in messages and label by placeholders; adds `pii`, the kinds found: "email phone"."""
 
     settings: Pii
     name: str = "find_pii"
 
     def inputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], ["messages"]
+        return ["data"], ["messages", "label"]
 
     def outputs(self) -> tuple[list[str], list[str]]:
-        return ["data"], ["messages", "pii"]
+        return ["data"], ["messages", "label", "pii"]
 
     def process(self, batch: DocumentBatch) -> DocumentBatch:
         frame = batch.to_pandas()
-        redacted, found = [], []
-        for messages in frame["messages"]:
+        redacted, labels, found = [], [], []
+        for messages, label in zip(frame["messages"], frame["label"], strict=True):
             kinds: dict[str, None] = {}
             clean = []
             for message in messages:
@@ -50,8 +51,12 @@ class FindPii(ProcessingStage[DocumentBatch, DocumentBatch]):
                 kinds.update(dict.fromkeys(seen))
                 clean.append({**message, "content": content})
             redacted.append(clean)
+            if isinstance(label, str):
+                label, seen = redact(label, self.settings.kinds)
+                kinds.update(dict.fromkeys(seen))
+            labels.append(label)
             found.append(" ".join(kinds) or None)
-        frame["messages"], frame["pii"] = redacted, found
+        frame["messages"], frame["label"], frame["pii"] = redacted, pd.Series(labels, frame.index, "object"), found
         return DocumentBatch(dataset_name=batch.dataset_name, data=frame, _metadata=batch._metadata)
 
 
@@ -93,8 +98,15 @@ def redaction(settings: Pii) -> list[Stage]:
 def steps(config: Config, held_out: Sequence[dict[str, str]]) -> Iterator[Step]:
     """The steps that `config` asks for. Duplicates come last, so that a group's survivor is one that was kept."""
     yield Step("normalise", tuple(cleaning()))
-    for column in ("request", "answer"):
-        yield Step(f"empty_{column}", (), Filter(is_text, filter_field=column), column, lambda _: "holds no text")
+    for name, role in (("request", "user"), ("answer", "assistant")):
+        mute = partial(first_mute, role=role)
+        yield Step(
+            f"empty_{name}",
+            (),
+            Filter(lambda messages, mute=mute: mute(messages) is None, filter_field="messages"),
+            "messages",
+            lambda messages, mute=mute: f"message {mute(messages)} holds no text",
+        )
     for heuristic in heuristics(config.filters):
         score = f"score_{heuristic.reason}"
         yield Step(
@@ -178,6 +190,12 @@ def as_batch(frame: pd.DataFrame) -> DocumentBatch:
 def is_text(value: str) -> bool:
     """Whether anything of a text would show: blanks and invisible format characters do not count."""
     return any(not character.isspace() and unicodedata.category(character) != "Cf" for character in value)
+
+
+def first_mute(messages: Sequence[dict[str, str]], role: str) -> int | None:
+    """The position of the first message of `role` that holds no text."""
+    of_role = (number for number, message in enumerate(messages) if message["role"] == role)
+    return next((number for number in of_role if not is_text(messages[number]["content"])), None)
 
 
 def _is_missing(value: Any) -> bool:

@@ -27,4 +27,5 @@ def record(removed: Removed, pii: Pii) -> dict[str, Any]:
     shown = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
     if len(shown) > MAX_CHARACTERS:
         row = shown[:MAX_CHARACTERS] + "…"
-    return {"file": line.file, "line": line.number, "reason": removed.reason, "detail": removed.detail, "row": row}
+    detail = redact(removed.detail, kinds)[0]
+    return {"file": line.file, "line": line.number, "reason": removed.reason, "detail": detail, "row": row}

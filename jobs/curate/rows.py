@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,17 +18,22 @@ Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}."""
 
 ROLES = ("system", "user", "assistant")
+MAX_NESTING = 100
+"""A row nested deeper is not parsed: how deep Python could go depends on its version, and on who asks."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHAPES = (("messages",), ("prompt", "completion"), ("input", "output"))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line that is not blank: where it stands, and what it holds (`raw` where it is not JSON)."""
+    """One line that is not blank: where it stands, and what it holds (`raw` and its `problem` where it is not JSON)."""
 
     file: str
     number: int
     value: Any
     raw: str | None = None
+    problem: str = ""
 
     @property
     def place(self) -> str:
@@ -100,9 +106,60 @@ def read_lines(folder: Path) -> Iterator[Line]:
                 if not text.strip():
                     continue
                 try:
-                    yield Line(path.name, number, json.loads(text))
-                except (ValueError, RecursionError):
-                    yield Line(path.name, number, None, raw=text.decode("utf-8", "replace").strip())
+                    yield Line(path.name, number, _decode(text))
+                except _NotJsonError as error:
+                    yield Line(path.name, number, None, text.decode("utf-8", "replace").strip(), str(error))
+
+
+class _NotJsonError(ValueError):
+    """What is wrong with a line."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _NotJsonError(f"{_shown(twice)} stands there twice")
+    return found
+
+
+def _constant(name: str) -> None:
+    raise _NotJsonError(f"not valid JSON ({name} is no number)")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _decode(line: bytes) -> Any:
+    try:
+        text = line.decode("utf-8")
+        value = _DECODER.decode(text.strip())
+    except json.JSONDecodeError as error:
+        raise _NotJsonError(f"not valid JSON ({error.msg} at character {error.colno})") from None
+    except RecursionError:
+        raise _NotJsonError(f"nested deeper than {MAX_NESTING} levels") from None
+    except UnicodeDecodeError:
+        raise _NotJsonError("not UTF-8") from None
+    except _NotJsonError:
+        raise
+    except ValueError:
+        raise _NotJsonError("a number in it has thousands of digits") from None
+    if text.count("[") + text.count("{") > MAX_NESTING and _is_deep(value):
+        raise _NotJsonError(f"nested deeper than {MAX_NESTING} levels")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = _nests([value])
+    for _ in range(MAX_NESTING):
+        level = [nest for part in level for nest in _nests(part.values() if isinstance(part, dict) else part)]
+        if not level:
+            return False
+    return True
+
+
+def _nests(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
+    return [value for value in values if isinstance(value, dict | list)]
 
 
 def find_columns(lines: Iterable[Line], mapping: Mapping, *, where: str) -> Columns:
@@ -118,7 +175,7 @@ def find_columns(lines: Iterable[Line], mapping: Mapping, *, where: str) -> Colu
         if isinstance(line.value, dict):
             found.update(line.value.keys())
             shapes.update(shape for shape in wanted if all(column in line.value for column in shape))
-    columns = ", ".join(name[:40] for name, _ in found.most_common(12)) or "none: no line is a JSON object"
+    columns = ", ".join(_shown(name) for name, _ in found.most_common(12)) or "none: no line is a JSON object"
     if not shapes:
         shown = " or ".join(" and ".join(shape) for shape in wanted)
         raise DataError(
@@ -145,12 +202,13 @@ def _mapped(mapping: Mapping) -> tuple[str, ...] | None:
 def parse(line: Line, columns: Columns) -> Row | Removed:
     """The row on a line, or why there is none."""
     if line.raw is not None:
-        return Removed(line, "broken_json", "not valid JSON")
+        return Removed(line, "broken_json", line.problem)
     if not isinstance(line.value, dict):
         return Removed(line, "not_an_object", f"{_kind(line.value)}, not an object")
     missing = [column for column in columns.content if column not in line.value]
     if missing:
-        return Removed(line, "missing_column", f"has no {' and no '.join(missing)}")
+        present = ", ".join(_shown(name) for name in list(line.value)[:4]) or "nothing"
+        return Removed(line, "missing_column", f"has no {' and no '.join(missing)}, but {present}")
     if len(columns.content) == 1:
         messages, problem = _conversation(line.value[columns.content[0]])
         if problem:
@@ -164,6 +222,8 @@ def parse(line: Line, columns: Columns) -> Row | Removed:
     label = line.value.get(columns.label) if columns.label else None
     if label is not None and not isinstance(label, str | int | bool):
         return Removed(line, "wrong_type", f"{columns.label} is {_kind(label)}, not a label")
+    if isinstance(label, str) and _SURROGATE.search(label):
+        return Removed(line, "wrong_type", f"{columns.label} holds half a character (a lone surrogate)")
     return Row(line, messages, None if label is None else str(label))
 
 
@@ -177,11 +237,22 @@ def _conversation(value: Any) -> tuple[list[Message], str | None]:
         if not isinstance(message.get("content"), str):
             return [], f"message {position} has {_kind(message.get('content'))} as its content, not text"
         messages.append({"role": message["role"], "content": message["content"]})
-    if messages[-1]["role"] != "assistant":
-        return [], "the last message is not the assistant's"
-    if not any(message["role"] == "user" for message in messages):
-        return [], "no message is a user's"
-    return messages, None
+    return messages, _disorder([message["role"] for message in messages])
+
+
+def _disorder(roles: list[str]) -> str | None:
+    """What is wrong with the order of turns: the system first, if at all, then user and assistant in turn."""
+    start = int(roles[0] == "system")
+    for position, role in enumerate(roles[start:], start=start):
+        turn = "assistant" if (position - start) % 2 else "user"
+        if role != turn:
+            return f"message {position} is the {role}'s, where it is the {turn}'s turn"
+    return None if roles[-1] == "assistant" else "the last message is not the assistant's"
+
+
+def _shown(name: str) -> str:
+    """A column's name as a log can hold it."""
+    return name[:40].encode("utf-8", "backslashreplace").decode()
 
 
 def _kind(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_EDGES = " \t\n.,;:!?…。！？\"'`"
+EDGES = " \t\n.,;:!?…。！？\"'`"
 _BLANKS = re.compile(r"\s+")
 
 
@@ -27,9 +27,4 @@ def answer(messages: Sequence[dict[str, str]]) -> str:
 def comparable(text: str) -> str:
     """Equal for texts that differ only in case, blanks, or punctuation around them."""
     folded = _BLANKS.sub(" ", text).casefold().strip()
-    return folded.strip(_EDGES) or folded
-
-
-def words(text: str) -> list[str]:
-    """The words of a text as near-duplicates are compared: without case and the punctuation around them."""
-    return [bare for word in text.casefold().split() if (bare := word.strip(_EDGES))]
+    return folded.strip(EDGES) or folded

@@ -25,11 +25,24 @@ def run(job: Job[Spec]) -> None:
     rows = read = 0
     for number, file in enumerate(files):
         name = "data.jsonl" if len(files) == 1 else f"part-{number:05d}.jsonl"
-        taken = copy(file, job.output / name, max_row_bytes=config.max_row_bytes)
+        try:
+            taken = copy(file, job.output / name, max_row_bytes=config.max_row_bytes)
+        except DataError:
+            # What is read amid a writer's work looks damaged, and is whole at the next try.
+            refuse_changed(config.source, files, when="while it was read")
+            raise
         copies.append(FileEntry(path=name, size=file.size, sha256=taken.sha256))
         rows += taken.rows
         read += file.size
-        job.event("copied", progress=read / total, file=name, rows=taken.rows, bytes=file.size, sha256=taken.sha256)
+        job.event(
+            "copied",
+            progress=read / total,
+            source=file.path,
+            file=name,
+            rows=taken.rows,
+            bytes=file.size,
+            sha256=taken.sha256,
+        )
         if taken.byte_order_mark:
             job.event("byte_order_mark", file=name, note="kept in the snapshot, skipped by curation")
     refuse_changed(config.source, files, when="while it was read")

@@ -47,7 +47,11 @@ def await_stillness(source: str, *, planned: tuple[Fingerprint, ...], seconds: f
 
 def refuse_changed(source: str, before: tuple[Fingerprint, ...], *, when: str) -> None:
     """Raise TryAgainError, naming the file, where `source` is no longer what it was."""
-    _refuse(before, fingerprints(source), when=when)
+    try:
+        now = fingerprints(source)
+    except DataError as error:
+        raise TryAgainError(f"{source} changed {when}: {error}, then start again") from None
+    _refuse(before, now, when=when)
 
 
 def _refuse(before: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], *, when: str) -> None:

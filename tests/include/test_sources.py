@@ -46,17 +46,32 @@ def test_a_folder_is_its_shards_in_order_without_unfinished_ones(source):
     assert found == ["a.jsonl", "b.jsonl", "data.jsonl"]
 
 
-@pytest.mark.parametrize("uri", ["data.jsonl", "http://host/data.jsonl", "hdfs://host/data.jsonl"])
+@pytest.mark.parametrize("uri", ["data.jsonl", "http://host/data.jsonl", "hdfs://host/data.jsonl", "/a\0b.jsonl"])
 def test_sources_that_mean_nothing_to_another_process_are_refused(uri):
     with pytest.raises(ConfigurationError):
         fingerprints(uri)
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("none.jsonl", "no such file"), ("empty", r"no \*\.jsonl"), ("pipe", "not a regular")]
+    ("name", "sentence"),
+    [
+        ("none.jsonl", "no such file"),
+        ("empty", r"no \*\.jsonl"),
+        ("pipe", "not a regular"),
+        ("pipe/below", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        ("loop", r"loop\.jsonl: a link that leads back to itself"),
+        ("packed", r"b\.jsonl\.gz: packed shards are not read"),
+        ("odd", r"\\xff\.jsonl: the name is not UTF-8"),
+    ],
 )
 def test_what_is_not_a_data_set_is_said(tmp_path, name, sentence):
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    for folder, shards in (("loop", ()), ("packed", ("a.jsonl", "b.jsonl.gz")), ("odd", (os.fsdecode(b"\xff.jsonl"),))):
+        (tmp_path / folder).mkdir()
+        for shard in shards:
+            (tmp_path / folder / shard).touch()
+    (tmp_path / "loop" / "loop.jsonl").symlink_to(tmp_path / "loop" / "loop.jsonl")
     with pytest.raises(DataError, match=sentence):
         fingerprints(str(tmp_path / name))

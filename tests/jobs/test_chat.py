@@ -86,3 +86,21 @@ def test_a_template_that_does_not_parse_is_refused(folder: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no tokenizer\.json and no tokenizer_config\.json"):
         load_tokenizer(tmp_path, TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("{{ ''.__class__.__mro__ }}", ConfigurationError, "reaches for what a template must not .*__class__"),
+        ("{{ raise_exception('no system') }}", DataError, "starts with '파드' .*no system"),
+        ("{{ 1 // 0 }}", DataError, "ZeroDivisionError"),
+        ("{% for n in range(10**9) %}{% endfor %}", DataError, "Range too big"),
+        ("{{ messages[0].missing + 1 }}", DataError, "correct the template, or take the row out"),
+    ],
+)
+def test_a_template_that_cannot_render_a_conversation_says_so(folder: Path, text: str, error: type, words: str) -> None:
+    tokenizer = load_tokenizer(folder, "{% generation %}{{ messages[-1].content }}{% endgeneration %}" + text)
+    talk = messages(("user", "파드"), ("assistant", "kubectl"))
+    for render in (encode, encode_prompt):
+        with pytest.raises(error, match=words):
+            render(tokenizer, talk)

@@ -111,29 +111,6 @@ def test_ninety_nine_copies_in_a_hundred_leave_one_each_and_go_on_to_the_checks(
     assert all(funnel["splits"].values())
 
 
-def test_a_data_set_of_which_nothing_is_left_says_what_removed_how_many(run_job, make_artifact):
-    rows = [{"prompt": "show the pods", "completion": 5}] * 3 + [{"prompt": "", "completion": "kubectl get pods"}] * 2
-    outcome = run_job("curate", {}, {"data": make_artifact("data", {"data.jsonl": jsonl(rows)})}, expect=65)
-    assert "none of the 5 rows is left" in outcome.error
-    assert "wrong_type 3 (first: data.jsonl, line 1: completion is a number, not text)" in outcome.error
-    assert "empty_request 2" in outcome.error
-    assert outcome.manifest is None
-
-
-def test_strange_columns_are_named_with_the_remedy(run_job, make_artifact):
-    data = make_artifact("data", {"data.jsonl": jsonl([{"question": "a", "reply": "b"}] * 3)})
-    outcome = run_job("curate", {}, {"data": data}, expect=65)
-    assert "columns found: question, reply" in outcome.error
-    assert "mapping.prompt" in outcome.error
-
-
-def test_a_held_out_row_that_cannot_be_used_is_an_error(run_job, make_artifact):
-    data = make_artifact("data", {"data.jsonl": jsonl(GOOD)})
-    held_out = make_artifact("heldout", {"data.jsonl": jsonl([*HELD_OUT, {"prompt": "a", "completion": None}])})
-    outcome = run_job("curate", {}, {"data": data, "heldout": held_out}, expect=65)
-    assert "held-out set: data.jsonl, line 3: completion is null, not text" in outcome.error
-
-
 @pytest.mark.parametrize(("action", "kept", "shown"), [("drop", 0, "<EMAIL>"), ("keep", 1, "a@example.com")])
 def test_personal_data_can_be_dropped_or_kept(tmp_path, action, kept, shown):
     from include.specs.curate import Config

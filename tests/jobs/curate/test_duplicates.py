@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.specs.curate import NearDuplicates
-from jobs.curate.duplicates import MarkHeldOut, first_of_group, signatures, similar_pairs
+from jobs.curate.duplicates import (
+    MarkExactDuplicates,
+    MarkHeldOut,
+    MarkNearDuplicates,
+    first_of_group,
+    signatures,
+    similar_pairs,
+)
 from jobs.curate.pipeline import as_batch
 
 SETTINGS = NearDuplicates()
@@ -74,3 +81,29 @@ def test_held_out_requests_are_found_and_others_in_the_same_words_are_not():
     marked = MarkHeldOut(held, SETTINGS, 42).process(as_batch(frame)).to_pandas()
     assert marked["held_out_as"].tolist()[0] == "h"
     assert marked["held_out_as"].isna().tolist() == [False, True]
+
+
+SUBJECTS = [" ".join(f"{letter}{number}" for number in range(12)) for letter in "abcde"]
+VARIANTS = (str, str.upper, str.title, lambda text: text.replace(" ", "  ") + "!", lambda text: f"'{text}',")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_one_of_each_group_is_left_in_whatever_order_its_rows_come(rows):
+    import pandas as pd
+
+    texts = [VARIANTS[variant](SUBJECTS[subject]) for subject, variant in rows]
+    frame = pd.DataFrame(
+        {
+            "place": [f"line {number}" for number in range(len(rows))],
+            "id": texts,
+            "text": texts,
+            "answer": ["kubectl get pods"] * len(rows),
+        }
+    )
+    exact = MarkExactDuplicates().process(as_batch(frame.copy())).to_pandas()["exact_duplicate_of"]
+    near = MarkNearDuplicates(SETTINGS, 42).process(as_batch(frame.copy())).to_pandas()["near_duplicate_of"]
+    assert sorted(frame["text"][exact.isna()]) == sorted(set(texts))
+    assert sorted(subject for (subject, _), kept in zip(rows, near.isna(), strict=True) if kept) == sorted(
+        {subject for subject, _ in rows}
+    )

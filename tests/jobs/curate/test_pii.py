@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.curate.pii import KINDS, redact, redact_value
@@ -61,6 +61,28 @@ def test_only_the_kinds_asked_for_are_looked_for():
 def test_redaction_is_idempotent(text):
     once, _ = redact(text + " a@example.com " + text, KINDS)
     assert redact(once, KINDS)[0] == once
+
+
+PLANTED = (
+    "kim@example.com",
+    "010-1234-5678",
+    "+82 10-1234-5678",
+    "4111 1111 1111 1111",
+    "4012888888881881",
+    "DE89 3704 0044 0532 0130 00",
+    "900101-1234568",
+    "2001:db8::1",
+)
+AROUND = st.text(" \n\t,;!?()[]{}<>\"'파드한글éあ", max_size=6)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(AROUND, st.sampled_from(PLANTED)), min_size=1, max_size=6), AROUND)
+def test_no_planted_value_is_left_whatever_stands_around_it(parts, end):
+    text = "".join(f"{around} {value} " for around, value in parts) + end
+    left, _ = redact(text, KINDS)
+    assert not [value for _, value in parts if value in left]
+    assert redact_value({text: [text]}, KINDS) == {left: [left]}
 
 
 def test_a_long_run_of_letters_is_searched_in_linear_time():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from include.errors import DataError
 from include.specs.curate import Mapping
-from jobs.curate.rows import Columns, Line, Removed, Row, find_columns, parse, read_lines
+from jobs.curate.rows import MAX_NESTING, Columns, Line, Removed, Row, find_columns, parse, read_lines
 
 PAIR = Columns(("prompt", "completion"), None)
 CHAT = Columns(("messages",), None)
@@ -54,14 +58,19 @@ def test_half_a_mapping_is_refused(mapping):
     ("columns", "value", "reason", "detail"),
     [
         (PAIR, 5, "not_an_object", "a number, not an object"),
-        (PAIR, {"prompt": "a"}, "missing_column", "has no completion"),
+        (PAIR, {"prompt": "a"}, "missing_column", "has no completion, but prompt"),
         (PAIR, {"prompt": "a", "completion": 7}, "wrong_type", "completion is a number, not text"),
         (PAIR, {"prompt": None, "completion": "b"}, "wrong_type", "prompt is null, not text"),
         (CHAT, {"messages": []}, "bad_messages", "an empty list"),
         (CHAT, {"messages": [{"role": "user", "content": "a"}]}, "bad_messages", "last message is not the assistant's"),
         (CHAT, {"messages": [{"role": "tool", "content": "a"}]}, "bad_messages", "message 0 has no role"),
         (CHAT, {"messages": [{"role": "user", "content": ["a"]}]}, "bad_messages", "a list as its content"),
-        (CHAT, {"messages": [{"role": "assistant", "content": "a"}]}, "bad_messages", "no message is a user's"),
+        (
+            CHAT,
+            {"messages": [{"role": "assistant", "content": "a"}]},
+            "bad_messages",
+            "message 0 is the assistant's, where it is the user's turn",
+        ),
     ],
 )
 def test_a_row_that_is_not_well_formed_is_removed_with_the_reason(columns, value, reason, detail):
@@ -96,3 +105,51 @@ def test_lines_keep_their_numbers_over_blank_and_broken_ones(tmp_path):
         ("b.jsonl", 1, True),
     ]
     assert json.dumps(found[0].value) == '{"n": 1}'
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+LINE = st.one_of(
+    st.binary(max_size=40),
+    VALUE.map(lambda value: json.dumps(value).encode()),
+    VALUE.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")),
+    st.integers(1, 30).map(lambda part: b'{"a": 1, "b": [2, "c"], "a": NaN}'[:part]),
+).filter(lambda line: b"\n" not in line)
+
+
+@settings(deadline=None)
+@given(st.lists(LINE, max_size=8))
+def test_every_line_is_a_value_that_can_be_written_again_or_has_its_problem_named(found):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.jsonl").write_bytes(b"\n".join(found))
+        read = list(read_lines(Path(folder)))
+    assert [line.number for line in read] == [
+        number for number, line in enumerate(found, 1) if line.removeprefix(b"\xef\xbb\xbf" * (number == 1)).strip()
+    ]
+    for line in read:
+        if line.raw is None:
+            assert json.loads(json.dumps(line.value)) == line.value == json.loads(found[line.number - 1])
+        else:
+            assert line.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b'{"a": 1', "not valid JSON (Expecting ',' delimiter at character 8)"),
+        (b'{"a": NaN}', "not valid JSON (NaN is no number)"),
+        (b'{"a": 1, "b": {"a": 2, "a": 3}}', "a stands there twice"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "\\ud800 stands there twice"),
+        (b'{"a": ' + b"7" * 5000 + b"}", "a number in it has thousands of digits"),
+        (b"[" * (MAX_NESTING + 1) + b"]" * (MAX_NESTING + 1), "nested deeper than 100 levels"),
+        (b'"\xff"', "not UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(tmp_path, text, problem):
+    (tmp_path / "a.jsonl").write_bytes(b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"\n" + text)
+    nested, line = read_lines(tmp_path)
+    assert nested.raw is None
+    assert line.problem == problem

@@ -1,0 +1,89 @@
+"""Any bytes are either JSON lines, counted, or refused by name, however they come."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from include.errors import DataError
+from jobs.ingest.lines import LineChecker
+
+GOOD = b'{"prompt": "show the pods", "completion": "kubectl get pods"}\n'
+LINE = st.one_of(
+    st.binary(max_size=30),
+    st.text(max_size=20).map(str.encode),
+    st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), max_size=3).map(
+        lambda row: json.dumps(row).encode()
+    ),
+)
+DATA = st.lists(LINE, max_size=8).flatmap(
+    lambda parts: st.sampled_from([b"\n", b"\r\n"]).map(lambda end: end.join(parts))
+)
+
+
+def verdict(chunks: list[bytes]) -> int | DataError:
+    checker = LineChecker("a.jsonl", max_row_bytes=1024)
+    try:
+        for chunk in chunks:
+            checker.feed(chunk)
+        checker.finish()
+    except DataError as error:
+        return error
+    return checker.rows
+
+
+@settings(deadline=None)
+@given(DATA)
+def test_any_bytes_are_counted_or_refused_by_name(data: bytes) -> None:
+    found = verdict([data] if data else [])
+    if isinstance(found, DataError):
+        assert re.match(r"a\.jsonl(, line \d+)?: ", str(found))
+        place = re.match(r"a\.jsonl, line (\d+)", str(found))
+        assert place is None or 1 <= int(place[1]) <= data.count(b"\n") + 1
+    else:
+        assert found == sum(bool(line.strip()) for line in data.split(b"\n"))
+        assert any(line.strip().removeprefix(b"\xef\xbb\xbf").startswith(b"{") for line in data.split(b"\n"))
+
+
+@settings(deadline=None)
+@given(DATA.filter(bool), st.integers(8, 40))
+def test_where_the_chunks_end_makes_no_difference(data: bytes, size: int) -> None:
+    whole = verdict([data])
+    parts = verdict([data[start : start + size] for start in range(0, len(data), size)])
+    assert type(whole) is type(parts)
+    assert isinstance(whole, DataError) or whole == parts
+
+
+@pytest.mark.parametrize(
+    ("data", "sentences"),
+    [
+        (b"", ["only blank lines"]),
+        (b"\n \n", ["only blank lines"]),
+        (GOOD * 2 + b'{"prompt": "show', ["line 3", "cut off"]),
+        (b'{"prompt": "show', ["line 1", "cut off"]),
+        (GOOD + "파".encode()[:2], ["line 2", "ends inside a UTF-8 character"]),
+        (GOOD + b'{"prompt": "caf\xe9"}\n', ["line 2", "not UTF-8 (byte 0xe9 at 77)"]),
+        (GOOD + b'{"prompt": "a\0b"}\n', ["line 2", "NUL at byte 75"]),
+        (GOOD + b'{"prompt": "' + b"x" * 2000 + b'"}\n', ["line 2", "max_row_bytes (1024)"]),
+        (b'[{"prompt": "a"}]\n', ["JSON array"]),
+        (b'{\n "prompt": "a"\n}\n', ["spread over several lines"]),
+        (b"prompt,completion\na,b\n", ["none of the first lines is a JSON object"]),
+        (b"\x1f\x8b\x08\x00rest", ["gzip"]),
+        ("\ufeff{}".encode("utf-16-le"), ["UTF-16"]),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_place_and_remedy(data: bytes, sentences: list[str]) -> None:
+    refused = str(verdict([data]))
+    assert all(sentence in refused for sentence in ["a.jsonl", *sentences])
+
+
+def test_a_last_row_that_is_only_unwieldy_was_not_cut_off() -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    checker = LineChecker("a.jsonl", max_row_bytes=1_000_000)
+    checker.feed(b'{"n": 1}\n{"n": ' + deep + b"}")
+    checker.finish()
+    assert checker.rows == 2
