@@ -30,11 +30,15 @@ class Config(Model):
 
     Attributes:
         min_learning_rate: where the warm-up starts and the cosine ends.
-        processes: ranks of the training, each on one GPU (or one CPU core); they share `global_batch_size`.
-            An epoch leaves out the rows (fewer than `processes`) that would not give every rank as many.
+        local_batch_size: rows that a rank holds in memory at a time. No part of the name: it changes the order in
+            which a step's losses are summed and nothing else, and a try that runs out of memory goes on with half.
+        processes: ranks of the training, each on one GPU (or one CPU core); they share `global_batch_size`. No part
+            of the name either: rows, order and steps are the same, so a run goes on with fewer GPUs, or with more.
         max_tokens: longest conversation; a longer row is an error, never cut.
         validate_every: steps between validations; the last step is validated always.
         checkpoint_every: steps between checkpoints; what a killed run loses at the most.
+        hang_seconds: a rank of which nothing is heard for so long is taken to hang (or for 20 of its steps, where they
+            take longer; five times as long until the first step). The longest checkpoint has to fit in.
         chat_template: Jinja; `{% generation %}` marks what is trained on.
     """
 
@@ -43,7 +47,7 @@ class Config(Model):
     seed: int = 0
     steps: Annotated[int, Field(ge=1)]
     global_batch_size: Annotated[int, Field(ge=1)] = 32
-    local_batch_size: Annotated[int, Field(ge=1)] = 32
+    local_batch_size: Annotated[int, Field(ge=1), NOT_IDENTITY] = 32
     learning_rate: Annotated[float, Field(gt=0)]
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -54,9 +58,10 @@ class Config(Model):
     chat_template: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
-    processes: Annotated[int, Field(ge=1)] = 1
+    processes: Annotated[int, Field(ge=1), NOT_IDENTITY] = 1
     validate_every: Annotated[int, Field(ge=1)] = 50
     checkpoint_every: Annotated[int, Field(ge=1), NOT_IDENTITY] = 50
+    hang_seconds: Annotated[float, Field(gt=0), NOT_IDENTITY] = 600
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,7 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
         "seed": config.seed,
         "step_scheduler": {
             "global_batch_size": config.global_batch_size,
-            "local_batch_size": config.local_batch_size,
+            "local_batch_size": plan.micro_batch,
             "max_steps": config.steps,
             # Never the limit: an epoch has a step at least. AutoModel stops at whichever comes first.
             "num_epochs": config.steps,
@@ -43,9 +43,9 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
         },
         "loss_fn": {"_target_": f"{_COMPONENTS}.loss.masked_ce.MaskedCrossEntropy"},
         "dataset": _rows(plan, "train"),
-        "dataloader": _loader(shuffle=True),
+        "dataloader": _loader(),
         "validation_dataset": _rows(plan, "validation"),
-        "validation_dataloader": _loader(shuffle=False),
+        "validation_dataloader": _loader(),
         "optimizer": {
             "_target_": "torch.optim.AdamW",
             "lr": config.learning_rate,
@@ -89,9 +89,8 @@ def _rows(plan: Plan, part: str) -> dict[str, Any]:
     }
 
 
-def _loader(*, shuffle: bool) -> dict[str, Any]:
+def _loader() -> dict[str, Any]:
     return {
         "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
         "collate_fn": f"{_COMPONENTS}.datasets.utils.default_collater",
-        "shuffle": shuffle,
     }

@@ -37,7 +37,7 @@ def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: 
     Returns:
         Whether a sound checkpoint of this step now stands (this one, or an equal one of another try).
     """
-    store = Store(spec.output.store)
+    store = Store(spec.output.store, existing=True)
     with store.attempt(checkpoint_name(spec.output.name, step)) as attempt:
         shutil.move(automodel, attempt.files / AUTOMODEL)
         # Names this try's folders; AutoModel would compare them with the next try's and warn.

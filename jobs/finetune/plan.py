@@ -17,6 +17,7 @@ class Plan:
         base: folder of the base model (Hugging Face).
         rows: folder with the encoded rows (`jobs.finetune.rows`), `train` and `validation`.
         scratch: folder of this try, shared by its ranks.
+        micro_batch: rows that a rank holds in memory at a time.
         resume: folder of a checkpoint to go on from (`jobs.finetune.checkpoints`), or None for step 0.
     """
 
@@ -24,6 +25,7 @@ class Plan:
     base: Path
     rows: Path
     scratch: Path
+    micro_batch: int
     resume: Path | None
 
 
@@ -36,9 +38,13 @@ class Result:
         parameters_trained: number of parameters that received gradients.
         tokens: tokens (padding excluded) that this try trained on.
         seconds: wall time of this try's steps, validations and checkpoints.
+        curve: folder with the whole curve (`jobs.finetune.curve`).
+        micro_batch: rows that a rank held in memory at a time.
     """
 
     best: Path
     parameters_trained: int
     tokens: int
     seconds: float
+    curve: Path
+    micro_batch: int

@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,29 +15,55 @@ from typing import Any
 
 import torch
 from nemo_automodel.components.config.loader import ConfigNode
+from nemo_automodel.components.datasets.loader import DataloaderConfig
+from nemo_automodel.components.training.rng import init_all_rng
 from nemo_automodel.components.training.step_scheduler import StepScheduler, StepSchedulerConfig
 from nemo_automodel.recipes._typed_config import RecipeConfig
 from nemo_automodel.recipes.llm.train_ft import TrainFinetuneRecipeForNextTokenPrediction
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from include.errors import StoppedError
+from include.errors import DivergenceError, StoppedError
 from jobs.finetune import checkpoints, cpu
 from jobs.finetune.automodel import recipe_config
 from jobs.finetune.curve import Curve
+from jobs.finetune.order import MicroBatchesConfig
 from jobs.finetune.plan import Plan, Result
+from jobs.finetune.pulse import Heart
+from jobs.finetune.rows import row_names
 
 _EVENT_STEPS = 10
 """Steps between progress lines, unless `_EVENT_SECONDS` have passed."""
 
 _EVENT_SECONDS = 15.0
 
+_NAMED_ROWS = 8
+"""Rows that a message names; of more it says how many."""
+
 
 class _Schedule(StepScheduler):
-    """AutoModel's schedule, which also validates the last step: its weights may be the best."""
+    """AutoModel's schedule, which also validates the last step (its weights may be the best), finds its place in the
+    data from the step alone, and never stops without a save.
+    """
 
     @property
     def is_val_step(self) -> bool:
         return super().is_val_step or (self.is_last_step and not self.sigterm_flag)
+
+    @property
+    def epochs(self) -> Iterator[int]:
+        # AutoModel asks for SIGTERM here, too, where nothing is saved any more: in an epoch of one step, nearly always.
+        for epoch in range(self.epoch, self.num_epochs):
+            if self.step >= self.max_steps or self.sigterm_flag:
+                return
+            yield epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataloader.batch_sampler.begin(epoch, self.step % self.epoch_len)
+
+    def load_state_dict(self, s: dict[str, int]) -> None:
+        super().load_state_dict({"step": s["step"], "epoch": s["step"] // self.epoch_len})
 
 
 class _ScheduleConfig(StepSchedulerConfig):
@@ -54,18 +82,36 @@ class _Config(RecipeConfig):
     def step_scheduler(self) -> StepSchedulerConfig:
         return _ScheduleConfig(**vars(super().step_scheduler))
 
+    @cached_property
+    def dataloader(self) -> DataloaderConfig:
+        return self._in_order(super().dataloader, shuffled=True)
+
+    @cached_property
+    def validation_dataloaders(self) -> dict[str, DataloaderConfig]:
+        return {name: self._in_order(loader, shuffled=False) for name, loader in super().validation_dataloaders.items()}
+
+    def _in_order(self, loader: DataloaderConfig, *, shuffled: bool) -> DataloaderConfig:
+        order = MicroBatchesConfig(
+            batch=self.step_scheduler.global_batch_size,
+            micro_batch=self.get("step_scheduler.local_batch_size"),
+            seed=loader.seed if shuffled else None,
+        )
+        return replace(loader, batch_sampler_config=order)
+
 
 class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
     """One rank's part in a training.
 
     AutoModel builds, steps, validates and saves. This class keeps the curve, the best weights by validation loss,
-    and commits checkpoints as artifacts (rank 0).
+    and commits checkpoints as artifacts (rank 0). Rows and random numbers of a step follow from the step alone, so
+    that a checkpoint can be resumed with another number of ranks or another micro-batch.
     """
 
-    def __init__(self, plan: Plan, config: dict[str, Any], report: checkpoints.Report) -> None:
+    def __init__(self, plan: Plan, config: dict[str, Any], report: checkpoints.Report, heart: Heart) -> None:
         super().__init__(_Config(ConfigNode(config)))
         self.plan = plan
         self.report = report
+        self.heart = heart
         self.started = datetime.now(UTC)
         self.curve = Curve() if plan.resume is None else Curve.read(plan.resume)
         self.best = plan.resume / checkpoints.BEST if plan.resume is not None and self.curve.validation else None
@@ -79,19 +125,55 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         self.clock = self.reported = time.monotonic()
 
     def load_checkpoint(self, restore_from: str | None = None) -> None:
+        # Both have a file a rank, which another number of ranks could not read, and neither is needed.
+        self.untrack_state("rng", "dataloader")
         if self.plan.resume is not None:
             super().load_checkpoint(str(self.plan.resume / checkpoints.AUTOMODEL))
+
+    def _run_train_optim_step(self, batches: list[dict[str, Any]], max_grad_norm: float | None = None) -> Any:
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        init_all_rng((self.plan.spec.config.seed * 1_000_003 + self.step_scheduler.step * ranks + rank) % 2**32)
+        done = super()._run_train_optim_step(batches, max_grad_norm)
+        self.heart.step()
+        return done
+
+    def _forward_backward_step(
+        self,
+        idx: int,
+        batch: dict[str, Any],
+        *,
+        loss_buffer: list[torch.Tensor],
+        num_label_tokens: int | None,
+        num_batches: int,
+        is_train: bool = True,
+    ) -> None:
+        super()._forward_backward_step(
+            idx,
+            batch,
+            loss_buffer=loss_buffer,
+            num_label_tokens=num_label_tokens,
+            num_batches=num_batches,
+            is_train=is_train,
+        )
+        self.heart.beat()
+        # Before the optimizer's step: the weights are still sound, so that each row can be asked for its own loss.
+        if is_train and idx == num_batches - 1 and not torch.stack(loss_buffer).isfinite().all():
+            self._diverged(sum(loss_buffer).item())
 
     def log_train_metrics(self, log_data: Any) -> None:
         """Called by AutoModel on every rank after every optimizer step; its loss is the mean over all ranks."""
         step, metrics = log_data.step + 1, log_data.metrics
-        self.curve.add_step(
-            step,
-            loss=float(metrics["loss"]),
-            learning_rate=self.learning_rate,
-            grad_norm=float(metrics["grad_norm"]),
-            tokens=int(metrics["num_tokens_per_step"]),
-        )
+        try:
+            self.curve.add_step(
+                step,
+                loss=float(metrics["loss"]),
+                learning_rate=self.learning_rate,
+                grad_norm=float(metrics["grad_norm"]),
+                tokens=int(metrics["num_tokens_per_step"]),
+            )
+        except DivergenceError as error:
+            rows = self.dataloader.batch_sampler.order.step(log_data.step)
+            raise DivergenceError(f"{error}; the step's rows are {self._names(rows)}") from None
         self.learning_rate = metrics["lr"]
         now, steps = time.monotonic(), self.plan.spec.config.steps
         if step % _EVENT_STEPS == 0 or step == steps or now - self.reported > _EVENT_SECONDS:
@@ -124,7 +206,10 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         """Save the state after a step and commit it as an artifact; not after the last, where the result follows."""
         if self.step_scheduler.is_last_step:
             return
+        self._refuse_unsound_weights(step + 1)
+        self.heart.beat()
         super().save_checkpoint(epoch, step, train_loss)
+        self.heart.beat()
         if self.dist_env.is_main:
             folder = Path(self.checkpointer.config.checkpoint_dir) / f"epoch_{epoch}_step_{step}"
             stands = checkpoints.commit(
@@ -132,6 +217,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             )
             self.report("checkpoint", step=step + 1, committed=stands)
         self.saved = step + 1
+        self.heart.beat()
 
     def result(self) -> Result:
         """What the finished training leaves; rank 0 writes the curve beside it.
@@ -153,16 +239,65 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             ),
             tokens=self._tokens(),
             seconds=time.monotonic() - self.clock,
+            curve=self.plan.scratch,
+            micro_batch=self.plan.micro_batch,
         )
 
     def _tokens(self) -> int:
         return sum(int(point["tokens"]) for point in self.curve.training[self.first_step :])
 
+    def _diverged(self, loss: float) -> None:
+        """Raises DivergenceError, with the rows to blame where it is single rows."""
+        order = self.dataloader.batch_sampler
+        step, mine = self.step_scheduler.step + 1, order.order.step(self.step_scheduler.step)[order.rank :: order.ranks]
+        bad = [row for row in mine if not self._loss_of(row).isfinite()] if self._may_ask_rows else []
+        if 0 < len(bad) < len(mine):
+            raise DivergenceError(
+                f"training diverged: the loss at step {step} is {loss} because of {self._names(bad)}, and that of the "
+                "step's other rows is finite: look at these rows, and at the base model's weights for their tokens"
+            )
+        raise DivergenceError(
+            f"training diverged: the loss at step {step} is {loss} (learning rate {self.learning_rate:.3g}) for "
+            f"{self._names(mine)}: lower learning_rate, or lengthen warmup_steps"
+        )
+
+    @property
+    def _may_ask_rows(self) -> bool:
+        """Whether this rank can run the model by itself; with shards of it at other ranks it cannot."""
+        return self.plan.spec.config.strategy == "ddp" or torch.distributed.get_world_size() == 1
+
+    @torch.no_grad()
+    def _loss_of(self, row: int) -> torch.Tensor:
+        loader, device = self.dataloader, self.dist_env.device
+        batch = {key: value.to(device) for key, value in loader.collate_fn([loader.dataset[row]]).items()}
+        out = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return self.loss_fn(getattr(out, "logits", out), batch["labels"])
+
+    def _names(self, rows: list[int]) -> str:
+        names = row_names(self.plan.rows / "train", rows[:_NAMED_ROWS])
+        more = f" and {len(rows) - len(names)} more" if len(rows) > len(names) else ""
+        return f"{'rows' if len(rows) > 1 else 'row'} {', '.join(names)}{more}"
+
+    @property
+    def _model(self) -> torch.nn.Module:
+        model = self.model_parts[0]
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    def _refuse_unsound_weights(self, step: int) -> None:
+        """Raises DivergenceError where a weight is not finite: the loss that would show it comes after the save."""
+        for part in self.model_parts:
+            for name, weight in part.named_parameters():
+                values = weight.to_local() if isinstance(weight, DTensor) else weight
+                if weight.requires_grad and not values.isfinite().all():
+                    raise DivergenceError(
+                        f"training diverged: the weight {name} is not finite after step {step}: lower learning_rate, "
+                        "or lengthen warmup_steps"
+                    )
+
     def _keep_best(self, step: int) -> None:
         before, self.best = self.best, self.plan.scratch / f"{checkpoints.BEST}-{step}"
-        model = self.model_parts[0]
         self.checkpointer.save_model(
-            model=model.module if isinstance(model, DistributedDataParallel) else model,
+            model=self._model,
             weights_path=str(self.best),
             peft_config=self.peft_config,
             is_final_checkpoint=True,
@@ -178,8 +313,8 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         """No terminal bar: `report` tells the progress."""
 
 
-def train(plan: Plan, report: checkpoints.Report) -> Result:
-    """Take part in the training as the rank that torch.distributed's environment variables name, 0 of 1 without.
+def train(plan: Plan, report: checkpoints.Report, heart: Heart) -> Result:
+    """Take part in the training as the rank that torch.distributed's environment variables name.
 
     Raises:
         DivergenceError: a loss or a gradient is not a finite number.
@@ -191,7 +326,7 @@ def train(plan: Plan, report: checkpoints.Report) -> Result:
         backend = "gloo"
         cpu.adapt()
     os.environ.setdefault("LOGGING_LEVEL", str(logging.WARNING))
-    recipe = FinetuneRecipe(plan, recipe_config(plan, backend=backend), report)
+    recipe = FinetuneRecipe(plan, recipe_config(plan, backend=backend), report, heart)
     try:
         recipe.setup()
         try:

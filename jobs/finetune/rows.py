@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
 
 from include.errors import DataError
 from jobs.chat import encode
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 """The label of a token that is not trained on (torch's cross entropy ignores it)."""
+
+BLANK = -1
+"""The index of a row of one token that is not trained on."""
+
+_NAMES = "ids.json"
 
 
 class Count(NamedTuple):
@@ -31,7 +36,7 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
     """Encode every row of a JSONL file of {"id", "messages"} into `folder`.
 
     Written are `ids.npy` (int32, all rows end to end), `mask.npy` (int8, 1 where trained on), `ends.npy` (int64,
-    where each row ends) and `pad.npy` (the padding token's id).
+    where each row ends), `pad.npy` (the padding token's id) and `ids.json` (what the rows are called).
 
     Raises:
         DataError: no rows; or a row that is malformed, that the template cannot render, that is longer than
@@ -39,6 +44,7 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
     """
     ids: list[np.ndarray] = []
     masks: list[np.ndarray] = []
+    names: list[str] = []
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -46,10 +52,12 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
                 where = f"{path.name}, row {number} (id {row['id']})"
                 messages = row["messages"]
                 tokens, mask = encode(tokenizer, messages)
-            except (ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
+            except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
-                    f"{path.name}, row {number} is not a conversation that the chat template can render "
-                    f"({type(error).__name__}: {error}): correct the row, or take it out of the data set"
+                    f"{path.name}, row {number} is not a row of a curated data set ({type(error).__name__}: {error}): "
+                    "correct the row, or take it out of the data set"
                 ) from None
             if len(tokens) > max_tokens:
                 raise DataError(
@@ -60,6 +68,7 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
                 raise DataError(f"{where} has no token to train on: give it an assistant message with text")
             ids.append(np.asarray(tokens, dtype=np.int32))
             masks.append(np.asarray(mask, dtype=np.int8))
+            names.append(str(row["id"]))
     if not ids:
         raise DataError(f"{path.name} has no rows: look at what curation removed, and why")
     lengths = np.asarray([len(row) for row in ids], dtype=np.int64)
@@ -69,14 +78,22 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
     np.save(folder / "ends.npy", np.cumsum(lengths))
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     np.save(folder / "pad.npy", np.asarray(pad))
+    (folder / _NAMES).write_text(json.dumps(names), encoding="utf-8")
     return Count(len(ids), int(lengths.sum()), int(lengths.max()))
+
+
+def row_names(folder: Path, rows: Iterable[int]) -> list[str]:
+    """What the rows with these indices are called in the data set that `encode_file` read."""
+    names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
+    return [names[row] for row in rows]
 
 
 class EncodedRows:
     """A map-style data set over what `encode_file` wrote, in the form that AutoModel's collater takes.
 
     Row i is {"input_ids", "labels", "attention_mask"}: int lists of the row's length less one. Labels are shifted
-    by one (labels[t] is the token after input_ids[t]), `IGNORE` where nothing is trained on.
+    by one (labels[t] is the token after input_ids[t]), `IGNORE` where nothing is trained on. Row `BLANK` is one token
+    of padding, which counts for nothing.
     """
 
     def __init__(self, folder: str) -> None:
@@ -90,11 +107,16 @@ class EncodedRows:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> dict[str, object]:
+        if index == BLANK:
+            return self._item([self._pad], [IGNORE])
         start, end = (int(self._ends[index - 1]) if index else 0), int(self._ends[index])
         ids, mask = self._ids[start:end], self._mask[start:end]
+        return self._item(ids[:-1].tolist(), np.where(mask[1:] == 1, ids[1:], IGNORE).tolist())
+
+    def _item(self, ids: list[int], labels: list[int]) -> dict[str, object]:
         return {
-            "input_ids": ids[:-1].tolist(),
-            "labels": np.where(mask[1:] == 1, ids[1:], IGNORE).tolist(),
-            "attention_mask": [1] * (end - start - 1),
+            "input_ids": ids,
+            "labels": labels,
+            "attention_mask": [1] * len(ids),
             "___PAD_TOKEN_IDS___": {"input_ids": self._pad, "labels": IGNORE, "attention_mask": 0},
         }

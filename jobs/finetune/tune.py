@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, DataError
+from include.model_folder import refuse_code
 from include.specs.finetune import Config, Spec
 from jobs.chat import load_tokenizer
 from jobs.finetune import checkpoints
@@ -28,19 +29,30 @@ def finetune(job: Job[Spec]) -> None:
 
     Raises:
         ConfigurationError: the chat template or the lengths do not fit the base model.
+        MemoryExhaustedError: even the smallest micro-batch needs more memory than there is.
         DataError: a row cannot be trained on.
         DivergenceError: NaN, Inf, or nothing learned.
         StoppedError: SIGTERM came; the state was saved.
+        TryAgainError: a rank hung, or was killed; the next try goes on.
     """
     config, base, data = job.spec.config, job.input("base") / "model", job.input("data")
     model = _model_config(base)
+    refuse_code(base)
     positions = model.get("max_position_embeddings", config.max_tokens)
     if config.max_tokens > positions:
         raise ConfigurationError(
             f"max_tokens {config.max_tokens} is more than the base model's {positions} positions: lower it"
         )
     tokenizer = load_tokenizer(base, config.chat_template)
-    plan = Plan(spec=job.spec, base=base, rows=job.scratch / "rows", scratch=job.scratch, resume=_resume(job))
+    _require_room_for(tokenizer, model["vocab_size"])
+    plan = Plan(
+        spec=job.spec,
+        base=base,
+        rows=job.scratch / "rows",
+        scratch=job.scratch,
+        micro_batch=config.local_batch_size,
+        resume=_resume(job),
+    )
     for part in ("train", "validation"):
         count = encode_file(data / f"{part}.jsonl", tokenizer, config.max_tokens, plan.rows / part)
         if count.rows < config.processes:
@@ -49,15 +61,16 @@ def finetune(job: Job[Spec]) -> None:
                 "give it more rows, or lower processes"
             )
         job.event("rows", part=part, rows=count.rows, tokens=count.tokens, longest=count.longest)
-    result = launch(plan, job.event)
-    curve = Curve.read(job.scratch)
+    resumed_from = _steps(plan.resume)
+    result = launch(plan, job.store, job.event)
+    curve = Curve.read(result.curve)
     curve.check_learned(model["vocab_size"])
     if config.method == "lora":
         _write_adapter(result.best, job.output / "adapter", base_digest=job.spec.inputs.base.digest)
     else:
         _write_model(result.best, job.output / "model", tokenizer)
     curve.write(job.output)
-    job.metrics.update(_figures(config, curve, result, resumed_from=_steps(plan.resume)))
+    job.metrics.update(_figures(config, curve, result, resumed_from=resumed_from))
 
 
 def _resume(job: Job[Spec]) -> Path | None:
@@ -81,6 +94,7 @@ def _figures(config: Config, curve: Curve, result: Result, *, resumed_from: int)
         "tokens_per_second": round(result.tokens / result.seconds, 1),
         "parameters_trained": result.parameters_trained,
         "processes": config.processes,
+        "local_batch_size": result.micro_batch,
         "resumed_from": resumed_from,
     }
 
@@ -94,6 +108,14 @@ def _model_config(base: Path) -> dict[str, Any]:
             f"{base / 'config.json'} cannot be read ({type(error).__name__}): the base must hold a Hugging Face "
             "model folder called model/"
         ) from None
+
+
+def _require_room_for(tokenizer: PreTrainedTokenizerBase, embedded: int) -> None:
+    if len(tokenizer) > embedded:
+        raise DataError(
+            f"the base model's tokenizer has {len(tokenizer)} tokens, the model embeds {embedded} (vocab_size in "
+            "config.json): they belong to different models; give base the tokenizer that its model was trained with"
+        )
 
 
 def _write_adapter(best: Path, target: Path, *, base_digest: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -143,11 +144,38 @@ class Forked:
 
     def wait_for(self, text: str) -> None:
         """Until its output holds `text`."""
+        assert self.reaches(text), f"no {text!r} in\n{self.output}"
+
+    def reaches(self, text: str) -> bool:
+        """The same; False where it ended before, or after five minutes."""
         until = time.monotonic() + 300
         while text not in self.output:
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            assert ended is None and time.monotonic() < until, f"no {text!r} in\n{self.output}"
+            if not self.runs or time.monotonic() > until:
+                return text in self.output
             time.sleep(0.02)
+        return True
+
+    @property
+    def runs(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def set_aside(self) -> None:
+        """Move its artifact and its checkpoints into a store of their own: the next job of its name starts anew."""
+        root = Path(self.store.root.removeprefix("file://"))
+        aside = Path(tempfile.mkdtemp(prefix="aside-", dir=root.parent))
+        for name in self.store.names(self.name):
+            shutil.move(root / name, aside / name)
+        self.store = Store(f"file://{aside}")
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps of its checkpoints."""
+        return [int(name.rpartition("step")[2]) for name in self.store.names(f"{self.name}.step")]
+
+    @property
+    def ranks(self) -> list[int]:
+        """The processes that train, by rank."""
+        return [int(child) for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     @property
     def output(self) -> str:
@@ -188,7 +216,9 @@ def start(
         log.touch()
         pid = os.fork()
         if pid == 0:
-            _become_job(uri, log, tmp_path)
+            temporary = tmp_path / "tmp"
+            temporary.mkdir(exist_ok=True)
+            _become_job(uri, log, temporary)
         started.append(Forked(pid, log, store, name))
         return started[-1]
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from include.errors import DataError
-from include.specs.base import Artifact
 from jobs.chat import encode_prompt, load_tokenizer
 from jobs.finetune.rows import IGNORE, EncodedRows, encode_file
 
@@ -91,17 +90,3 @@ def test_a_row_that_cannot_be_trained_on_is_named(encode: Callable, line: Any, w
 def test_no_rows_is_an_error(encode: Callable) -> None:
     with pytest.raises(DataError, match=r"train\.jsonl has no rows"):
         encode()
-
-
-def test_a_long_row_ends_the_job_with_65_and_leaves_nothing(
-    run_job: Callable, make_artifact: Callable, base: Artifact
-) -> None:
-    lines = "".join(json.dumps(row(name, "pod " * 40, "kubectl")) + "\n" for name in ("x", "y"))
-    outcome = run_job(
-        "finetune",
-        {"steps": 1, "learning_rate": 0.1, "max_tokens": 16, "chat_template": TEMPLATE},
-        {"base": base, "data": make_artifact("long", {"train.jsonl": lines, "validation.jsonl": lines})},
-        expect=65,
-    )
-    assert outcome.error.startswith("error: train.jsonl, row 1 (id x) has ")
-    assert outcome.manifest is None

@@ -1,0 +1,106 @@
+"""The watch over processes that really stop, wait and end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.finetune import hang
+from jobs.finetune.pulse import Heart, Pulse, Reading
+
+FORK = multiprocessing.get_context("fork")
+
+
+def _work(folder: Path, rank: int, beating: float, then: str) -> None:
+    hang.answer(rank, folder)
+    heart = Heart(Pulse(folder / "pulse"), rank)
+    until = time.monotonic() + beating
+    while time.monotonic() < until:
+        heart.step()
+        time.sleep(0.01)
+    if then == "end":
+        heart.end()
+    threading.Event().wait()
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Iterator[Callable[..., tuple[Pulse, list[int]]]]:
+    """Start processes that beat for a while, and then are silent, or say that they are done."""
+    started: list[multiprocessing.process.BaseProcess] = []
+
+    def start(*behaviours: tuple[float, str]) -> tuple[Pulse, list[int]]:
+        pulse = Pulse.create(tmp_path / "pulse", len(behaviours))
+        for rank, (beating, then) in enumerate(behaviours):
+            started.append(FORK.Process(target=_work, args=(tmp_path, rank, beating, then)))
+            started[-1].start()
+        return pulse, [process.pid for process in started]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def watch(pulse: Pulse, ranks: int, floor: float, folder: Path, seconds: float) -> hang.Watch:
+    """A watch that has looked for so long, or found something."""
+    found, ended = hang.Watch(pulse, ranks, floor, folder), threading.Event()
+    timer = threading.Timer(seconds, ended.set)
+    timer.start()
+    found.run(ended)
+    timer.cancel()
+    return found
+
+
+def test_a_silent_rank_is_found_its_stack_shown_and_all_are_killed(
+    ranks: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pulse, pids = ranks((60, "beat"), (0.2, "hang"))
+    found = watch(pulse, 2, 1.0, tmp_path, 30).found
+    assert found is not None
+    assert found.startswith("rank 1 of 2 hangs: nothing was heard of it for ")
+    assert "in _work" in capfd.readouterr().err
+    for pid in pids:
+        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_status == signal.SIGKILL
+
+
+def test_a_stopped_rank_is_said_to_be_stopped(
+    ranks: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pulse, pids = ranks((60, "beat"), (60, "beat"))
+    while not pulse.read(0).step:
+        time.sleep(0.01)
+    os.kill(pids[0], signal.SIGSTOP)
+    found = watch(pulse, 2, 1.0, tmp_path, 30).found
+    assert found is not None
+    assert found.startswith("rank 0 of 2 hangs")
+    assert "it is stopped by a signal" in found
+    assert "a stopped process cannot show its stack" in capfd.readouterr().err
+
+
+def test_ranks_that_beat_or_are_done_are_left_alone(ranks: Callable, tmp_path: Path) -> None:
+    pulse, pids = ranks((60, "beat"), (0.1, "end"))
+    assert watch(pulse, 2, 0.7, tmp_path, 3).found is None
+    assert all(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("reading", "limit"),
+    [
+        pytest.param(Reading(pid=0, beats=0, step=0, step_seconds=0.0), 0.6 * hang.START, id="before the first step"),
+        pytest.param(Reading(pid=0, beats=9, step=5, step_seconds=0.01), 0.6, id="short steps"),
+        pytest.param(Reading(pid=0, beats=9, step=5, step_seconds=0.1), 0.1 * hang.STEPS, id="long steps"),
+    ],
+)
+def test_the_limit_follows_the_steps(tmp_path: Path, reading: Reading, limit: float) -> None:
+    pulse = Pulse.create(tmp_path / "pulse", 1)
+    pulse.write(0, reading)
+    begun = time.monotonic()
+    assert f"(the limit is {limit:.1f} s" in watch(pulse, 1, 0.6, tmp_path, 30).found
+    assert time.monotonic() - begun > limit

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from include.specs.finetune import Config
+from jobs.finetune.memory import is_exhausted, kernel_kills, smaller
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "sizes"),
+    [(32, 1, [16, 8, 4, 2, 1]), (32, 2, [16, 8, 4, 2, 1]), (24, 1, [12, 6, 3, 1]), (6, 2, [3, 1])],
+)
+def test_a_smaller_micro_batch_gives_the_same_global_batch(batch: int, ranks: int, sizes: list[int]) -> None:
+    config = Config(
+        steps=1, learning_rate=0.1, max_tokens=8, chat_template="x", global_batch_size=batch, local_batch_size=1
+    ).model_copy(update={"processes": ranks})
+    found, size = [], sizes[0] * 2
+    while (size := smaller(config, size)) is not None:
+        found.append(size)
+    assert found == sizes
+
+
+def test_torchs_own_refusal_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_exhausted(refused.value)
+    assert is_exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    with pytest.raises(RuntimeError) as other:
+        torch.empty(2) @ torch.empty(3)
+    assert not is_exhausted(other.value)
+
+
+def test_a_process_that_a_person_kills_is_not_one_of_the_kernels() -> None:
+    before = kernel_kills()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process.kill()
+    process.communicate()
+    assert kernel_kills() == before
