@@ -6,36 +6,27 @@ import argparse
 import asyncio
 import json
 import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 from include.artifacts.store import Store
 from include.errors import AnemoneError, ConfigurationError, DataError, ExitCode
-from jobs.canary.log import log
 from jobs.canary.looks import has_looks, read, replay
-
-if TYPE_CHECKING:
-    from aiohttp.web import BaseSite
+from jobs.command_line import Parser, port
+from jobs.router.log import log
 
 _HOST = "127.0.0.1"
 _TIMEOUT_SECONDS = 90.0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends with the exit code for a bad configuration."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIGURATION)
-
-
 def main() -> None:
-    parser = _Parser(prog="python -m jobs.canary", description=__doc__)
+    parser = Parser(prog="python -m jobs.canary", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the controller until SIGTERM")
     serve.add_argument("--router", required=True, metavar="URL", help="the router's admin API")
@@ -54,7 +45,7 @@ def main() -> None:
     resume.set_defaults(run=_resume)
     for command in (serve, status, abort, resume):
         command.add_argument("--folder", type=Path, required=True, help="of the serving side: token and records")
-        command.add_argument("--port", type=int, required=True, help="of the controller")
+        command.add_argument("--port", type=port, required=True, help="of the controller")
     again = commands.add_parser("replay", help="decide every look of a rollout again, and compare")
     again.add_argument("looks", help="a file looks.jsonl, or the URI of a rollout's evidence")
     again.set_defaults(run=_replay)
@@ -88,13 +79,14 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     records = Records(arguments.folder / "canary")
     records.lock()
+    listener = _listen(arguments.port)
     async with Router(arguments.router, token) as router, TritonClient(arguments.triton) as triton:
         peers = Peers(arguments.folder, router, triton, store, boot=uuid.uuid4().hex[:12])
         controller = Controller(records, peers)
         runner = web.AppRunner(make_app(controller, token), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await _listen(web.TCPSite(runner, _HOST, arguments.port), arguments.port)
+            await web.SockSite(runner, listener).start()
             await controller.start()
             log("serving", url=f"http://{_HOST}:{arguments.port}")
             await stop.wait()
@@ -104,11 +96,15 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
         log("stopped")
 
 
-async def _listen(site: BaseSite, port: int) -> None:
+def _listen(port: int) -> socket.socket:
+    """Before anything else is begun: where another listens, nothing has to be undone."""
     try:
-        await site.start()
+        return socket.create_server((_HOST, port))
     except OSError as error:
-        raise ConfigurationError(f"port {port} cannot be used ({error.strerror}): choose another") from None
+        raise ConfigurationError(
+            f"port {port} on {_HOST} cannot be had ({error.strerror}): end the process that listens "
+            "there, or choose another port"
+        ) from None
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -42,6 +42,10 @@ def make_app(controller: Controller, token: str) -> web.Application:
     async def health(_request: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
+    @routes.get("/state")
+    async def state(_request: web.Request) -> web.Response:
+        return _model(controller.state())
+
     @routes.get("/targets/{target}")
     async def target(request: web.Request) -> web.Response:
         return _model(controller.target(request.match_info["target"]))

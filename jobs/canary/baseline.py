@@ -7,7 +7,8 @@ from typing import Any
 
 from include.rollouts import CanaryPolicy
 from jobs.canary.observation import is_after
-from jobs.canary.router import Router, SlowSeconds
+from jobs.canary.router import Router
+from jobs.router.routes import SlowSeconds
 
 Buckets = list[tuple[float | None, int]]
 """(upper bound in seconds, number), in order; the bound is None for the last."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from include.errors import AnemoneError
-from include.rollouts import RETIRE_SECONDS, RolloutRequest, RolloutStatus, TargetStatus
-from jobs.canary.log import log
+from include.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
 from jobs.canary.peers import Peers
 from jobs.canary.records import Records, Rollout, TargetRecord
 from jobs.canary.rollout import Runner
 from jobs.canary.target import Target
+from jobs.router.log import log
 from jobs.triton.client import TritonError
+
+HISTORY = timedelta(days=90)
+"""How long a rollout that has ended can be asked about; its evidence is in the store, and retention's affair."""
 
 
 class RefusedError(Exception):
@@ -158,6 +161,13 @@ class Controller:
             healthy=target.healthy,
         )
 
+    def state(self) -> ControllerState:
+        """All targets, and the rollouts that have not ended."""
+        return ControllerState(
+            targets=tuple(self.target(name) for name in sorted(self._targets)),
+            unfinished=tuple(runner.rollout.request for runners in self._runners.values() for runner in runners),
+        )
+
     def abort(self, rollout: str, reason: str) -> RolloutStatus:
         """Have a rollout go back. Raises UnknownError, or RefusedError where it is promoted already."""
         runner = self._running(rollout)
@@ -263,10 +273,18 @@ class Controller:
         """Whatever targets there are: what a retired one could not unload has nobody else."""
         while True:
             try:
+                self._forget_old()
                 await self._collect()
             except Exception as error:
                 log("fault", task="collect", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._peers.timing.tend)
+
+    def _forget_old(self) -> None:
+        """Ended rollouts whose evidence is in the store, after as long as `HISTORY` says."""
+        oldest = datetime.now(UTC) - HISTORY
+        for rollout in [one for one in self._rollouts.values() if one.forgettable(oldest)]:
+            self._records.forget_rollout(rollout.id)
+            del self._rollouts[rollout.id]
 
     async def _collect(self) -> None:
         """Unload and remove what no target needs any more."""

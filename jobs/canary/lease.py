@@ -7,8 +7,8 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
-from jobs.canary.log import log
 from jobs.canary.router import ConflictError, Router, RouterError
+from jobs.router.log import log
 
 _RENEWALS = 4
 """So many of them within the time that the router waits for one."""

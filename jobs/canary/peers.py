@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from include.rollouts import Drill, Release
-from jobs.canary.log import log
 from jobs.canary.router import Router, RouterError
+from jobs.router.log import log
 from jobs.triton import repository
 from jobs.triton.client import Answer, TritonError
 
@@ -80,6 +80,7 @@ class Peers:
     timing: Timing = Timing()
     install: Callable[[Path, Release, Drill], str] = repository.install
     remove: Callable[[Path, str], None] = repository.remove
+    verify: Callable[[Path, Release], None] = repository.verify
     repository_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def installed(self) -> set[str]:

@@ -21,10 +21,10 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from include.errors import ConfigurationError, DataError
-from include.rollouts import LiveRelease, RolloutRequest, RolloutStatus
+from include.rollouts import ControllerState, LiveRelease, RolloutRequest, RolloutStatus, TargetStatus
 from include.specs.base import Model
 from jobs.canary import durable
-from jobs.canary.log import log
+from jobs.router.log import log
 
 M = TypeVar("M", bound=Model)
 
@@ -68,6 +68,11 @@ class Rollout(Model):
     @property
     def id(self) -> str:
         return self.request.id
+
+    def forgettable(self, oldest: datetime) -> bool:
+        """Whether it ended before `oldest`, and all that there is to tell of it was committed."""
+        last = self.status.notes[-1].time if self.status.notes else self.asked
+        return self.status.ended and self.status.evidence is not None and last < oldest
 
 
 class Records:
@@ -113,6 +118,17 @@ class Records:
             except DataError as error:
                 log("set_aside", error=error, now=durable.set_aside(path))
         return sorted(found, key=lambda rollout: rollout.sequence)
+
+    def state(self) -> ControllerState:
+        """What the next controller of this folder will need. Raises DataError where a record is damaged."""
+        rollouts = [_read(path, Rollout) for path in sorted(self._rollouts.glob("*.json"))]
+        return ControllerState(
+            targets=tuple(
+                TargetStatus(target=record.target, champion=record.champion, previous=record.previous)
+                for record in self.targets()
+            ),
+            unfinished=tuple(rollout.request for rollout in rollouts if not rollout.status.ended),
+        )
 
     def save_target(self, record: TargetRecord) -> None:
         durable.replace(self._targets / f"{record.target}.json", record.model_dump_json(indent=1).encode())

@@ -22,15 +22,16 @@ from include.rollouts import LiveRelease, Note, Outcome, Release, RolloutStatus,
 from jobs.canary import evidence, judge
 from jobs.canary.baseline import Baseline
 from jobs.canary.lease import Lease
-from jobs.canary.log import log
 from jobs.canary.looks import Heading, Look, Looks
 from jobs.canary.observation import Observation, in_flight
 from jobs.canary.peers import Peers
 from jobs.canary.quality import Checker, GoldenPrompt, read_golden, spread
 from jobs.canary.records import Records, Rollout
-from jobs.canary.router import ConflictError, Route, RouterError, SlowSeconds
+from jobs.canary.router import ConflictError, RouterError
 from jobs.canary.target import Target
 from jobs.canary.watch import Watch
+from jobs.router.log import log
+from jobs.router.routes import SlowSeconds, Split
 from jobs.triton.client import TritonError
 
 MAX_RESTARTS = 2
@@ -336,7 +337,7 @@ class Runner:
         since = await self._router_position()
         if self.rollout.counted_from is None:
             self.rollout = self.rollout.model_copy(update={"counted_from": since})
-        route = Route(champion=champion.name, canary=name, sample=policy.sample)
+        route = Split(champion=champion.name, canary=name, sample=policy.sample)
         await self._set_route(route)
         baseline = Baseline(self._peers.router, self.target.name, champion.name, policy, since)
         await self._measure(baseline)
@@ -380,7 +381,7 @@ class Runner:
              "time or requests (canary.step_seconds, canary.min_requests)",),
         )  # fmt: skip
 
-    async def _watch_step(self, route: Route, golden: list[GoldenPrompt], looks: Looks, watch: Watch) -> Look:
+    async def _watch_step(self, route: Split, golden: list[GoldenPrompt], looks: Looks, watch: Watch) -> Look:
         """Look again and again, until the step is over."""
         assert route.canary is not None and route.champion is not None
         while True:
@@ -473,7 +474,7 @@ class Runner:
         found = state["targets"].get(self.target.name)
         return state["boot"], found["generation"] if found else 0
 
-    async def _set_route(self, route: Route) -> None:
+    async def _set_route(self, route: Split) -> None:
         async def attempt() -> None:
             await self.target.set_route(route)
 

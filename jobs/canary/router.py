@@ -3,45 +3,87 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import aiohttp
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from include.specs.base import Model
+from jobs.router.routes import SlowSeconds, Split
 
 TIMEOUT_SECONDS = 5.0
 _LONGEST_ANSWER_SECONDS = 30.0
 
 
 class RouterError(Exception):
-    """The router could not be asked, or answered with a fault of its own."""
+    """The router could not be asked, or its answer is a fault or makes no sense."""
 
 
 class ConflictError(RouterError):
     """The router refused: somebody else's lease, or its routes are not those that were last seen."""
 
 
-class SlowSeconds(Model):
-    """Beyond which an answer counts as slow; None: not judged."""
+class _Arm(TypedDict):
+    release: str
+    finished: int
+    failed: int
+    slow: int
+    in_flight: int
+    first_token: list[tuple[float | None, int]]
+    total: list[tuple[float | None, int]]
 
-    first_token: float | None = None
-    total: float | None = None
+
+class _Part(TypedDict):
+    generation: int
+    weight: float
+    slow_seconds: SlowSeconds
+    champion: _Arm | None
+    canary: _Arm | None
 
 
-class Route(Model):
-    """What the router is to do with a target's requests.
+class _Counts(TypedDict):
+    boot: str
+    generations: list[_Part]
 
-    Attributes:
-        weight: the canary's share.
-        sample: share of requests whose answers are kept for the controller.
-    """
 
+class _Sample(TypedDict):
+    seq: int
+    generation: int
+    arm: Literal["champion", "canary"]
+    messages: list[dict[str, str]] | None
+    answer: str | None
+    failed: bool
+    empty: bool
+    greedy: bool
+
+
+class _Samples(TypedDict):
+    boot: str
+    samples: list[_Sample]
+    lost: int
+
+
+class _Lease(TypedDict):
+    holder: str | None
+
+
+class _Target(TypedDict):
+    generation: int
     champion: str | None
-    canary: str | None = None
-    weight: float = 0.0
-    sample: float = 0.0
-    slow_seconds: SlowSeconds = SlowSeconds()
+    canary: str | None
+    weight: float
+    sample: float
+    slow_seconds: SlowSeconds
+    lease: _Lease
+
+
+class _State(TypedDict):
+    boot: str
+    targets: dict[str, _Target]
+
+
+_STATE, _COUNTS, _SAMPLES, _ANYTHING = map(TypeAdapter, (_State, _Counts, _Samples, dict[str, Any]))
 
 
 class Router:
@@ -65,9 +107,9 @@ class Router:
 
     async def state(self) -> dict[str, Any]:
         """{"boot", "targets": {target: …}}."""
-        return await self._call("GET", "/state")
+        return await self._call("GET", "/state", form=_STATE)
 
-    async def put(self, target: str, route: Route, generation: int, holder: str) -> dict[str, Any]:
+    async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
         """Set a target's route, `generation` being the one last seen (0 where it has none).
 
         Raises:
@@ -90,14 +132,19 @@ class Router:
 
     async def counts(self, target: str) -> dict[str, Any]:
         """{"boot", "generations": […]}, cumulative since the router's start."""
-        return await self._call("GET", f"/targets/{quote(target)}/counts")
+        return await self._call("GET", f"/targets/{quote(target)}/counts", form=_COUNTS)
 
     async def samples(self, target: str, after: int) -> dict[str, Any]:
         """{"boot", "samples": […], "lost"}: those with a sequence number above `after`."""
-        return await self._call("GET", f"/targets/{quote(target)}/samples?after={after}")
+        return await self._call("GET", f"/targets/{quote(target)}/samples?after={after}", form=_SAMPLES)
 
     async def _call(
-        self, method: str, path: str, body: dict[str, Any] | None = None, missing_is_fine: bool = False
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        missing_is_fine: bool = False,
+        form: TypeAdapter[Any] = _ANYTHING,
     ) -> dict[str, Any]:
         assert self._session is not None
         try:
@@ -108,7 +155,14 @@ class Router:
                     text = (await response.text()).strip()[:500]
                     kind = ConflictError if response.status == 409 else RouterError
                     raise kind(f"the router answered {method} {path} with {response.status}: {text}")
-                return await response.json(content_type=None) or {}
+                return form.dump_python(form.validate_json(await response.read()))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "body"
+            raise RouterError(
+                f"the router's answer to {method} {path} makes no sense ({where}: {first['msg']}): see that "
+                f"{self._url} is the router's admin API, and of the same version"
+            ) from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise RouterError(
                 f"the router at {self._url} could not be asked ({type(error).__name__}: {error}): see that it runs"

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from include.errors import AnemoneError
 from include.rollouts import LiveRelease
-from jobs.canary.log import log
 from jobs.canary.peers import Peers
 from jobs.canary.records import Records, Rollout, TargetRecord
-from jobs.canary.router import ConflictError, Route, RouterError
+from jobs.canary.router import ConflictError, RouterError
+from jobs.router.log import log
+from jobs.router.routes import Split
 from jobs.triton.client import TimedOutError, TritonError
 
 _TRIES = 5
@@ -55,10 +56,10 @@ class Target:
     def name(self) -> str:
         return self.record.target
 
-    def alone(self) -> Route:
+    def alone(self) -> Split:
         """All traffic to the champion."""
         champion = self.record.champion
-        return Route(champion=champion.name if champion and not self.record.retiring else None)
+        return Split(champion=champion.name if champion and not self.record.retiring else None)
 
     def save(self, record: TargetRecord) -> None:
         """Change what is durable."""
@@ -100,7 +101,7 @@ class Target:
         releases = (self.record.champion, self.warm())
         return self.needs | {release.name for release in releases if release}
 
-    async def set_route(self, route: Route) -> None:
+    async def set_route(self, route: Split) -> None:
         """Have the router do this from now on. Raises RouterError where it cannot be told now; `tend` will."""
         self.route = route
         await self.keep_route()
@@ -119,7 +120,7 @@ class Target:
                     if found is not None:
                         await self.peers.router.delete(self.name)
                     return
-                if found and {key: found.get(key) for key in Route.model_fields} == self.route.model_dump():
+                if found and {key: found.get(key) for key in Split.model_fields} == self.route.model_dump():
                     return
                 try:
                     await self.peers.router.put(self.name, self.route, found["generation"] if found else 0, self.holder)
@@ -181,12 +182,17 @@ class Target:
         """Load a release that is, or was, live, and return it under the name that it has now.
 
         Raises:
-            ArtifactError: it is not installed any more, and its engine is gone from the store.
+            ArtifactError: its installed engine was altered, or it is not installed any more and its engine is gone
+                from the store.
             TritonError: it does not load.
         """
         peers = self.peers
+        if live.name in await peers.loaded():
+            return live
         async with peers.repository_lock:
-            if live.name not in peers.installed():
+            if live.name in peers.installed() and peers.engine(live.release).is_dir():
+                await asyncio.to_thread(peers.verify, peers.folder, live.release)
+            else:
                 name = await asyncio.to_thread(peers.install, peers.folder, live.release, live.drill)
                 if name != live.name:
                     live = self._rename(live, name)

@@ -6,30 +6,23 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import uvloop
 
-from include.errors import AnemoneError, ExitCode
+from include.errors import AnemoneError
+from jobs.command_line import Parser, port
 from jobs.router.limits import Limits, Timeouts
 from jobs.router.service import Options, serve
 
 L = TypeVar("L", Limits, Timeouts)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends with the exit code for a bad configuration."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(ExitCode.BAD_CONFIGURATION)
-
-
 def main() -> None:
-    parser = _Parser(prog="python -m jobs.router", description="Routes requests to the live releases.")
+    parser = Parser(prog="python -m jobs.router", description="Routes requests to the live releases.")
     parser.add_argument("--folder", type=Path, required=True, help="of the serving side: token and routes")
-    parser.add_argument("--port", type=int, required=True, help="for clients")
-    parser.add_argument("--admin-port", type=int, required=True, help="for the canary controller and Prometheus")
+    parser.add_argument("--port", type=port, required=True, help="for clients")
+    parser.add_argument("--admin-port", type=port, required=True, help="for the canary controller and Prometheus")
     parser.add_argument("--triton", required=True, metavar="URL", help="Triton's HTTP endpoint")
     parser.add_argument("--drain-seconds", type=_positive, default=30.0, help="for requests in flight at the end")
     for group in (Limits, Timeouts):

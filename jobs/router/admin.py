@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from include.specs.base import Model
 from include.specs.champion import ModelName
 from jobs.router.lease import HeldError
+from jobs.router.log import log_trace
 from jobs.router.routes import Holder, Route
 from jobs.router.target import Target
 from jobs.router.targets import ConflictError, Targets
@@ -117,7 +117,7 @@ class AdminApi:
         except web.HTTPException as error:
             return _error(error.status, error.reason)
         except Exception as error:
-            traceback.print_exc()
+            log_trace()
             return _error(500, f"{type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What a client may ask for, and how long an arm may take."""
+"""What a client may ask for, and how long an arm and a client may take."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Limits:
         bodies: read at the same time; one more is sent away with Retry-After.
         requests: answered at the same time; one more is sent away with Retry-After.
         rows: in one V2 `infer`.
+        connections: held open at the same time, or as many as the process may have files open; one more is sent away
+            with Retry-After.
     """
 
     body_bytes: int = 1024 * 1024
@@ -27,11 +29,12 @@ class Limits:
     bodies: int = 256
     requests: int = 256
     rows: int = 32
+    connections: int = 4096
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long an arm may take, in seconds.
+    """How long an arm or a client may take, in seconds.
 
     Attributes:
         connect: until Triton takes the connection.
@@ -39,6 +42,8 @@ class Timeouts:
         between_tokens: from one piece of a stream to the next.
         total: until a whole answer, or a stream's end; time spent on a client that reads slowly does not count.
         write: until a client has taken a piece; after it the client counts as gone.
+        idle: until all headers of a connection's first request have come, or of its next one; after it the connection
+            is closed.
     """
 
     connect: float = 2.0
@@ -46,3 +51,4 @@ class Timeouts:
     between_tokens: float = 15.0
     total: float = 50.0
     write: float = 30.0
+    idle: float = 75.0

@@ -1,15 +1,29 @@
-"""Log lines on stdout; what can happen with every request is told at most once a second."""
+"""Log lines on stdout; what can happen with every request is told at most once a second.
+
+A line that the disk does not take is lost, and nothing else is: a full disk must not fail a request, end a task, or
+have a change reported as refused that is in force already.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
+import traceback
 from typing import Any
 
 from include.events import format_event
 
 
 def log(event: str, **fields: Any) -> None:
-    print(format_event(event, fields), flush=True)
+    """Write `event key=value …`, at once."""
+    with contextlib.suppress(OSError):
+        print(format_event(event, fields), flush=True)
+
+
+def log_trace() -> None:
+    """Write the exception at hand with its stack to stderr."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 class ThrottledLog:

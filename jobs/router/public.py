@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -16,7 +15,7 @@ from jobs.router.dispatch import Dispatcher
 from jobs.router.errors import RequestError
 from jobs.router.generation import Piece, read_object
 from jobs.router.limits import Limits, Timeouts
-from jobs.router.log import log
+from jobs.router.log import log, log_trace
 from jobs.router.targets import Targets
 from jobs.router.upstream import Upstream
 
@@ -146,6 +145,8 @@ class PublicApi:
                 return await request.read()
         except TimeoutError:
             raise RequestError(408, f"the body did not arrive within {self._limits.body_seconds:g} s") from None
+        except web.RequestPayloadError:
+            raise RequestError(400, "the body is not packed as its Content-Encoding says: send it as it is") from None
         finally:
             self._reading -= 1
 
@@ -207,14 +208,18 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ConnectionError:
         raise
     except Exception as error:
-        traceback.print_exc()
+        log_trace()
         log("bug", path=request.path, error=f"{type(error).__name__}: {error}")
         problem = RequestError(500, "the router failed on this request: its log says why")
     body = openai_protocol.error(problem) if request.path.startswith("/v1") else {"error": problem.message}
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else None
-    return web.Response(
+    response = web.Response(
         body=json.dumps(body).encode(), status=problem.status, headers=headers, content_type="application/json"
     )
+    if request.content.exception() is not None:
+        # Where a body does not end as it should, nobody knows where the connection's next request begins.
+        response.force_close()
+    return response
 
 
 def _json(document: Any) -> web.Response:

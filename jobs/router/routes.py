@@ -31,22 +31,31 @@ class SlowSeconds(Model):
     total: Seconds | None = None
 
 
-class Route(Model):
+class Split(Model):
     """Where a target's requests go.
 
     Attributes:
-        generation: of the route; in a change, the generation that it is based on, 0 for a new target.
         champion: release that takes all the requests which the canary does not take.
-        weight: the canary's share, in force only while `holder` keeps the lease.
+        weight: the canary's share, in force only while the holder of the route keeps the lease.
         sample: share of the requests whose answers are kept to be judged.
     """
 
-    generation: Annotated[int, Field(ge=0)]
     champion: ReleaseName | None = None
     canary: ReleaseName | None = None
     weight: Share = 0.0
     sample: Share = 0.0
     slow_seconds: SlowSeconds = SlowSeconds()
+
+
+class Route(Split):
+    """A split as the router keeps it.
+
+    Attributes:
+        generation: of the route; in a change, the generation that it is based on, 0 for a new target.
+        holder: of the lease without which the weight is 0.
+    """
+
+    generation: Annotated[int, Field(ge=0)]
     holder: Holder | None = None
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from include.errors import ConfigurationError
 from jobs.router.admin import AdminApi
 from jobs.router.dispatch import Dispatcher
+from jobs.router.door import BACKLOG, Door, make_room
 from jobs.router.limits import Limits, Timeouts
 from jobs.router.log import log
 from jobs.router.metrics import make_registry
@@ -23,7 +24,6 @@ from jobs.router.targets import Targets
 from jobs.router.upstream import Upstream
 
 HOST = "127.0.0.1"
-_BACKLOG = 1024
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,27 @@ async def serve(options: Options) -> None:
         access_log=None,
         # A client that goes away ends its generation.
         handler_cancellation=True,
+        keepalive_timeout=options.timeouts.idle,
         shutdown_timeout=options.drain_seconds,
     )
     admin = web.AppRunner(
         AdminApi(targets, make_registry(targets, dispatcher), token).application(), access_log=None, shutdown_timeout=5
     )
+    room = make_room(options.limits)
     try:
-        await _listen(admin, options.admin_port)
-        await _listen(public, options.port)
-        log("started", port=options.port, admin_port=options.admin_port, triton=options.triton, targets=len(routes))
+        await admin.setup()
+        await _listen(web.TCPSite(admin, HOST, options.admin_port, backlog=BACKLOG), options.admin_port)
+        await public.setup()
+        door = Door(public, HOST, options.port, most=room, refuse=dispatcher.turn_away)
+        await _listen(door, options.port)
+        log(
+            "started",
+            port=options.port,
+            admin_port=options.admin_port,
+            triton=options.triton,
+            targets=len(routes),
+            connections=room,
+        )
         await stop.wait()
         log("stopping", in_flight=dispatcher.in_flight)
     finally:
@@ -100,14 +112,13 @@ def _read_token(path: Path) -> str:
     return token
 
 
-async def _listen(runner: web.AppRunner, port: int) -> None:
-    await runner.setup()
+async def _listen(site: web.BaseSite, port: int) -> None:
     try:
-        await web.TCPSite(runner, HOST, port, backlog=_BACKLOG).start()
+        await site.start()
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise ConfigurationError(
-            f"port {port} on {HOST} cannot be had ({error.strerror}): end the process that listens there, or choose "
-            "another port"
+            f"port {port} on {HOST} cannot be had ({error.strerror}): end the process that listens "
+            "there, or choose another port"
         ) from None

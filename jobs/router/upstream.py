@@ -9,6 +9,7 @@ import asyncio
 import json
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 from jobs.router.errors import ArmError, RejectedError
@@ -20,6 +21,7 @@ _FULL = ("Exceeds maximum queue size", "Request timeout expired")
 _ABSENT = ("unknown model", "is not ready", "has no available versions", "is not found")
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _READ_BUFFER = 1024 * 1024
+_MOST_TOKENS = 2**31
 
 
 class Upstream:
@@ -147,16 +149,19 @@ class AnswerStream:
 
 
 async def _next_piece(response: aiohttp.ClientResponse) -> Piece | None:
-    while line := await response.content.readline():
-        if line.startswith(b"data:"):
-            return _piece(200, line[5:])
+    try:
+        while line := await response.content.readline():
+            if line.startswith(b"data:"):
+                return _piece(200, line[5:])
+    except LineTooLong as error:
+        raise ArmError(502, f"a line of a stream that does not end: {str(error)[:200]}") from None
     return None
 
 
 def _piece(status: int, body: bytes) -> Piece:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ArmError(502, f"status {status} with a body that is not JSON: {body[:200]!r}") from None
     error = document.get("error") if isinstance(document, dict) else None
     if error is not None or status != 200:
@@ -170,11 +175,19 @@ def _piece(status: int, body: bytes) -> Piece:
         )
     except (KeyError, TypeError) as missing:
         raise ArmError(502, f"an answer without {missing}: {body[:200]!r}") from None
-    if not (isinstance(piece.text, str) and piece.finish_reason in ("", "stop", "length")) or not all(
-        type(tokens) is int for tokens in (piece.prompt_tokens, piece.completion_tokens)
+    if not (_is_text(piece.text) and piece.finish_reason in ("", "stop", "length")) or not all(
+        type(tokens) is int and 0 <= tokens < _MOST_TOKENS for tokens in (piece.prompt_tokens, piece.completion_tokens)
     ):
         raise ArmError(502, f"an answer with a value of a wrong type: {body[:200]!r}")
     return piece
+
+
+def _is_text(value: object) -> bool:
+    """Half a surrogate pair, which JSON can hold, is none: it cannot be sent on in every protocol."""
+    try:
+        return isinstance(value, str) and (value.isascii() or bool(value.encode()))
+    except UnicodeEncodeError:
+        return False
 
 
 def _refusal(status: int, error: str) -> Exception:

@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 import uvloop
 
 from include.errors import AnemoneError, ConfigurationError, ExitCode
+from jobs.command_line import Parser
 from jobs.traffic.generator import generate
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 where it ended as asked, whatever the answers were."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.traffic", description=__doc__)
+    parser = Parser(prog="python -m jobs.traffic", description=__doc__)
     parser.add_argument("--url", required=True, help="the router's, as http://127.0.0.1:8090")
     parser.add_argument("--model", required=True, help="the public model name")
     parser.add_argument("--rate", type=float, required=True, help="requests a second, on average")

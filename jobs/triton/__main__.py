@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 from include.errors import AnemoneError
+from jobs.command_line import Parser, port
 from jobs.triton.server import Ports, prepare
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m jobs.triton", description=__doc__)
+    parser = Parser(prog="python -m jobs.triton", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="the serving side's folder")
-    for port in Ports._fields:
-        parser.add_argument(f"--{port}-port", type=int, required=True, help="on 127.0.0.1")
+    for name in Ports._fields:
+        parser.add_argument(f"--{name}-port", type=port, required=True, help="on 127.0.0.1")
     chosen = parser.parse_args()
     try:
         command = prepare(chosen.folder.absolute(), Ports(chosen.http_port, chosen.grpc_port, chosen.metrics_port))

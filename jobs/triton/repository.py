@@ -24,7 +24,6 @@ from include.artifacts.naming import content_digest, digest, file_digest
 from include.artifacts.store import Store
 from include.errors import ArtifactError
 from include.rollouts import Drill, Release
-from include.specs.base import Artifact
 from jobs.triton.config import DEFAULT, Rehearsal, Serving, parse, render
 from jobs.triton.durable import fsync, fsync_tree
 
@@ -63,12 +62,26 @@ def install(
     rehearsal = Rehearsal(drill=drill, **{key: value for key, value in chosen.items() if value is not None})
     name = release_name(release, rehearsal, serving)
     with _locked(folder):
-        engine = _install_engine(folder, release.engine)
+        engine = _install_engine(folder, release)
         target = folder / MODELS / name
         if not target.exists():
             with _made(folder, target) as scratch:
                 _write_model(scratch, target, render(name, engine, serving, rehearsal), _sources(drill))
     return name
+
+
+def verify(folder: Path, release: Release) -> None:
+    """Read an installed engine again before it is loaded: a disk does not keep its bytes for ever.
+
+    Raises:
+        ArtifactError: the copy is missing or altered.
+    """
+    target = folder.absolute() / ENGINES / release.engine.digest[:16]
+    if _content_digest(target) != release.engine.digest:
+        raise ArtifactError(
+            f"{target} was altered after it was copied from {release.engine.uri}: unload the releases that use it, and "
+            "remove the folder"
+        )
 
 
 def remove(folder: Path, name: str) -> None:
@@ -102,14 +115,11 @@ def _sources(drill: Drill) -> dict[str, Path]:
     return {**entry, **{name: folder / name for name, folder in beside.items()}}
 
 
-def _install_engine(folder: Path, engine: Artifact) -> Path:
+def _install_engine(folder: Path, release: Release) -> Path:
+    engine = release.engine
     target = folder / ENGINES / engine.digest[:16]
     if target.exists():
-        if _content_digest(target) != engine.digest:
-            raise ArtifactError(
-                f"{target} was altered after it was copied from {engine.uri}: unload the releases that use it, and "
-                "remove the folder"
-            )
+        verify(folder, release)
         return target
     store, name = Store.of(engine.uri)
     with store.open_files(name, digest=engine.digest) as source, _made(folder, target) as scratch:

@@ -150,7 +150,7 @@ def _require_free(ports: Ports) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except (OSError, OverflowError) as error:
+            except OSError as error:
                 raise ConfigurationError(
                     f"port {port} on 127.0.0.1, for Triton's {name}, cannot be used ({error}): stop what listens "
                     "there, or choose another port"

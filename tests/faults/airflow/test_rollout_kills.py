@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,21 @@ import pytest
 from include.laptop.serving import keeper, kept_services
 from include.laptop.up import start_keeper
 from tests.faults.airflow.conftest import POLICY, TARGET, Serving, wait_for
+from tests.faults.scenario import scenario
 
 STATES = ("precheck", "load", "ready", "smoke", "step 0", "step 1", "promoted", "rolling_back")
 FAULTS = {
-    "controller killed": ("controller", signal.SIGKILL),
-    "router killed": ("router", signal.SIGKILL),
-    "triton killed": ("triton", signal.SIGKILL),
-    "controller hung": ("controller", signal.SIGSTOP),
-    "router hung": ("router", signal.SIGSTOP),
-    "triton hung": ("triton", signal.SIGSTOP),
+    "the controller is killed": ("controller", signal.SIGKILL),
+    "the router is killed": ("router", signal.SIGKILL),
+    "Triton is killed": ("triton", signal.SIGKILL),
+    "the controller hangs": ("controller", signal.SIGSTOP),
+    "the router hangs": ("router", signal.SIGSTOP),
+    "Triton hangs": ("triton", signal.SIGSTOP),
+}
+THEN = {
+    "controller": "the keeper brings it back, the rollout ends whole, and no request is lost",
+    "router": "the keeper brings it back, and the rollout ends, promoted whole or gone back whole",
+    "triton": "the keeper brings it back, and the rollout ends, promoted whole or gone back whole",
 }
 HIT: dict[str, list[str]] = {fault: [] for fault in FAULTS}
 """In which state each fault really fell."""
@@ -68,11 +75,19 @@ def fresh_keeper() -> None:
     start_keeper()
 
 
+def falls(fault: str) -> pytest.MarkDecorator:
+    return scenario(
+        given="a champion under traffic, a release on its way, and the keeper",
+        when=f"{fault}, once in each state of the rollout",
+        then=THEN[FAULTS[fault][0]],
+    )
+
+
 @pytest.mark.usefixtures("fresh_keeper")
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [pytest.param(fault, marks=falls(fault)) for fault in FAULTS])
 def test_a_fault_at_any_moment_leaves_one_whole_release(
-    serving: Serving, traffic: Path, champion: str, fault: str, state: str
+    serving: Serving, traffic: Path, champion: str, reads: Callable[[str], None], fault: str, state: str
 ) -> None:
     before = serving.target()["champion"]
     version = 2 if before["release"]["version"] == "1" else 1
@@ -96,6 +111,7 @@ def test_a_fault_at_any_moment_leaves_one_whole_release(
         assert live["name"] == before["name"]
         assert status["reasons"]
         assert at != "promoted", "what is promoted goes forward"
+        reads(status["reasons"][0])
     assert (route["champion"], route["canary"], route["weight"]) == (live["name"], None, 0)
     assert [note["state"] for note in status["notes"]][-1] == "finished"
     assert serving.target()["rollout"] is None
@@ -103,6 +119,11 @@ def test_a_fault_at_any_moment_leaves_one_whole_release(
         assert lost(traffic) == lost_before, "the controller is not in the way of a request"
 
 
+@scenario(
+    given="those 48 faults",
+    when="it is counted in which state each really fell",
+    then="each kind fell before a canary had traffic, at both steps, and while it went back",
+)
 def test_the_faults_fell_into_every_kind_of_state(champion: str) -> None:
     """Loading and proving last milliseconds with so small an engine, so one of them is hit now and then, not each."""
     for fault, states in HIT.items():
@@ -130,7 +151,12 @@ def settled(serving: Serving) -> dict | None:
     return route if route["champion"] == serving.target()["champion"]["name"] else None
 
 
-def test_a_rollback_pressed_meanwhile_wins(serving: Serving, champion: str) -> None:
+@scenario(
+    given="a canary with traffic",
+    when="rollback is pressed",
+    then="the release gives way at once, and all traffic is on the champion",
+)
+def test_a_rollback_pressed_meanwhile_wins(serving: Serving, champion: str, reads: Callable[[str], None]) -> None:
     before = serving.target()["champion"]
     serving.start("overtaken", 2 if before["release"]["version"] == "1" else 1)
     wait_for(lambda: reached(serving.status("overtaken"), "step 0"), 60, "the first step", every=0.01)
@@ -140,5 +166,6 @@ def test_a_rollback_pressed_meanwhile_wins(serving: Serving, champion: str) -> N
     overtaken, pressed = serving.ended("overtaken"), serving.ended("pressed")
     assert (overtaken["outcome"], pressed["outcome"]) == ("rolled_back", "promoted")
     assert "superseded by the rollback pressed" in overtaken["reasons"][0]
+    reads(overtaken["reasons"][0])
     assert serving.target()["champion"]["name"] == before["name"]
     assert serving.answers()

@@ -297,3 +297,18 @@ def test_a_lease_that_lapses_for_a_while_gives_the_weight_back(world):
     lapsed, status = run_virtually(work())
     assert lapsed == 0
     assert status.outcome == "promoted"
+
+
+def test_an_engine_that_was_altered_meanwhile_is_not_loaded_again(world):
+    async def work() -> None:
+        async with Life(world) as life:
+            await life.release(world.request(1))
+            world.triton.restart()
+            world.altered.add("1")
+            await asyncio.sleep(30)
+            assert world.triton.loaded == set()
+            assert not life.controller.target(TARGET).healthy
+            world.altered.clear()
+            await life.until(lambda: life.controller.target(TARGET).healthy)
+
+    run_virtually(work())

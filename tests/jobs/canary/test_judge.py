@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from include.rollouts import CanaryPolicy
 from jobs.canary.judge import Arm, Evidence, Generation, Golden, decide, figures, golden_due
+from jobs.canary.looks import Heading, Look, read, replay
 
 POLICY = CanaryPolicy(steps=(0.1, 0.5), step_seconds=60, min_requests=200, max_seconds=600)
 GOOD = Golden(asked=16, same=16, step_elapsed=60)
@@ -193,3 +197,38 @@ def test_a_promotion_always_rests_on_enough_of_everything(found):
         assert decision.action == "next_step" or decision.reasons
     assert decide(POLICY, found) == decision
     assert decide(POLICY, Evidence.model_validate_json(found.model_dump_json())) == decision
+
+
+@given(any_evidence())
+def test_every_figure_is_a_number(found):
+    numbers = figures(POLICY, found)
+    assert all(math.isfinite(value) for value in numbers.values())
+    assert 0 <= numbers["failed_bound"] <= 1 and 0 <= numbers["bad_bound"] <= 1
+    json.dumps(numbers, allow_nan=False)
+
+
+@given(any_evidence(), st.randoms(use_true_random=False))
+def test_the_order_in_which_generations_are_known_changes_nothing(found, random):
+    shuffled = list(found.generations)
+    random.shuffle(shuffled)
+    other = found.model_copy(update={"generations": tuple(shuffled)})
+    assert decide(POLICY, other).action == decide(POLICY, found).action
+    assert figures(POLICY, other) == pytest.approx(figures(POLICY, found), rel=1e-9, abs=1e-9)
+
+
+@given(any_evidence())
+def test_what_was_kept_of_a_look_decides_the_same_again(found):
+    decision = decide(POLICY, found)
+    look = Look(
+        attempt=0,
+        evidence=found,
+        action=decision.action,
+        reasons=decision.reasons,
+        figures=figures(POLICY, found),
+    )
+    heading = Heading(rollout="r", policy=POLICY)
+    kept = "".join(f"{line.model_dump_json()}\n" for line in (heading, look)).encode()
+    assert [again.difference for again in replay(*read(kept, "looks"))] == [None]
+    forged = "go_on" if decision.action != "go_on" else "promote"
+    other = look.model_copy(update={"action": forged})
+    assert [again.difference is None for again in replay(heading, [other])] == [False]

@@ -50,6 +50,35 @@ def test_the_mixture_is_the_mean_of_the_products(parts):
     assert math.exp(log_excess(parts)) == pytest.approx(direct, rel=1e-6)
 
 
+@given(
+    weight=weights,
+    canary=st.integers(0, 200),
+    champion=st.integers(0, 200),
+    more=st.integers(1, 50),
+)
+def test_evidence_of_harm_never_falls_by_an_event_of_the_canary_nor_rises_by_one_of_the_champion(
+    weight, canary, champion, more
+):
+    before = log_excess([(weight, canary, champion)])
+    assert log_excess([(weight, canary + more, champion)]) >= before
+    assert log_excess([(weight, canary, champion + more)]) <= before
+
+
+@given(parts=st.lists(st.tuples(weights, st.integers(0, 10**6), st.integers(0, 10**6)), max_size=5))
+def test_any_counts_give_a_number_in_any_order_and_however_they_are_split(parts):
+    found = log_excess(parts)
+    assert math.isfinite(found)
+    assert log_excess(parts[::-1]) == pytest.approx(found, rel=1e-9, abs=1e-9)
+    halves = [(w, c // 2, s // 2) for w, c, s in parts] + [(w, c - c // 2, s - s // 2) for w, c, s in parts]
+    assert log_excess(halves) == pytest.approx(found, rel=1e-6, abs=1e-6)
+
+
+@given(limit=rates, bad=st.integers(0, 10**6), good=st.integers(0, 10**6))
+def test_any_counts_give_a_bound(limit, bad, good):
+    assert math.isfinite(log_evidence_below(limit, bad, bad + good))
+    assert 0 <= upper_bound(bad, bad + good, 0.05) <= 1
+
+
 def test_no_event_is_no_evidence():
     assert log_excess([]) == 0
     assert log_excess([(0.1, 0, 0), (0.5, 0, 0)]) == 0

@@ -17,13 +17,15 @@ from typing import Any
 
 from include.artifacts.manifest import Provenance
 from include.artifacts.store import Store
+from include.errors import ArtifactError
 from include.rollouts import CanaryPolicy, Quality, Release, RolloutRequest, RolloutStatus
 from include.specs.base import Artifact
 from jobs.canary import durable, looks
 from jobs.canary.controller import Controller
 from jobs.canary.peers import Peers, Timing
 from jobs.canary.records import Records, Rollout
-from jobs.canary.router import ConflictError, Route, RouterError
+from jobs.canary.router import ConflictError, RouterError
+from jobs.router.routes import Split
 from jobs.triton.client import Answer, NotAvailableError
 
 TARGET = "kubectl"
@@ -293,6 +295,7 @@ class World:
 
     Attributes:
         unloadable, stuck, dead_stubs: releases that do not load, do not unload, or whose process has died.
+        altered: versions whose installed engine is no longer what it was.
         in_flight: by release, requests that do not end.
         beyond_count: all answers take longer than the router's last bound.
         failing, slow, garbled: shares, by release, of requests that go wrong.
@@ -306,6 +309,7 @@ class World:
         self._number = 0
         self.unloadable: set[str] = set()
         self.stuck: set[str] = set()
+        self.altered: set[str] = set()
         self.in_flight: dict[str, int] = {}
         self.beyond_count = False
         self.dead_stubs: set[str] = set()
@@ -346,6 +350,10 @@ class World:
         (folder / "models" / name).mkdir(parents=True, exist_ok=True)
         return name
 
+    def verify(self, folder: Path, release: Release) -> None:
+        if release.version in self.altered:
+            raise ArtifactError(f"the engine of version {release.version} was altered after it was copied")
+
     def remove(self, folder: Path, name: str) -> None:
         assert name not in self.triton.loaded, f"{name} is removed while it is loaded"
         (folder / "models" / name).rmdir()
@@ -366,7 +374,7 @@ class World:
         self._draws += 1
         return (self._draws * 0.6180339887) % 1 < share
 
-    def check_route(self, route: Route) -> None:
+    def check_route(self, route: Split) -> None:
         """What must hold for every route that is ever set."""
         if route.weight:
             assert route.canary in self.triton.loaded, "traffic for a canary that is not loaded"
@@ -469,6 +477,7 @@ class Life:
             timing=Timing(tend=2, lease=10, patience=30, probe=5, golden=5, drain=20, retry=1),
             install=self._guard(world.install),
             remove=self._guard(world.remove),
+            verify=self._guard(world.verify),
         )
         self.records = Records(world.folder / "canary")
         for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):

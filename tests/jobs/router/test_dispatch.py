@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.jobs.router.conftest import CANARY, CHAMPION, Router
+from tests.jobs.router.triton_double import GARBAGE
 
 QUICK = ("--first-token-seconds", "0.5", "--between-tokens-seconds", "0.5", "--total-seconds", "1")
 
@@ -23,6 +24,7 @@ QUICK = ("--first-token-seconds", "0.5", "--between-tokens-seconds", "0.5", "--t
         ("absent", 503),
         ("hang", 504),
         ("rejects", 400),
+        *((garbage, 502) for garbage in GARBAGE),
     ],
 )
 def test_the_champion_rescues_what_the_canary_fails(with_router: Callable[..., None], mode: str, status: int) -> None:
@@ -44,7 +46,7 @@ def test_the_champion_rescues_what_the_canary_fails(with_router: Callable[..., N
     with_router(body, *QUICK)
 
 
-@pytest.mark.parametrize("mode", ["error_500", "error_200", "cut", "hang", "absent"])
+@pytest.mark.parametrize("mode", ["error_500", "error_200", "cut", "hang", "absent", *GARBAGE])
 def test_a_stream_that_has_not_begun_is_rescued(with_router: Callable[..., None], mode: str) -> None:
     async def body(router: Router) -> None:
         router.triton.modes[CANARY] = mode

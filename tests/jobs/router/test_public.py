@@ -76,6 +76,8 @@ def test_errors_come_in_the_format_of_their_protocol(with_router: Callable[..., 
         packed = gzip.compress(b" " * 1_000_000)
         status, _ = await router.post("/v1/completions", packed, headers={"Content-Encoding": "gzip"})
         assert status == 413
+        status, document = await router.post("/v1/completions", b"{}", headers={"Content-Encoding": "gzip"})
+        assert status == 400 and "Content-Encoding" in document["error"]["message"]
         for path in ("/v2/models/kubectl/generate", "/v2/models/kubectl/infer"):
             for sent, status in ((b"{", 400), (b"x" * 2001, 413)):
                 answered, document = await router.post(path, sent)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from include.errors import ConfigurationError, DataError
@@ -38,6 +41,28 @@ def test_a_damaged_file_gives_way_to_the_one_before(tmp_path: Path, damage: byte
     file.previous.write_bytes(damage)
     with pytest.raises(DataError, match=r"router\.json .* or .*router\.json\.previous .*bring one of them back"):
         file.read()
+
+
+@given(data=st.data())
+def test_whatever_bytes_are_found_the_routes_are_whole_or_an_error_names_the_file(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = RouteFile(Path(folder))
+        file.write(ONE)
+        file.write(TWO)
+        sound = file.path.read_bytes()
+        cut = st.integers(0, len(sound) - 1).map(lambda length: sound[:length])
+        flipped = st.tuples(st.integers(0, len(sound) - 1), st.integers(1, 255)).map(
+            lambda flip: sound[: flip[0]] + bytes([sound[flip[0]] ^ flip[1]]) + sound[flip[0] + 1 :]
+        )
+        damages = cut | flipped | st.binary(max_size=200)
+        file.path.write_bytes(data.draw(damages))
+        routes, source = file.read()
+        assert (routes, source) == (ONE, file.previous) or source == file.path
+        file.previous.write_bytes(data.draw(damages))
+        try:
+            assert file.read()[1] in (file.path, file.previous)
+        except DataError as error:
+            assert str(file.path) in str(error) and "bring one of them back" in str(error)
 
 
 def test_a_write_that_fails_leaves_the_old_routes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

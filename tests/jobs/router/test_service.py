@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.router.log import log, log_trace
 from jobs.router.routes import Route, RouteFile
 from tests.jobs.router.conftest import CHAMPION, TOKEN, Router, free_ports
 
@@ -43,6 +47,8 @@ def test_it_refuses_to_start_without_what_it_needs(tmp_path: Path) -> None:
         ended = start(tmp_path, ports=[taken.getsockname()[1], *free_ports(1)])
     assert ended.returncode == 64 and ended.stderr.startswith("error: port ")
     assert len(ended.stderr.strip().splitlines()) == 1
+    ended = start(tmp_path, ports=[*free_ports(1), 70_000])
+    assert ended.returncode == 64 and "70000 is no port: give a number from 1 to 65535" in ended.stderr
     (tmp_path / "router.json").write_text("{")
     ended = start(tmp_path)
     assert ended.returncode == 65 and "bring one of them back" in ended.stderr
@@ -98,3 +104,49 @@ def test_what_does_not_end_is_ended(with_router: Callable[..., None]) -> None:
         assert isinstance(outcome, Exception)
 
     with_router(body, "--drain-seconds", "0.3")
+
+
+def test_a_log_that_takes_no_line_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, os.fdopen(os.dup(full), "w"))
+    os.close(full)
+    for number in range(1000):
+        log("arm_failed", number=number)
+    try:
+        raise RuntimeError
+    except RuntimeError:
+        log_trace()
+
+
+def test_connections_that_say_nothing_are_closed(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        silent, dawdler, kept = [await asyncio.open_connection("127.0.0.1", router.port) for _ in range(3)]
+        dawdler[1].write(b"POST /v1/completions HTTP/1.1\r\nX-Slow: ")
+        kept[1].write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await kept[0].readuntil(b"\r\n")
+        for reader, writer in (silent, dawdler, kept):
+            await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+        assert (await router.ask())[0] == 200
+
+    with_router(body, "--idle-seconds", "0.5")
+
+
+def test_one_connection_too_many_is_told_to_come_again(with_router: Callable[..., None]) -> None:
+    async def body(router: Router) -> None:
+        held = [await asyncio.open_connection("127.0.0.1", router.port) for _ in range(3)]
+        refused = await asyncio.open_connection("127.0.0.1", router.port)
+        answer = await asyncio.wait_for(refused[0].read(), 5)
+        head, _, document = answer.partition(b"\r\n\r\n")
+        assert b" 503 " in head and b"Retry-After: 1" in head
+        assert "3 connections are open already" in json.loads(document)["error"]["message"]
+        for _, writer in (*held, refused):
+            writer.close()
+        async with asyncio.timeout(5):
+            while (await router.ask())[0] != 200:
+                await asyncio.sleep(0.01)
+        async with router.session.get(f"http://127.0.0.1:{router.admin_port}/metrics") as response:
+            assert re.search(r"^anemone_router_turned_away_total [1-9]", await response.text(), re.MULTILINE)
+
+    with_router(body, "--max-connections", "3")

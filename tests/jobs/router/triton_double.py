@@ -11,11 +11,27 @@ from aiohttp import web
 PIECES = ("one ", "two ", "three")
 
 
+def _answer(**fields: Any) -> bytes:
+    whole = {"text_output": "x", "finish_reason": "stop", "prompt_tokens": 7, "completion_tokens": 3}
+    return b"data: " + json.dumps({**whole, **fields}).encode() + b"\n\n"
+
+
+GARBAGE = {
+    "endless_line": b"data: " + b"x" * 3_000_000,
+    "deep": b"data: " + b"[" * 100_000 + b"\n\n",
+    "half_a_surrogate": _answer(text_output="\ud800"),
+    "too_many_tokens": _answer(completion_tokens=2**31),
+    "fewer_than_no_tokens": _answer(completion_tokens=-1),
+    "no_utf8": b'data: {"text_output": "\xff"}\n\n',
+}
+"""What no model answers; for streams with the `data: ` that others lack."""
+
+
 class TritonDouble:
     """Answers as each release's mode says.
 
     Modes: `echo` (the default), `empty`, `slow`, `hang`, `error_500`, `error_200`, `busy`, `absent`, `rejects`,
-    `nonsense`, `cut`, `cut_once`, `fails_on_bad`;
+    `nonsense`, `cut`, `cut_once`, `fails_on_bad`, and the keys of GARBAGE;
     and for streams `error_midway`, `cut_midway`, `ends_midway`, `pause_midway`, `flood`.
 
     Attributes:
@@ -62,12 +78,16 @@ class TritonDouble:
         if mode == "fails_on_bad":
             # The others take longer.
             mode = "error_500" if prompt_of(body) == "bad" else "slow"
+        if mode in GARBAGE:
+            return web.Response(body=GARBAGE[mode].removeprefix(b"data: "), content_type="application/json")
         return await self._before(release, mode) or web.json_response(answer(release, prompt_of(body), mode))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         release, _, mode = await self._begin(request)
         if mode == "cut":
             return await self._cut(request)
+        if mode in GARBAGE:
+            return web.Response(body=GARBAGE[mode], content_type="text/event-stream")
         failed = await self._before(release, mode)
         if failed is not None and failed.status != 200:
             return failed

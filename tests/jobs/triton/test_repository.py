@@ -11,7 +11,7 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from jobs.triton.config import Rehearsal, Serving, parse, render
-from jobs.triton.repository import install, remove
+from jobs.triton.repository import install, remove, verify
 from tests.jobs.triton.conftest import release
 
 
@@ -68,6 +68,8 @@ def test_an_altered_copy_is_refused(tmp_path: Path, engine: Artifact) -> None:
     (tmp_path / "engines" / engine.digest[:16] / "generation.json").write_text("{}")
     with pytest.raises(ArtifactError, match="was altered"):
         install(tmp_path, release(engine, 2))
+    with pytest.raises(ArtifactError, match="was altered"):
+        verify(tmp_path, release(engine))
 
 
 def test_the_copy_is_private(tmp_path: Path, engine_store: Store, engine: Artifact) -> None:

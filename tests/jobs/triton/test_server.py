@@ -36,6 +36,12 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: port {port} on 127.0.0.1, for Triton's metrics, cannot be used")
 
 
+def test_a_wrong_command_line_is_a_bad_configuration(tmp_path: Path) -> None:
+    done = subprocess.run([*command(tmp_path, [1, 2, 3])[:-1], "x"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 64
+    assert done.stderr == "error: argument --metrics-port: x is no port: give a number from 1 to 65535\n"
+
+
 def test_a_folder_has_one_server(server: Server) -> None:
     done = start(server.folder, free_ports(3))
     assert done.returncode == 64
