@@ -6,6 +6,7 @@ Layout, below the store's root::
     <name>/attempts/<id>/files/...          what the manifest lists
     <name>/attempts/<id>/events.jsonl       the job's progress; in a local store kept also when the attempt failed
     specs/<name>/<id>.json                  what a job was asked to do
+    uses/…, runs/…                          which run used which artifact (see `include.artifacts.uses`)
 
 Nothing is ever overwritten. Two writers of one name each fill their own attempt; one create-if-absent of the
 manifest decides, and the loser removes its own attempt.
@@ -16,24 +17,46 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
 
-from include.artifacts.manifest import FileEntry, Manifest
+from include.artifacts.manifest import FileEntry, Manifest, safe_name
 from include.artifacts.naming import content_digest, file_digest
-from include.errors import ArtifactError, ConfigurationError
+from include.artifacts.uses import last_use
+from include.errors import ArtifactError, ConfigurationError, TryAgainError
 
 MANIFEST = "manifest.json"
+ATTEMPTS = "attempts"
+SPECS = "specs"
 FILES = "files"
 EVENTS = "events.jsonl"
+
+_LARGEST_MANIFEST = 256 * 2**20
+"""Bytes; one of a million files has about 150 MB."""
+
+_REMEDY = "remove the artifact's folder and clear the task that made it"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of the store; `path` is relative to its root. A link is a file here, and never followed."""
+
+    path: str
+    bytes: int
+    modified: datetime
+    is_folder: bool
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -43,27 +66,36 @@ def split_uri(uri: str) -> tuple[str, str]:
         raise ConfigurationError(
             f"{uri!r} is not an artifact URI: it needs a store and a name, as in file:///store/name"
         )
-    return root, name
+    try:
+        return root, safe_name(name)
+    except ValueError as error:
+        raise ConfigurationError(f"{uri!r} is not an artifact URI: {error}") from None
 
 
 class Store:
-    """Artifacts below one root URI (`file:///…` or `s3://bucket/prefix`)."""
+    """Artifacts below one root URI (`file:///…` or `s3://bucket/prefix`).
 
-    def __init__(self, root: str) -> None:
+    Args:
+        existing: the root was made before. Where a local one is missing, it is away (not mounted, renamed): that is a
+            TryAgainError, never "no such artifact", and nothing is written into a new folder of its name.
+    """
+
+    def __init__(self, root: str, *, existing: bool = False) -> None:
         if "://" not in root:
             raise ConfigurationError(f"the store {root!r} is not a URI: write file:///path or s3://bucket/prefix")
         self.root = root.rstrip("/")
         self._fs, path = fsspec.core.url_to_fs(self.root)
         self._path = path.rstrip("/")
+        self._existing = existing
 
     def __repr__(self) -> str:
         return f"Store({self.root!r})"
 
     @classmethod
     def of(cls, uri: str) -> tuple[Store, str]:
-        """The store that holds the artifact at `uri`, and the artifact's name."""
+        """The (existing) store that holds the artifact at `uri`, and the artifact's name."""
         root, name = split_uri(uri)
-        return cls(root), name
+        return cls(root, existing=True), name
 
     @property
     def is_local(self) -> bool:
@@ -72,17 +104,32 @@ class Store:
     def uri(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    def check_there(self) -> None:
+        """Raises TryAgainError where the root of an existing store is away."""
+        if self._existing and self.is_local and not Path(self._path).is_dir():
+            raise TryAgainError(
+                f"the store {self.root} is not there: mount it, or put its folder back; tasks try again meanwhile"
+            )
+
     def manifest(self, name: str) -> Manifest | None:
         """The committed manifest of `name`, or None where no such artifact exists.
 
         Raises:
             ArtifactError: a manifest is there but is damaged, altered, or of a newer schema.
         """
+        path, where = f"{self._path}/{name}/{MANIFEST}", f"{self.uri(name)}/{MANIFEST}"
         try:
-            data = self._fs.cat_file(f"{self._path}/{name}/{MANIFEST}")
+            if self.is_local:
+                found = Path(path).lstat()
+                if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_MANIFEST:
+                    raise ArtifactError(
+                        f"{where} is not a manifest (a link, a special file, or {found.st_size:,} bytes long); the "
+                        f"artifact was damaged after its commit: {_REMEDY}"
+                    )
+            data = self._fs.cat_file(path)
         except FileNotFoundError:
+            self.check_there()
             return None
-        where = f"{self.uri(name)}/{MANIFEST}"
         manifest = Manifest.parse(data, where=where)
         if manifest.name != name:
             raise ArtifactError(f"{where} names {manifest.name!r}: it was moved or copied; remove the folder")
@@ -91,6 +138,8 @@ class Store:
     def names(self, prefix: str = "") -> list[str]:
         """Names of committed artifacts that start with `prefix`, sorted."""
         found = self._fs.glob(f"{self._path}/{prefix}*/{MANIFEST}")
+        if not found:
+            self.check_there()
         return sorted(path.rstrip("/").split("/")[-2] for path in found)
 
     @contextmanager
@@ -103,7 +152,8 @@ class Store:
             digest: the content digest that the caller planned with; other bytes are refused.
 
         Raises:
-            ArtifactError: the artifact is missing, or a file is missing, truncated or altered.
+            ArtifactError: the artifact is missing, a file is missing, truncated or altered, or there is one more than
+                the manifest lists.
         """
         manifest = self.manifest(name)
         if manifest is None:
@@ -113,7 +163,7 @@ class Store:
                 f"{self.uri(name)} now holds other bytes than this run was planned with "
                 f"({manifest.content_digest[:12]}, planned {digest[:12]}): clear the task that makes it"
             )
-        remote = f"{self._path}/{name}/attempts/{manifest.attempt}/{FILES}"
+        remote = f"{self._path}/{name}/{ATTEMPTS}/{manifest.attempt}/{FILES}"
         if self.is_local:
             folder = Path(remote)
             self._verify(folder, manifest)
@@ -132,17 +182,35 @@ class Store:
             yield folder
 
     def _verify(self, folder: Path, manifest: Manifest) -> None:
+        def refuse(path: str, what: str) -> ArtifactError:
+            return ArtifactError(f"{self.uri(manifest.name)}: {path} {what}; {_REMEDY}")
+
+        for path in (folder, folder.parent, folder.parent.parent):
+            if self.is_local and path.is_symlink():
+                raise refuse(path.name, "is a link, and an artifact holds plain files only")
+        found = set()
+        for path in folder.rglob("*"):
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise refuse(relative, "is a link or a special file, and an artifact holds plain files only")
+            if path.is_file():
+                found.add(relative)
         for entry in manifest.files:
             path = folder / entry.path
-            where = f"{self.uri(manifest.name)}: {entry.path}"
-            remedy = "remove the artifact's folder and clear the task that made it"
-            if path.is_symlink() or not path.is_file():
-                raise ArtifactError(f"{where} is missing; {remedy}")
+            if entry.path not in found:
+                self.check_there()
+                raise refuse(entry.path, "is missing")
             size = path.stat().st_size
             if size != entry.size:
-                raise ArtifactError(f"{where} has {size} bytes, its manifest says {entry.size}; {remedy}")
+                raise refuse(entry.path, f"has {size} bytes, its manifest says {entry.size}")
             if file_digest(path) != entry.sha256:
-                raise ArtifactError(f"{where} was altered after its commit (its sha256 differs); {remedy}")
+                raise refuse(entry.path, "was altered after its commit (its sha256 differs)")
+        # A library that is given the folder would read it, too: a second set of weights, an adapter, a template.
+        if unlisted := sorted(found - {entry.path for entry in manifest.files}):
+            raise ArtifactError(
+                f"{self.uri(manifest.name)}: {unlisted[0]!r} was added after its commit (its manifest does not list "
+                f"it): remove {folder / unlisted[0]}"
+            )
 
     def read_json(self, name: str, path: str) -> Any:
         """One verified JSON file of an artifact, for readers that need no local copy of the rest.
@@ -150,7 +218,12 @@ class Store:
         Raises:
             ArtifactError: the artifact or the file is missing, altered, or not JSON.
         """
-        return json.loads(self.read_bytes(name, path))
+        try:
+            return json.loads(self.read_bytes(name, path))
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(
+                f"{self.uri(name)}: {path} is not JSON ({error}): clear the task that made it with refresh"
+            ) from None
 
     def read_bytes(self, name: str, path: str) -> bytes:
         """One verified file of an artifact. Raises ArtifactError where it is missing or altered."""
@@ -162,20 +235,22 @@ class Store:
         entry = next((file for file in manifest.files if file.path == path), None)
         if entry is None:
             raise ArtifactError(f"{self.uri(name)} holds no {path}: it was made by another version of its job")
+        relative = f"{ATTEMPTS}/{manifest.attempt}/{FILES}/{path}"
         try:
-            data = self._fs.cat_file(f"{self._path}/{name}/attempts/{manifest.attempt}/{FILES}/{path}")
+            # A link may lead anywhere, and a pipe or a device never ends.
+            plain = not self.is_local or _is_plain_file(Path(self._path, name), relative, entry.size)
+            data = self._fs.cat_file(f"{self._path}/{name}/{relative}") if plain else b""
         except FileNotFoundError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise ArtifactError(
-                f"{self.uri(name)}: {path} is missing or was altered after its commit; "
-                "remove the artifact's folder and clear the task that made it"
-            )
+            plain = False
+        if not plain:
+            self.check_there()
+        if not plain or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise ArtifactError(f"{self.uri(name)}: {path} is missing or was altered after its commit; {_REMEDY}")
         return data
 
     def write_spec(self, name: str, document: str) -> str:
         """Keep what a job is asked to do; returns its URI."""
-        path = f"specs/{name}/{uuid.uuid4().hex[:12]}.json"
+        path = f"{SPECS}/{name}/{uuid.uuid4().hex[:12]}.json"
         self._create(path, document.encode())
         return f"{self.root}/{path}"
 
@@ -193,6 +268,7 @@ class Store:
         if not self.is_local:
             self._fs.pipe_file(target, data, mode="create")
             return
+        self.check_there()
         folder = Path(target).parent
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".")
@@ -205,6 +281,94 @@ class Store:
         finally:
             Path(temporary).unlink()
         _fsync_folder(folder)
+
+    def touch(self, path: str) -> None:
+        """Make the empty file `path` (relative to the root), or make it new; atomic."""
+        self.check_there()
+        target = f"{self._path}/{path}"
+        if not self.is_local:
+            self._fs.pipe_file(target, b"")
+            return
+        while True:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            # A sweep may take the empty folder away in between.
+            with suppress(FileNotFoundError):
+                Path(target).touch()
+                return
+
+    def read_file(self, path: str) -> bytes:
+        """The bytes at `path` (relative to the root). Raises FileNotFoundError."""
+        return self._fs.cat_file(f"{self._path}/{path}")
+
+    def listing(self, below: str = "") -> list[Entry]:
+        """Everything below a folder (relative to the root), as it is now; nothing where there is no such folder."""
+        self.check_there()
+        top = f"{self._path}/{below}".rstrip("/")
+        if self.is_local:
+            return list(_walk(Path(self._path), Path(top)))
+        self._fs.invalidate_cache()
+        return [
+            Entry(path.removeprefix(f"{self._path}/"), info.get("size") or 0, _modified(info), is_folder=False)
+            for path, info in self._fs.find(top, detail=True).items()
+        ]
+
+    def remove(self, name: str, *, unless_used_after: datetime) -> bool:
+        """Remove an artifact, so that a crash at any instant leaves it whole or not there.
+
+        First its manifest goes, then its files. Files that a crash leaves are an attempt that no manifest points to.
+
+        Args:
+            unless_used_after: a use that was noted after this moment keeps it.
+
+        Returns:
+            Whether it went. False also where it is gone already.
+
+        Raises:
+            ArtifactError: its manifest is damaged or of a newer schema.
+        """
+        manifest = self.manifest(name)
+        if manifest is None or self._used_after(name, unless_used_after):
+            return False
+        path = f"{name}/{MANIFEST}"
+        data = self.read_file(path)
+        self.remove_path(path)
+        if self._used_after(name, unless_used_after):
+            self.create(path, data)
+            return False
+        self.remove_path(f"{name}/{ATTEMPTS}/{manifest.attempt}")
+        return True
+
+    def _used_after(self, name: str, moment: datetime) -> bool:
+        last = last_use(self, name)
+        return last is not None and last > moment
+
+    def remove_path(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it, durably; links are removed and never followed.
+
+        Folders above that are empty then go, too. Nothing happens where it is gone already.
+        """
+        if not PurePosixPath(path).parts or ".." in PurePosixPath(path).parts or path.startswith("/"):
+            raise ArtifactError(f"{path!r} is not a path in {self.root}: nothing was removed")
+        if not self.is_local:
+            with suppress(FileNotFoundError):
+                self._fs.rm(f"{self._path}/{path}", recursive=True)
+            return
+        root, target = Path(self._path), Path(self._path) / path
+        if any(folder.is_symlink() for folder in target.parents if folder.is_relative_to(root) and folder != root):
+            raise ArtifactError(f"{target} is reached through a link: nothing was removed")
+        with suppress(FileNotFoundError):
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink()
+            _fsync_folder(target.parent)
+        for folder in target.parents:
+            if folder == root:
+                return
+            try:
+                folder.rmdir()
+            except OSError:
+                return
 
     def attempt(self, name: str) -> Attempt:
         """A place to write the files of `name`; nothing exists for others until `Attempt.commit`."""
@@ -223,10 +387,11 @@ class Attempt:
         self.id = uuid.uuid4().hex[:12]
         self.name = name
         self._store = store
-        self._remote = f"{store._path}/{name}/attempts/{self.id}"
+        self._remote = f"{store._path}/{name}/{ATTEMPTS}/{self.id}"
         self.folder = Path(self._remote if store.is_local else tempfile.mkdtemp(prefix=f"{name}-"))
         self.files = self.folder / FILES
         self.events = self.folder / EVENTS
+        store.check_there()
         self.files.mkdir(parents=True)
 
     def __enter__(self) -> Self:
@@ -245,14 +410,20 @@ class Attempt:
 
         Raises:
             ArtifactError: a link or another special file is among them.
+            TryAgainError: the folder is gone; what is not there must not be taken for an artifact without files.
         """
+        if not self.files.is_dir():
+            raise TryAgainError(f"{self.files} is gone, with all that was written into it: clear this task")
         entries = []
         for path in sorted(self.files.rglob("*")):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ArtifactError(f"{path} is a link or a special file: artifacts hold plain files only")
             if path.is_file():
                 relative = path.relative_to(self.files).as_posix()
-                entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=file_digest(path)))
+                try:
+                    entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=file_digest(path)))
+                except ValidationError:
+                    raise ArtifactError(f"{relative!r} is no name for a file of an artifact: use plain text") from None
         return tuple(entries)
 
     def commit(self, **record: Any) -> tuple[Manifest, bool]:
@@ -270,8 +441,7 @@ class Attempt:
             name=self.name, attempt=self.id, files=entries, content_digest=content_digest(entries), **record
         )
         self._make_durable(entries)
-        data = manifest.model_dump_json(indent=1).encode()
-        if self._store.create(f"{self.name}/{MANIFEST}", data):
+        if self._store.create(f"{self.name}/{MANIFEST}", manifest.encode()):
             return manifest, True
         if not self._store.is_local:
             self._store._fs.rm(self._remote, recursive=True)
@@ -299,6 +469,44 @@ class Attempt:
                 os.fsync(stream.fileno())
         for folder in {(self.files / entry.path).parent for entry in entries} | {self.files, self.folder}:
             _fsync_folder(folder)
+
+
+def _is_plain_file(root: Path, relative: str, size: int) -> bool:
+    """Whether `root/relative` is a regular file of `size` bytes that is reached through no link below `root`."""
+    at = root
+    for part in PurePosixPath(relative).parts:
+        at /= part
+        if at.is_symlink():
+            return False
+    return at.is_file() and at.stat().st_size == size
+
+
+def _walk(root: Path, folder: Path) -> Iterator[Entry]:
+    """Others write here meanwhile: what vanishes is left out, and anything else that cannot be read is an error."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        is_folder = entry.is_dir(follow_symlinks=False)
+        yield Entry(
+            path=Path(entry.path).relative_to(root).as_posix(),
+            bytes=0 if is_folder else status.st_size,
+            modified=datetime.fromtimestamp(status.st_mtime, UTC),
+            is_folder=is_folder,
+        )
+        if is_folder:
+            yield from _walk(root, Path(entry.path))
+
+
+def _modified(info: Mapping[str, Any]) -> datetime:
+    """S3 calls it LastModified, fsspec's memory `created`, which is a number."""
+    moment = info.get("LastModified") or info["created"]
+    return moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
 
 
 def _fsync_folder(folder: Path) -> None:

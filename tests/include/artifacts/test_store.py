@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from include.artifacts.store import Store, split_uri
-from include.errors import ArtifactError, ConfigurationError
+from include.errors import ArtifactError, ConfigurationError, TryAgainError
 
 
 def folder_of(store: Store, name: str) -> Path:
@@ -110,9 +111,10 @@ def test_of_many_processes_exactly_one_commits(store, tmp_path):
         (lambda path: path.unlink(), "a.txt is missing"),
         (lambda path: path.write_text("on"), "a.txt has 2 bytes, its manifest says 3"),
         (lambda path: path.write_text("two"), "a.txt was altered after its commit"),
-        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "a.txt is missing"),
+        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "a.txt is a link"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "a.txt is a link or a special file"),
     ],
-    ids=["missing", "truncated", "flipped", "link"],
+    ids=["missing", "truncated", "flipped", "link", "pipe"],
 )
 def test_damage_is_refused_by_name(store, commit, damage, says):
     commit("data-1", {"a.txt": "one"})
@@ -126,15 +128,33 @@ def test_damage_is_refused_by_name(store, commit, damage, says):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda m: m | {"schema_version": 2}, "schema 2, this Anemone reads up to 1: update Anemone"),
+        (lambda m: m | {"schema_version": 3}, "schema 3, this Anemone reads up to 2: update Anemone"),
+        (lambda m: m | {"schema_version": True}, "schema True"),
         (lambda m: m | {"surprise": 1}, "surprise"),
         (lambda m: m | {"files": [m["files"][0] | {"path": "../../etc/passwd"}]}, "not a plain relative path"),
         (lambda m: m | {"files": [m["files"][0] | {"path": "/etc/passwd"}]}, "not a plain relative path"),
         (lambda m: m | {"files": [m["files"][0] | {"sha256": "0" * 64}]}, "do not give its content digest"),
-        (lambda m: m | {"name": "other"}, "moved or copied"),
+        (lambda m: m | {"files": m["files"] * 2}, "'a.txt' is listed twice"),
+        (lambda m: m | {"metrics": {"exact_match": 1.0}}, "altered after its commit .its seal"),
+        (lambda m: m | {"metrics": {"exact_match": float("nan")}}, "altered after its commit .its seal"),
+        (lambda m: {key: value for key, value in m.items() if key != "seal"}, "altered after its commit .its seal"),
+        (lambda m: m | {"schema_version": 1}, "altered after its commit .its seal"),
         (lambda m: [], "not a manifest"),
     ],
-    ids=["newer", "unknown-key", "dot-dot", "absolute", "digest", "moved", "not-a-manifest"],
+    ids=[
+        "newer",
+        "true",
+        "unknown-key",
+        "dot-dot",
+        "absolute",
+        "digest",
+        "doubled",
+        "metric",
+        "nan",
+        "unsealed",
+        "older",
+        "not-a-manifest",
+    ],
 )
 def test_an_altered_manifest_is_refused(store, commit, edit, says):
     commit("data-1", {"a.txt": "one"})
@@ -142,6 +162,88 @@ def test_an_altered_manifest_is_refused(store, commit, edit, says):
     path.write_text(json.dumps(edit(json.loads(path.read_text()))))
     with pytest.raises(ArtifactError, match=says):
         store.manifest("data-1")
+
+
+def test_a_manifest_of_the_schema_before_the_seal_is_read(store, commit):
+    manifest = commit("data-1", {"a.txt": "one"})
+    path = manifest_path(store, "data-1")
+    document = {key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}
+    path.write_text(json.dumps(document | {"schema_version": 1}))
+    assert store.manifest("data-1") == manifest.model_copy(update={"schema_version": 1})
+
+
+def test_an_artifact_under_another_name_is_refused(store, commit):
+    commit("data-1", {"a.txt": "one"})
+    root = Path(store.root.removeprefix("file://"))
+    (root / "data-1").rename(root / "data-2")
+    with pytest.raises(ArtifactError, match="names 'data-1': it was moved or copied"):
+        store.manifest("data-2")
+
+
+@pytest.mark.parametrize("data", [b"", b"[" * 200_000, b"\xff\xfe", b'{"schema_version"'])
+def test_what_is_no_manifest_is_refused(store, commit, data):
+    commit("data-1", {"a.txt": "one"})
+    manifest_path(store, "data-1").write_bytes(data)
+    with pytest.raises(ArtifactError, match="is not a manifest"):
+        store.manifest("data-1")
+
+
+def make_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def move_and_link(path):
+    path.symlink_to(path.rename(path.with_suffix(".moved")))
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: os.truncate(path, 2**40), make_pipe, move_and_link], ids=["terabyte", "pipe", "link"]
+)
+def test_a_manifest_that_cannot_be_read_at_once_is_refused(store, commit, spoil):
+    commit("data-1", {"a.txt": "one"})
+    spoil(manifest_path(store, "data-1"))
+    with pytest.raises(ArtifactError, match=r"is not a manifest \(a link, a special file, or"):
+        store.manifest("data-1")
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(store, commit):
+    commit("base-1", {"model/config.json": "{}"})
+    (folder_of(store, "base-1") / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"'model/adapter_config.json' was added"), store.open_files("base-1"):
+        pass
+
+
+@pytest.mark.parametrize("level", ["files/sub", "files", "."])
+def test_a_folder_that_is_a_link_is_refused(store, commit, tmp_path, level):
+    commit("data-1", {"sub/a.txt": "one"})
+    folder = (folder_of(store, "data-1").parent / level).resolve()
+    folder.symlink_to(folder.rename(tmp_path / "elsewhere"))
+    with pytest.raises(ArtifactError, match="is a link"), store.open_files("data-1"):
+        pass
+    with pytest.raises(ArtifactError, match="sub/a.txt is missing or was altered"):
+        store.read_bytes("data-1", "sub/a.txt")
+
+
+def test_a_hard_link_is_a_file(store, commit, tmp_path):
+    commit("data-1", {"a.txt": "one"})
+    (tmp_path / "second").hardlink_to(folder_of(store, "data-1") / "a.txt")
+    with store.open_files("data-1") as folder:
+        assert (folder / "a.txt").read_text() == "one"
+
+
+def test_what_is_not_json_is_refused_as_such(store, commit):
+    commit("data-1", {"a.json": "{"})
+    with pytest.raises(ArtifactError, match="a.json is not JSON"):
+        store.read_json("data-1", "a.json")
+
+
+@pytest.mark.parametrize("name", ["back\\slash", os.fsdecode(b"caf\xe9")])
+def test_a_name_that_no_manifest_can_hold_is_not_committed(store, provenance, name):
+    with store.attempt("odd") as attempt:
+        (attempt.files / name).write_text("x")
+        with pytest.raises(ArtifactError, match="is no name for a file of an artifact"):
+            attempt.commit(job="test", code="0", provenance=provenance)
 
 
 def test_a_truncated_manifest_is_refused(store, commit):
@@ -178,7 +280,30 @@ def test_create_never_overwrites(store):
     assert (Path(store.root.removeprefix("file://")) / "claims" / "one").read_bytes() == b"first"
 
 
-@pytest.mark.parametrize("uri", ["plain", "file://", "/tmp/x"])
+@pytest.mark.parametrize("uri", ["plain", "file://", "/tmp/x", "file:///store/..", "file:///s/UP", "file:///s/a\0b"])
 def test_a_uri_needs_store_and_name(uri):
     with pytest.raises(ConfigurationError, match="not an artifact URI"):
         split_uri(uri)
+
+
+def test_an_existing_store_that_is_away_is_neither_empty_nor_made_anew(store, commit, provenance):
+    """A folder that is renamed or not mounted must not look like artifacts that nobody made."""
+    commit("data-1", {"a.txt": "one"})
+    root = Path(store.root.removeprefix("file://"))
+    existing, _ = Store.of(store.uri("data-1"))
+    attempt = existing.attempt("data-2")
+    root.rename(root.with_name("away"))
+    for use in (
+        lambda: existing.manifest("data-1"),
+        lambda: existing.names(),
+        lambda: existing.read_bytes("data-1", "a.txt"),
+        lambda: existing.write_spec("data-1", "{}"),
+        lambda: existing.create("claims/one", b"first"),
+        lambda: existing.attempt("data-3"),
+        lambda: attempt.commit(job="test", code="0", provenance=provenance),
+    ):
+        with pytest.raises(TryAgainError, match="is not there|is gone"):
+            use()
+    assert not root.exists()
+    root.with_name("away").rename(root)
+    assert existing.names() == ["data-1"]

@@ -1,0 +1,52 @@
+"""### What of the store may go
+
+`look → plan → look again → sweep`
+
+What the registry, the live releases, their way back, a run that goes on or a young report needs never goes; of the rest
+goes what was not used for long, and what is too much. The plan, an artifact of the task `plan`, tells what would go and
+why; only with the Param `delete` does it go, after every need was looked at again.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+from operators.notifications import notified
+from operators.retention import deletes_by_itself, planned_retention, retention_schedule, wanted_retention
+from operators.retries import RETRIES
+from operators.stages import stage
+
+
+@dag(
+    schedule=retention_schedule(),
+    catchup=False,
+    max_active_runs=1,
+    tags=["anemone"],
+    default_args={"owner": "anemone", **RETRIES, **notified()},
+    doc_md=__doc__,
+    params={
+        "delete": Param(
+            deletes_by_itself(),
+            type="boolean",
+            title="Delete",
+            description_md="Off: only tell what would go. On: let it go.",
+            section="Retention",
+        ),
+    },
+)
+def retention():
+    @task
+    def look() -> dict:
+        return planned_retention(get_current_context())
+
+    @task
+    def look_again() -> dict:
+        return wanted_retention(get_current_context())
+
+    plan = stage("plan", look())
+    again = look_again()
+    plan >> again
+    stage("sweep", again, inputs={"plan": plan.output})
+
+
+retention()
