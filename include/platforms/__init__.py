@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError
 
 from include.errors import ConfigurationError
 from include.laptop.home import home, serving_ports
+from include.notifications import Notification
+from include.retention import Policy
 from include.specs.base import Model
 
 _FOLDER = Path(__file__).parent
@@ -37,14 +39,32 @@ class Serving(Model):
     Attributes:
         url: the router's, which clients use. `controller_url`: the canary controller's.
         token_file: holds the bearer token of the controller's API; read when it is used, never passed on.
+        records: the controller's own folder, where it is on this machine: it says what is needed while none runs.
         unreachable_seconds: how long the controller may be away before a task that waits for it gives up.
     """
 
     url: str
     controller_url: str
     token_file: str
+    records: str | None = None
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
     unreachable_seconds: Annotated[float, Field(gt=0)] = 600.0
+
+
+class Retention(Policy):
+    """What stays in the store although nobody needs it now, and when the rest is looked for.
+
+    Attributes:
+        cron: expression (UTC) of the DAG `retention`; None: only by hand.
+        delete: whether its scheduled runs let go what they find; otherwise they only tell.
+    """
+
+    cron: str | None = None
+    delete: bool = False
+
+    @property
+    def policy(self) -> Policy:
+        return Policy.model_validate({name: getattr(self, name) for name in Policy.model_fields})
 
 
 class Platform(Model):
@@ -56,6 +76,7 @@ class Platform(Model):
         python: interpreter of each environment (`Spec.environment`), for the local runner.
         environment: variables given to every job.
         grace_seconds: what a job gets between being asked to stop and being killed.
+        notifications: who is told of decisions and failures; none: nobody.
     """
 
     name: str
@@ -66,6 +87,8 @@ class Platform(Model):
     grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     arrivals: Arrivals
     serving: Serving
+    retention: Retention = Retention()
+    notifications: tuple[Notification, ...] = ()
     cron: str | None = None
     gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
 
