@@ -20,7 +20,7 @@ _ROOMS = ("include", "jobs")
 def code_identity(job: str, environment: str) -> str:
     """SHA-256 (hex) of the sources, the lock file and the Python version that decide what `python -m jobs.<job>` does.
 
-    Covers every module of `jobs/<job>/`, and the modules of `jobs` and `include` reached from there by import.
+    Covers every file of `jobs/<job>/`, and the modules of `jobs` and `include` reached from there by import.
     Comments and formatting count: telling them apart from code is not worth being wrong once.
     """
     folder = PROJECT / "jobs" / job
@@ -40,7 +40,8 @@ def code_identity(job: str, environment: str) -> str:
         seen.add(path)
         pending.extend(_imports(path, path.stat().st_mtime_ns))
     state = hashlib.sha256(platform.python_version().encode())
-    for path in [*sorted(seen), lock]:
+    others = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    for path in [*sorted(seen | others), lock]:
         state.update(path.relative_to(PROJECT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()
 

@@ -20,6 +20,9 @@ ARTIFACTS_PREFIX = "/anemone/artifacts"
 EVIDENCE_KEY = "evidence"
 """XCom of a rollout's task: URI of the artifact that the canary controller committed."""
 
+REPORT_PAGE = "report.html"
+"""Of the artifact that the job `report` makes."""
+
 
 class MadeArtifactLink(BaseOperatorLink):
     """The artifact that the task returned."""
@@ -29,6 +32,16 @@ class MadeArtifactLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         uri = XCom.get_value(ti_key=ti_key, key="return_value")
         return _page(uri) if uri else ""
+
+
+class ReportLink(BaseOperatorLink):
+    """The page of the run, which the task made."""
+
+    name = "Report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        uri = XCom.get_value(ti_key=ti_key, key="return_value")
+        return f"{_page(uri)}files/{REPORT_PAGE}" if uri else ""
 
 
 class JudgedArtifactLink(BaseOperatorLink):

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from operators.links import ARTIFACTS_PREFIX, EvidenceLink, JudgedArtifactLink, MadeArtifactLink
+from operators.links import ARTIFACTS_PREFIX, EvidenceLink, JudgedArtifactLink, MadeArtifactLink, ReportLink
 
 
 async def artifact_pages(
@@ -30,4 +30,4 @@ class AnemonePlugin(AirflowPlugin):
 
     name = "anemone"
     fastapi_apps = [{"app": artifact_pages, "url_prefix": ARTIFACTS_PREFIX, "name": "Anemone artifacts"}]
-    operator_extra_links = [MadeArtifactLink(), JudgedArtifactLink(), EvidenceLink()]
+    operator_extra_links = [MadeArtifactLink(), JudgedArtifactLink(), EvidenceLink(), ReportLink()]

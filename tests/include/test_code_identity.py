@@ -15,6 +15,7 @@ def project(tmp_path, monkeypatch):
         "jobs/shared.py": "import include.tools.used\n",
         "jobs/unrelated.py": "",
         "jobs/train/__init__.py": "",
+        "jobs/train/templates/page.jinja": "",
         "jobs/train/__main__.py": "def run():\n    from jobs import shared\n",
         "include/__init__.py": "",
         "include/specs/train.py": "",
@@ -33,6 +34,7 @@ def project(tmp_path, monkeypatch):
     "path",
     [
         "jobs/train/__main__.py",
+        "jobs/train/templates/page.jinja",
         "jobs/shared.py",
         "include/tools/used.py",
         "include/specs/train.py",

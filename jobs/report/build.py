@@ -1,0 +1,59 @@
+"""From the artifacts of a run to its record."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from include.gates.evaluation import EvaluationGate
+from include.specs.report import Spec
+from jobs.report.artifacts import Artifacts
+from jobs.report.canary import describe_canary
+from jobs.report.data import describe_data
+from jobs.report.evaluation import describe_evaluation
+from jobs.report.gates import judge_again
+from jobs.report.private import Mask
+from jobs.report.provenance import base_model, describe_chain, describe_versions
+from jobs.report.record import Record, Task
+from jobs.report.serving import describe_engine, prove
+from jobs.report.training import describe_training
+from jobs.report.verdict import judge
+
+
+def build(spec: Spec) -> Record:
+    """Everything that page and card tell; what cannot be read is named in `missing`."""
+    config = spec.config
+    started = datetime.fromisoformat(config.started)
+    artifacts = Artifacts(spec.inputs)
+    curated = artifacts.manifest("curated")
+    mask = Mask(curated.config if curated else None)
+    candidate = artifacts.json("candidate", "candidate.json") or artifacts.json("registered", "candidate.json") or {}
+    # A release knows the limits under which its candidate was registered, where that was written down.
+    limits = EvaluationGate.model_validate(candidate["gate"]) if candidate.get("gate") else config.gate
+    gates = judge_again(artifacts, limits, mask)
+    canary = describe_canary(artifacts)
+    champion = artifacts.json("champion", "champion.json") or {}
+    model = candidate.get("model") or champion.get("model")
+    version = candidate.get("version")
+    return Record(
+        dag=config.dag,
+        run_id=config.run_id,
+        started=started,
+        model=model,
+        version=version,
+        recipe=candidate.get("recipe") or config.recipe,
+        purpose=config.purpose,
+        base_model=base_model(artifacts),
+        overrides={**(candidate.get("overrides") or {}), **config.overrides},
+        verdict=judge(config, gates, canary, model, version, mask),
+        tasks=tuple(Task(task=task.task, state=task.state or "not reached") for task in config.tasks),
+        data=describe_data(artifacts, mask),
+        gates=gates,
+        training=describe_training(artifacts),
+        evaluation=describe_evaluation(artifacts, mask),
+        parity=prove(artifacts),
+        engine=describe_engine(artifacts),
+        canary=canary,
+        chain=describe_chain(artifacts, started),
+        versions=describe_versions(artifacts),
+        missing=artifacts.missing,
+    )

@@ -1,0 +1,140 @@
+"""The rollout, look by look, as its evidence tells it."""
+
+from __future__ import annotations
+
+import math
+
+from include.errors import DataError
+from include.rollouts import CanaryPolicy, RolloutRequest, RolloutStatus
+from jobs.canary import looks
+from jobs.canary.judge import COMPARISONS, Arm, Evidence
+from jobs.report.artifacts import Artifacts
+from jobs.report.record import Canary, Limit, Look, Note
+
+BOUNDS = {"failed_bound": "failed requests", "bad_bound": "bad answers"}
+"""Figure of a look → what it bounds the share of."""
+
+_FOR_PROMOTION = "asked for before a promotion only"
+
+
+def describe_canary(artifacts: Artifacts) -> Canary | None:
+    """The rollout; None where there was none."""
+    asked, stood = artifacts.bytes("rollout", "request.json"), artifacts.bytes("rollout", "status.json")
+    seen = artifacts.bytes("rollout", "looks.jsonl")
+    if asked is None or stood is None or seen is None:
+        return None
+    request, status = RolloutRequest.model_validate_json(asked), RolloutStatus.model_validate_json(stood)
+    policy = request.policy
+    found, differing = _looks(artifacts, policy, seen)
+    threshold = len(COMPARISONS) / policy.alpha
+    return Canary(
+        outcome=str(status.outcome),
+        reasons=status.reasons,
+        drill=request.drill,
+        champion=status.champion.release.version if status.champion else None,
+        restarts=status.restarts,
+        looks=found,
+        notes=tuple(Note(time=note.time, state=note.state, message=note.message) for note in status.notes),
+        limits=_limits(found, policy, threshold),
+        e_limit=math.log10(threshold),
+        rate_limit=policy.max_bad_rate,
+        alpha=policy.alpha,
+        promotion_alpha=policy.promotion_alpha,
+        replayed=len(found),
+        differing=differing,
+    )
+
+
+def _looks(artifacts: Artifacts, policy: CanaryPolicy, seen: bytes) -> tuple[tuple[Look, ...], int]:
+    """The looks, and how many come out otherwise when they are decided again."""
+    if not looks.has_looks(seen):
+        return (), 0
+    try:
+        heading, found = looks.read(seen, "looks.jsonl")
+    except DataError as error:
+        artifacts.missing["rollout"] = str(error)
+        return (), 0
+    differing = sum(again.difference is not None for again in looks.replay(heading, found))
+    return tuple(_look(policy, look) for look in found), differing
+
+
+def _look(policy: CanaryPolicy, look: looks.Look) -> Look:
+    evidence, figures = look.evidence, look.figures
+
+    def arms(key: str) -> tuple[int, int]:
+        return int(figures[f"canary_{key}"]), int(figures[f"champion_{key}"])
+
+    return Look(
+        seconds=evidence.elapsed,
+        weight=_weight(policy, evidence),
+        action=look.action,
+        finished=arms("requests"),
+        failed=arms("failed"),
+        slow=arms("slow"),
+        sampled=arms("sampled"),
+        bad=arms("bad"),
+        log10_e={comparison.name: figures[f"{comparison.name}_log10_e"] for comparison in COMPARISONS},
+        bounds={name: figures[name] for name in BOUNDS},
+    )
+
+
+def _weight(policy: CanaryPolicy, evidence: Evidence) -> float:
+    within = [part.weight for part in evidence.generations if part.step == evidence.step and part.current]
+    return within[-1] if within else policy.steps[evidence.step]
+
+
+def _limits(found: tuple[Look, ...], policy: CanaryPolicy, threshold: float) -> tuple[Limit, ...]:
+    if not found:
+        return ()
+    last = found[-1]
+    harm = [
+        Limit(
+            name=f"{comparison.name}: evidence that the canary is worse",
+            observed=_power(last.log10_e[comparison.name]),
+            limit=f"below {threshold:g}",
+            kept=last.log10_e[comparison.name] < math.log10(threshold),
+            note=_counts(comparison.words, last, comparison.events, comparison.among),
+        )
+        for comparison in COMPARISONS
+    ]
+    proof = [
+        Limit(
+            name=f"share of {words}, upper bound",
+            observed=f"{last.bounds[name]:.2%}",
+            limit=f"at most {policy.max_bad_rate:.2%}",
+            kept=last.bounds[name] <= policy.max_bad_rate,
+            note=f"at a confidence of {1 - policy.promotion_alpha:.0%}, whenever looked at; {_FOR_PROMOTION}",
+        )
+        for name, words in BOUNDS.items()
+    ]
+    answered = Limit(
+        name="requests to the canary",
+        observed=f"{last.finished[0]:,}",
+        limit=f"at least {policy.min_requests:,}",
+        kept=last.finished[0] >= policy.min_requests,
+        note=_FOR_PROMOTION,
+    )
+    return (*harm, *proof, answered)
+
+
+def _power(log10_e: float) -> str:
+    if log10_e >= 6:
+        return f"E = 10^{log10_e:.1f}"
+    return f"E = {10**log10_e:,.0f}" if log10_e >= 2 else f"E = {10**log10_e:.3g}"
+
+
+def _counts(words: str, look: Look, events: object, among: object) -> str:
+    canary, champion = (
+        Arm(
+            finished=look.finished[arm],
+            failed=look.failed[arm],
+            slow=look.slow[arm],
+            sampled=look.sampled[arm],
+            bad=look.bad[arm],
+        )
+        for arm in (0, 1)
+    )
+    return (
+        f"{events(canary):,} of the canary's {among(canary):,} and {events(champion):,} of the champion's "
+        f"{among(champion):,} {words}"
+    )

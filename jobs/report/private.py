@@ -1,0 +1,32 @@
+"""What of a data set may be shown to whoever reads a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from include.specs.curate import Pii
+from jobs.curate.pii import redact, redact_value
+
+
+class Mask:
+    """Shows text without personal data, shortened.
+
+    Masks what the curation of this data set looks for, also where the recipe keeps it in the data: a page travels
+    further than a data set.
+    """
+
+    def __init__(self, curation: Mapping[str, Any] | None) -> None:
+        self._kinds = Pii.model_validate((curation or {}).get("pii", {})).kinds
+
+    def text(self, text: str, limit: int = 400) -> str:
+        """At most `limit` characters."""
+        # The cut comes last: half of a number is no longer recognised as one.
+        shown = redact(text, self._kinds)[0]
+        return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+    def value(self, value: Any, limit: int = 400) -> str:
+        """A JSON value as text; text stays as it is."""
+        clean = redact_value(value, self._kinds)
+        return self.text(clean if isinstance(clean, str) else json.dumps(clean, ensure_ascii=False), limit)

@@ -1,0 +1,78 @@
+"""The first line: how the run ended, and why."""
+
+from __future__ import annotations
+
+from include.specs.report import Config, Ending
+from jobs.report.gates import DATA_QUALITY, EVALUATION
+from jobs.report.private import Mask
+from jobs.report.record import Canary, Gate, Verdict
+
+_GATES = {"data_quality_gate": DATA_QUALITY, "evaluation_gate": EVALUATION}
+_ROLLOUT = "canary"
+_SAID_NOTHING = "it was killed, or marked by a person, before it could say why: its log has the last lines"
+_LONGEST = 2000
+"""Characters of a task's sentence."""
+
+
+def judge(
+    config: Config, gates: tuple[Gate, ...], canary: Canary | None, model: str | None, version: str | None, mask: Mask
+) -> Verdict:
+    """The verdict on the run.
+
+    Args:
+        model, version: what is a candidate or was to be released, where that is known.
+    """
+    named = f"{model} version {version}" if version else model or "the model"
+    stopped = next((task for task in config.tasks if task.state == "failed"), None)
+    if stopped is None:
+        unfinished = next((task for task in config.tasks if task.state != "success"), None)
+        if unfinished is not None and unfinished.state != "skipped":
+            how = (unfinished.state or "never reached").replace("_", " ")
+            return Verdict(tone="unsure", line=f"Ended early: {unfinished.task} is {how}", stopped_by=unfinished.task)
+        if config.dag == "release":
+            return Verdict(tone="good", line=f"Live: {named}", reasons=_live(canary))
+        return Verdict(
+            tone="good",
+            line=f"Passed every gate: {named} is a candidate",
+            reasons=tuple(f"{gate.name}: {_kept(gate)}" for gate in gates),
+        )
+    if stopped.task == _ROLLOUT and canary is not None and canary.outcome != "promoted":
+        return _not_released(stopped, canary, named)
+    gate = next((gate for gate in gates if gate.name == _GATES.get(stopped.task)), None)
+    if gate is not None and gate.outcome != "pass":
+        line = f"Stopped by the {gate.name} gate"
+        if gate.outcome == "inconclusive":
+            return Verdict(tone="unsure", line=f"{line}: inconclusive", reasons=gate.reasons, stopped_by=stopped.task)
+        return Verdict(tone="bad", line=line, reasons=gate.reasons, stopped_by=stopped.task)
+    line = f"Failed in {stopped.task}"
+    if canary is not None and canary.outcome == "promoted":
+        line = f"{named} is live, but {stopped.task} failed"
+    sentence = mask.text(stopped.sentence or _SAID_NOTHING, _LONGEST)
+    return Verdict(tone="bad", line=line, reasons=(sentence,), stopped_by=stopped.task)
+
+
+def _not_released(stopped: Ending, canary: Canary, named: str) -> Verdict:
+    drill = f" (drill: {canary.drill})" if canary.drill != "none" else ""
+    words = {"rolled_back": "Rolled back", "inconclusive": "Inconclusive", "refused": "Refused"}
+    now = f"Version {canary.champion} answers." if canary.champion else "Nothing is live."
+    return Verdict(
+        tone="unsure" if canary.outcome == "inconclusive" else "bad",
+        line=f"{words.get(canary.outcome, canary.outcome)}{drill}: {named}",
+        reasons=(*canary.reasons, now),
+        stopped_by=stopped.task,
+    )
+
+
+def _live(canary: Canary | None) -> tuple[str, ...]:
+    if canary is None or not canary.looks:
+        return ("nothing was live before, so there was no champion to compare it with",)
+    last = canary.looks[-1]
+    return (
+        f"{last.finished[0]:,} requests answered by the canary and {last.finished[1]:,} by the champion, in "
+        f"{last.seconds:.0f} s and {len(canary.looks)} looks",
+    )
+
+
+def _kept(gate: Gate) -> str:
+    kept = sum(limit.kept for limit in gate.limits)
+    return f"{kept} of {len(gate.limits)} limits kept"

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+from airflow.sdk import DAG
+
+from include.recipes import resolve
+from include.specs.report import Config, Inputs
+from operators.links import EVIDENCE_KEY
+from operators.reports import report_at_the_end, run_outcome
+from operators.sentences import SENTENCE_KEY
+from operators.stages import stage
+
+RECIPE = "demo/0.8M_lora_cpu"
+
+
+class TaskInstance:
+    """A run as Airflow tells it: states and XComs by task."""
+
+    dag_id = "release"
+
+    def __init__(self, states, xcoms):
+        self._states, self._xcoms = states, xcoms
+
+    def get_task_states(self, dag_id, task_ids, run_ids):
+        (run_id,) = run_ids
+        return {run_id: {name: self._states[name] for name in task_ids if name in self._states}}
+
+    def xcom_pull(self, task_ids, key="return_value"):
+        return self._xcoms.get((task_ids, key))
+
+
+def dag():
+    with DAG("release", schedule=None) as made:
+        first, second = stage("candidate", None), stage("engine", None)
+        canary = stage("canary", None)
+        first >> second >> canary
+        report_at_the_end({"candidate": first, "engine": second}, rollout=canary)
+    return made
+
+
+def outcome(states, xcoms, **params):
+    context = {
+        "dag": dag(),
+        "ti": TaskInstance(states, xcoms),
+        "dag_run": SimpleNamespace(run_id="manual__1", start_date=datetime(2026, 1, 2, tzinfo=UTC)),
+        "params": {"recipe": RECIPE, "overrides": {}, **params},
+    }
+    found = run_outcome(context, {"candidate": "candidate", "engine": "engine"}, "canary")
+    assert found["section"]["job"] == "report"
+    assert set(found["inputs"]) <= set(Inputs.model_fields)
+    return Config.model_validate(found["section"]["config"]), found["inputs"]
+
+
+def test_both_tasks_follow_everything_and_decide_nothing():
+    made = dag()
+    ended, report = made.get_task("outcome"), made.get_task("report")
+    assert ended.upstream_task_ids == {"candidate", "engine", "canary"}
+    assert report.upstream_task_ids == {"outcome"}
+    for task in (ended, report):
+        assert task.is_teardown and not task.on_failure_fail_dagrun
+    assert [link.name for link in report.operator_extra_links] == ["Report"]
+
+
+def test_the_sentence_of_the_task_that_failed_is_told():
+    config, inputs = outcome(
+        {"candidate": "success", "engine": "failed", "canary": "upstream_failed"},
+        {("candidate", "return_value"): "file:///store/candidate-1", ("engine", SENTENCE_KEY): "no room"},
+    )
+    assert [(task.task, task.state, task.sentence) for task in config.tasks] == [
+        ("candidate", "success", None),
+        ("engine", "failed", "no room"),
+        ("canary", "upstream_failed", None),
+    ]
+    assert inputs == {"candidate": "file:///store/candidate-1", "engine": None, "rollout": None}
+
+
+def test_a_sentence_of_an_earlier_try_is_not_told_of_a_task_that_succeeded():
+    states = {"candidate": "success", "engine": "success", "canary": "success"}
+    config, inputs = outcome(
+        states, {("engine", SENTENCE_KEY): "no room", ("canary", EVIDENCE_KEY): "file:///store/canary-1"}
+    )
+    assert [task.sentence for task in config.tasks] == [None, None, None]
+    assert inputs["rollout"] == "file:///store/canary-1"
+
+
+def test_the_recipes_limits_are_told():
+    config, _ = outcome({}, {}, overrides={"gates.evaluation.min_exact_match": 0.5}, drill="slow")
+    assert config.gate.min_exact_match == 0.5
+    assert config.purpose == resolve(RECIPE)["description"]
+    assert config.drill == "slow" and [task.state for task in config.tasks] == [None, None, None]
+
+
+def test_a_recipe_that_does_not_resolve_is_no_reason_to_be_silent():
+    config, _ = outcome({}, {}, overrides={"nonsense": 1})
+    assert config.overrides == {"nonsense": 1} and config.purpose == ""
