@@ -5,14 +5,16 @@ from __future__ import annotations
 from airflow.sdk import dag, get_current_context, task
 
 from operators.assets import arrived_datasets
-from operators.runs import announced_runs, start_run
+from operators.notifications import notified
+from operators.retries import RETRIES
+from operators.runs import StartRunOperator, announced_runs
 
 
 @dag(
     schedule=[arrived_datasets()],
     catchup=False,
     tags=["anemone"],
-    default_args={"owner": "anemone", "retries": 2},
+    default_args={"owner": "anemone", **RETRIES, **notified()},
     doc_md=__doc__,
 )
 def arrivals():
@@ -20,11 +22,7 @@ def arrivals():
     def announced() -> list[dict]:
         return announced_runs(get_current_context())
 
-    @task
-    def start_customize(run_id: str, conf: dict) -> None:
-        start_run("customize", run_id=run_id, conf=conf)
-
-    start_customize.expand_kwargs(announced())
+    StartRunOperator.partial(task_id="start_customize", starts="customize").expand_kwargs(announced())
 
 
 arrivals()

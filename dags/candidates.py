@@ -5,15 +5,17 @@ from __future__ import annotations
 from airflow.sdk import dag, get_current_context, task
 
 from operators.assets import CANDIDATE
+from operators.notifications import notified
 from operators.releases import announced_releases
-from operators.runs import start_run
+from operators.retries import RETRIES
+from operators.runs import StartRunOperator
 
 
 @dag(
     schedule=[CANDIDATE],
     catchup=False,
     tags=["anemone"],
-    default_args={"owner": "anemone", "retries": 2},
+    default_args={"owner": "anemone", **RETRIES, **notified()},
     doc_md=__doc__,
 )
 def candidates():
@@ -21,11 +23,7 @@ def candidates():
     def announced() -> list[dict]:
         return announced_releases(get_current_context())
 
-    @task
-    def start_release(run_id: str, conf: dict) -> None:
-        start_run("release", run_id=run_id, conf=conf)
-
-    start_release.expand_kwargs(announced())
+    StartRunOperator.partial(task_id="start_release", starts="release").expand_kwargs(announced())
 
 
 candidates()

@@ -1,6 +1,7 @@
 """### From a data set to a gated, registered candidate
 
-`ingest → curate → check → `**data-quality gate**` → fine-tune → merge → evaluate → `**evaluation gate**` → register`
+`ingest → curate → check → `**data-quality gate**` → fine-tune → merge → evaluate → `**evaluation gate**` → register`;
+however it ends, `report` tells why on one page.
 
 Starts from this form, from cron, or when a data set arrives (DAG `arrivals`). Every stage is a cached job: a run that
 asks for what was made before reuses it, and its log says so.
@@ -8,12 +9,13 @@ asks for what was made before reuses it, and its log says so.
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import Param, dag, get_current_context, task
 
 from operators.assets import CANDIDATE
 from operators.gates import GateSensor
+from operators.notifications import notified
+from operators.reports import report_at_the_end
+from operators.retries import RETRIES
 from operators.runs import customize_schedule, recipe_choices, resolved_recipe
 from operators.stages import stage
 
@@ -25,7 +27,7 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
     catchup=False,
     max_active_runs=16,
     tags=["anemone"],
-    default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
+    default_args={"owner": "anemone", **RETRIES, **notified()},
     doc_md=__doc__,
     params={
         "data": Param(
@@ -96,6 +98,7 @@ def customize():
         inputs={
             "data": data.output,
             "curated": curated.output,
+            "checked": checked.output,
             "base": base.output,
             "tuned": tuned.output,
             "merged": merged.output,
@@ -106,6 +109,20 @@ def customize():
     )
     data_quality >> tuned
     evaluation >> registered
+    report_at_the_end(
+        {
+            "data": data,
+            "heldout": heldout,
+            "base": base,
+            "champion": champion,
+            "curated": curated,
+            "checked": checked,
+            "tuned": tuned,
+            "merged": merged,
+            "evaluation": evaluated,
+            "registered": registered,
+        }
+    )
 
 
 customize()

@@ -1,6 +1,6 @@
 """### From a candidate to the live release
 
-`plan → candidate → engine → canary → promote`
+`plan → candidate → engine → canary → promote`; however it ends, `report` tells everything on one page.
 
 Starts when `customize` has registered a candidate (DAG `candidates`), or from this form. The engine is built and proven
 against the model, then the canary controller leads it to all of the traffic, step by step, and takes it back by itself
@@ -13,7 +13,10 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
 
+from operators.notifications import notified, notified_promotion
 from operators.releases import planned_release, promotion, release_inputs
+from operators.reports import report_at_the_end
+from operators.retries import RETRIES
 from operators.rollout import CanaryRolloutOperator
 from operators.runs import recipe_choices
 from operators.stages import stage
@@ -25,7 +28,7 @@ from operators.stages import stage
     # One at a time is the canary controller's to see to, so that they can build their engines meanwhile.
     max_active_runs=16,
     tags=["anemone"],
-    default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
+    default_args={"owner": "anemone", **RETRIES, **notified()},
     doc_md=__doc__,
     params={
         "recipe": Param(
@@ -81,7 +84,7 @@ def release():
         return release_inputs(candidate)
 
     # A controller or registry that is being started again is waited for.
-    patience = {"retries": 30, "retry_delay": timedelta(seconds=20)}
+    patience = {"retries": 30, "retry_delay": timedelta(seconds=20), "retry_exponential_backoff": 0}
     planned = plan()
     candidate = stage("candidate", planned["candidate"])
     found = inputs(candidate.output)
@@ -101,7 +104,9 @@ def release():
         drill="{{ params.drill }}",
         **patience,
     )
-    canary >> stage("promote", promotion(found["model"]), **patience)
+    promoted = stage("promote", promotion(found["model"]), **patience, **notified_promotion())
+    canary >> promoted
+    report_at_the_end({"candidate": candidate, "engine": engine, "promoted": promoted}, rollout=canary)
 
 
 release()

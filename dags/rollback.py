@@ -10,7 +10,9 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag
 
+from operators.notifications import notified, notified_promotion
 from operators.releases import model_choices, promotion
+from operators.retries import RETRIES
 from operators.rollout import CanaryRolloutOperator
 from operators.stages import stage
 
@@ -19,7 +21,7 @@ from operators.stages import stage
     schedule=None,
     catchup=False,
     tags=["anemone"],
-    default_args={"owner": "anemone", "retries": 2, "retry_delay": timedelta(seconds=5)},
+    default_args={"owner": "anemone", **RETRIES, **notified()},
     doc_md=__doc__,
     params={
         "model": Param(
@@ -43,7 +45,7 @@ from operators.stages import stage
 )
 def rollback():
     # A controller or registry that is being started again is waited for.
-    patience = {"retries": 30, "retry_delay": timedelta(seconds=20)}
+    patience = {"retries": 30, "retry_delay": timedelta(seconds=20), "retry_exponential_backoff": 0}
     back = CanaryRolloutOperator(
         task_id="rollback",
         kind="rollback",
@@ -51,7 +53,7 @@ def rollback():
         version="{{ params.version or '' }}",
         **patience,
     )
-    back >> stage("promote", promotion("{{ params.model }}"), **patience)
+    back >> stage("promote", promotion("{{ params.model }}"), **patience, **notified_promotion())
 
 
 rollback()

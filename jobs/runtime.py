@@ -108,13 +108,15 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
 
 
 def load_spec(name: str, uri: str) -> JobSpec:
-    """Read and validate a spec. Raises ConfigurationError naming the key that is wrong."""
+    """Read and validate a spec. Raises ConfigurationError naming the key that is wrong, TryAgainError without one."""
     try:
         with fsspec.open(uri, "rb") as stream:
             document = stream.read()
         return spec_class(name).model_validate_json(document)
     except FileNotFoundError:
-        raise ConfigurationError(f"the spec {uri} does not exist: clear the task, it writes a new one") from None
+        raise TryAgainError(
+            f"the spec {uri} does not exist, or its store is away: the next try writes it anew"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigurationError(
@@ -127,6 +129,7 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
 
     Raises:
         AnemoneError: the work cannot be done, for a reason that the user can act on.
+        TryAgainError: the store went away meanwhile.
     """
     code = code_identity(spec.job, spec.environment)
     if code != spec.output.code:
@@ -134,7 +137,16 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
             f"the code of job {spec.job} changed between planning and start "
             f"(planned {spec.output.code[:12]}, found {code[:12]}): the next try plans anew"
         )
-    store = Store(spec.output.store)
+    store = Store(spec.output.store, existing=True)
+    try:
+        _execute(spec, run, store)
+    except Exception:
+        # Whatever it looks like, it comes from there: a library knows only of a file that it cannot find.
+        store.check_there()
+        raise
+
+
+def _execute(spec: JobSpec, run: Callable[[Job[Any]], None], store: Store) -> None:
     if store.manifest(spec.output.name) is not None:
         print(format_event("reused", {"artifact": store.uri(spec.output.name)}), flush=True)
         return

@@ -8,15 +8,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from pydantic import ValidationError
 
 from include.artifacts.store import Store
-from include.errors import AnemoneError
+from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 from include.gates import Verdict
 from include.gates.data_quality import data_quality
 from include.gates.evaluation import EvaluationGate, judge_evaluation
 from include.platforms import current_platform
+from operators.decisions import DecisionError
 from operators.links import JudgedArtifactLink
+from operators.sentences import keep_sentence
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -60,10 +63,13 @@ class GateSensor(BaseSensorOperator):
         self.artifact = artifact
         self.gates = gates
 
+    @keep_sentence
     def execute(self, context: Context) -> None:
         store, name = Store.of(self.artifact)
         try:
             present = store.manifest(name) is not None
+        except TryAgainError as error:
+            raise AirflowException(str(error)) from None
         except AnemoneError as error:
             raise AirflowFailException(str(error)) from None
         if present:
@@ -78,6 +84,7 @@ class GateSensor(BaseSensorOperator):
             timeout=timedelta(seconds=current_platform().gate_timeout_seconds),
         )
 
+    @keep_sentence
     def judge_after_wait(self, context: Context, event: Mapping[str, Any]) -> None:
         """Continue after the deferral."""
         self._judge()
@@ -85,6 +92,8 @@ class GateSensor(BaseSensorOperator):
     def _judge(self) -> None:
         try:
             verdict = self._verdict()
+        except TryAgainError as error:
+            raise AirflowException(str(error)) from None
         except AnemoneError as error:
             raise AirflowFailException(str(error)) from None
         for name, value in verdict.figures.items():
@@ -94,12 +103,27 @@ class GateSensor(BaseSensorOperator):
             return
         for reason in verdict.reasons:
             self.log.error("%s", reason)
-        raise AirflowFailException(f"{verdict.summary}. {_REMEDY[self.gate].format(artifact=self.artifact)}")
+        message = f"{verdict.summary}. {_REMEDY[self.gate].format(artifact=self.artifact)}"
+        raise DecisionError(message, event="gate_failed")
 
     def _verdict(self) -> Verdict:
         store, name = Store.of(self.artifact)
         if self.gate == "data_quality":
             return data_quality(store.read_json(name, "result.json"))
-        lines = store.read_bytes(name, "scores.jsonl").decode().splitlines()
-        policy = EvaluationGate.model_validate((self.gates or {}).get("evaluation", {}))
-        return judge_evaluation(policy, store.read_json(name, "results.json"), [json.loads(line) for line in lines])
+        try:
+            policy = EvaluationGate.model_validate((self.gates or {}).get("evaluation", {}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigurationError(
+                f"the recipe's gates.evaluation.{'.'.join(map(str, first['loc']))} is not a limit ({first['msg']}): "
+                "correct the recipe"
+            ) from None
+        lines = store.read_bytes(name, "scores.jsonl").split(b"\n")
+        try:
+            scores = [json.loads(line) for line in lines if line.strip()]
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(
+                f"{self.artifact}: scores.jsonl is not JSON ({error}): clear the evaluation's task with "
+                "refresh: [evaluate]"
+            ) from None
+        return judge_evaluation(policy, store.read_json(name, "results.json"), scores)

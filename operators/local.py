@@ -13,17 +13,27 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.artifacts.store import Store
+from include.artifacts.uses import Run
 from include.code_identity import PROJECT
 from include.errors import AnemoneError, ConfigurationError, TryAgainError
 from include.events import format_event
 from include.platforms import Platform, current_platform
 from operators.links import MadeArtifactLink
 from operators.plan import JobFailedError, JobPlan
+from operators.sentences import keep_sentence
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 _ERROR = "error: "
+
+_PASSED_ON = {
+    *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "TMPDIR", "TZ", "USER"),
+    *("ANEMONE_HOME", "ANEMONE_PLATFORM", "ANEMONE_PORT"),
+    *("AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_DIR", "SSL_CERT_FILE"),
+}
+"""Environment variables that every job needs; what else one needs, credentials too, its platform's YAML names."""
 
 
 class LocalJobOperator(BaseOperator):
@@ -37,17 +47,23 @@ class LocalJobOperator(BaseOperator):
         section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
             configuration}; None where the recipe has no such stage, and the task then returns None.
         inputs: artifact URI by input name; an input that is None is left out.
+        links: what the task's page in the web UI leads to.
     """
 
     template_fields: Sequence[str] = ("section", "inputs")
     template_fields_renderers = {"section": "json", "inputs": "json"}
-    operator_extra_links = (MadeArtifactLink(),)
     ui_color = "#e6edf7"
 
     def __init__(
-        self, *, section: Mapping[str, Any] | None, inputs: Mapping[str, str | None] | None = None, **kwargs: Any
+        self,
+        *,
+        section: Mapping[str, Any] | None,
+        inputs: Mapping[str, str | None] | None = None,
+        links: Sequence[BaseOperatorLink] = (MadeArtifactLink(),),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.operator_extra_links = tuple(links)
         self.section = section
         self.inputs = inputs if inputs is not None else {}
         self._process: subprocess.Popen[str] | None = None
@@ -56,6 +72,7 @@ class LocalJobOperator(BaseOperator):
     def platform(self) -> Platform:
         return current_platform()
 
+    @keep_sentence
     def execute(self, context: Context) -> str | None:
         if self.section is None:
             self.log.info("this recipe has no stage %s", self.task_id)
@@ -65,8 +82,9 @@ class LocalJobOperator(BaseOperator):
                 self.section["job"],
                 config=self.section["config"],
                 inputs=self.inputs,
-                store=Store(self.platform.store),
+                store=Store(self.platform.store, existing=True),
                 refresh=context["run_id"] if self.task_id in context["params"].get("refresh", ()) else "",
+                run=Run(dag_id=self.dag_id, run_id=context["run_id"]),
             )
             if manifest := plan.committed():
                 self.log.info(
@@ -108,7 +126,7 @@ class LocalJobOperator(BaseOperator):
         self._process = subprocess.Popen(
             [*supervisor, *command],
             cwd=PROJECT,
-            env={**_plain_environment(), **self.platform.environment},
+            env={**_passed_on(), **self.platform.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -134,6 +152,6 @@ class LocalJobOperator(BaseOperator):
         return (code if code >= 0 else 128 - code), sentence
 
 
-def _plain_environment() -> dict[str, str]:
-    """This process's environment without Airflow's own variables: connections and keys are not a job's business."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "_AIRFLOW_"))}
+def _passed_on() -> dict[str, str]:
+    """What a job gets of this process's environment, in which secrets of all kinds lie; the platform adds its own."""
+    return {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("LC_")}

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from include.artifacts.manifest import Manifest
 from include.artifacts.naming import artifact_name
 from include.artifacts.store import Store
+from include.artifacts.uses import Run, note_uses
 from include.code_identity import code_identity
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, ExitCode
 from include.specs import spec_class
@@ -52,6 +53,7 @@ class JobPlan:
         inputs: Mapping[str, str | None],
         store: Store,
         refresh: str = "",
+        run: Run | None = None,
     ) -> JobPlan:
         """Validate a job and name its output, before anything starts.
 
@@ -61,12 +63,15 @@ class JobPlan:
             inputs: artifact URI by input name; None for an optional input that this run does not have.
             store: where the output goes.
             refresh: salt that gives an otherwise equal job another name, so that it runs again.
+            run: for which the job is planned; what it takes and makes is noted as used by it.
 
         Raises:
             ConfigurationError: a key or value that the job does not take.
             ArtifactError: an input that does not exist or was altered.
         """
         cls_ = spec_class(job)
+        if run is not None:
+            note_uses(store, run, _names_in(store, inputs))
         draft = {
             "job": job,
             "config": dict(config),
@@ -85,6 +90,8 @@ class JobPlan:
             raise ConfigurationError(f"job {job}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         spec = spec.model_copy(update={"config": cls_.observe(spec.config)})
         output = spec.output.model_copy(update={"name": _name(spec)})
+        if run is not None:
+            note_uses(store, run, [output.name])
         return cls(spec.model_copy(update={"output": output}), store)
 
     @property
@@ -127,6 +134,12 @@ class JobPlan:
             raise JobFailedError(message, retryable=True)
         message = sentence or f"job {job} ended with exit code {exit_code} and said nothing: read its log above"
         raise JobFailedError(message, retryable=exit_code not in _PERMANENT)
+
+
+def _names_in(store: Store, inputs: Mapping[str, str | None]) -> list[str]:
+    """The inputs that lie in `store`."""
+    found = [Store.of(uri) for uri in inputs.values() if uri is not None]
+    return [name for of, name in found if of.root == store.root]
 
 
 def _pin(uri: str) -> dict[str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.artifacts.store import Store
 from include.candidates import release_run_id
-from include.errors import AnemoneError
+from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
+from operators.sentences import keep_sentence
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,6 +33,8 @@ def announced_releases(context: Context) -> list[dict[str, Any]]:
     for event in sorted(events, key=lambda event: event.timestamp):
         try:
             found = _registration(event)
+        except TryAgainError as error:
+            raise AirflowException(str(error)) from None
         except AnemoneError as error:
             # One that cannot be read must not keep the others from being released.
             _log.error("the candidate that %s announced is not released: %s", event.source_run_id, error)
@@ -58,6 +61,7 @@ def announced_releases(context: Context) -> list[dict[str, Any]]:
     ]
 
 
+@keep_sentence
 def planned_release(context: Context) -> dict[str, Any]:
     """What to release, and how.
 
@@ -77,6 +81,7 @@ def planned_release(context: Context) -> dict[str, Any]:
     }
 
 
+@keep_sentence
 def release_inputs(candidate: str) -> dict[str, str | None]:
     """What the record at the URI `candidate` says: {"model", "version", "champion_version", and by name the URIs of
     "merged", "curated" and "evaluation"}.
@@ -84,6 +89,8 @@ def release_inputs(candidate: str) -> dict[str, str | None]:
     try:
         store, name = Store.of(candidate)
         record = store.read_json(name, "candidate.json")
+    except TryAgainError as error:
+        raise AirflowException(str(error)) from None
     except AnemoneError as error:
         raise AirflowFailException(str(error)) from None
     made_from = {part: record["inputs"][part]["uri"] for part in ("merged", "curated", "evaluation")}

@@ -19,7 +19,9 @@ from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryA
 from include.events import format_event
 from include.platforms import current_platform
 from include.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
+from operators.decisions import DecisionError
 from operators.links import EVIDENCE_KEY, EvidenceLink
+from operators.sentences import keep_sentence
 from operators.serving import Controller, OtherRolloutError, news
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class CanaryRolloutOperator(BaseOperator):
     def controller(self) -> Controller:
         return Controller(current_platform().serving)
 
+    @keep_sentence
     def execute(self, context: Context) -> dict[str, Any]:
         with _as_airflow_says_it():
             try:
@@ -119,6 +122,7 @@ class CanaryRolloutOperator(BaseOperator):
                 told = self._tell(status, told)
             return self._conclude(context, status)
 
+    @keep_sentence
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Continue after the deferral."""
         if event["trouble"] is not None:
@@ -255,7 +259,8 @@ class CanaryRolloutOperator(BaseOperator):
         rehearsed = self.drill != "none" and status.outcome == "rolled_back"
         remedy = "It was a drill: nothing is to be mended." if rehearsed else _REMEDY.get(status.outcome, "")
         looks = f" {status.evidence} holds every look." if status.evidence else ""
-        raise AirflowFailException(f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{looks}")
+        message = f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{looks}"
+        raise DecisionError(message, event=status.outcome or "run_failed")
 
 
 def _rollout_id(context: Context, number: int) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import CronTriggerTimetable
+from airflow.sdk import BaseOperator, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
 from include.artifacts.naming import digest
 from include.errors import AnemoneError, ConfigurationError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
+from operators.sentences import keep_sentence
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,25 +39,41 @@ def announced_runs(context: Context) -> list[dict[str, Any]]:
     return list(runs.values())
 
 
-def start_run(dag_id: str, *, run_id: str, conf: dict[str, Any]) -> NoReturn:
-    """Start a run of another DAG from inside a task; the task is skipped where that run exists already.
+class StartRunOperator(BaseOperator):
+    """Start a run of another DAG; the task is skipped where that run exists already.
 
-    This is what TriggerDagRunOperator does, whose module costs every parse half a CPU-second of imports.
+    This is what TriggerDagRunOperator does, whose module costs every parse half a CPU-second of imports. And nothing
+    here is a template: Airflow renders what a mapped task is given, and a file's name comes this way.
+
+    Args:
+        starts: id of the other DAG.
+        run_id, conf: of its run.
     """
-    raise DagRunTriggerException(
-        trigger_dag_id=dag_id,
-        dag_run_id=run_id,
-        conf=conf,
-        reset_dag_run=False,
-        skip_when_already_exists=True,
-        wait_for_completion=False,
-        allowed_states=[],
-        failed_states=[],
-        poke_interval=60,
-        deferrable=False,
-    )
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, starts: str, run_id: str, conf: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.starts = starts
+        self.run_id = run_id
+        self.conf = conf
+
+    def execute(self, context: Context) -> NoReturn:
+        raise DagRunTriggerException(
+            trigger_dag_id=self.starts,
+            dag_run_id=self.run_id,
+            conf=dict(self.conf),
+            reset_dag_run=False,
+            skip_when_already_exists=True,
+            wait_for_completion=False,
+            allowed_states=[],
+            failed_states=[],
+            poke_interval=60,
+            deferrable=False,
+        )
 
 
+@keep_sentence
 def resolved_recipe(context: Context) -> dict[str, Any]:
     """The run's recipe with the form's overrides, one section a stage (see `include.recipes.resolve`).
 
@@ -68,7 +86,12 @@ def resolved_recipe(context: Context) -> dict[str, Any]:
         sections["ingest"]["config"]["announced"] = (context["dag_run"].conf or {}).get("digest")
     except AnemoneError as error:
         raise AirflowFailException(str(error)) from None
-    registration = {"model": sections["model"], "recipe": sections["name"], "run_id": context["run_id"]}
+    registration = {
+        "model": sections["model"],
+        "recipe": sections["name"],
+        "run_id": context["run_id"],
+        "gate": sections["gates"]["evaluation"],
+    }
     sections["register"] = {"job": "register", "config": registration}
     return sections
 

@@ -44,9 +44,16 @@ class ArtifactTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         store, name = Store.of(self.uri)
-        while await asyncio.to_thread(store.manifest, name) is None:
+        while not await asyncio.to_thread(self._there, store, name):
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent({"artifact": self.uri})
+
+    def _there(self, store: Store, name: str) -> bool:
+        try:
+            return store.manifest(name) is not None
+        except TryAgainError as error:
+            self.log.warning("%s", error)
+            return False
 
 
 class RolloutTrigger(BaseTrigger):

@@ -22,6 +22,7 @@ def provenance() -> Provenance:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
+    (tmp_path / "store").mkdir()
     return Store(f"file://{tmp_path}/store")
 
 

@@ -46,7 +46,8 @@ def environment() -> dict[str, str]:
         "CORE__FERNET_KEY": _secret("fernet"),
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords()),
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
+        # SQLite's own 5 s are over soon on a busy machine, and then a request for a run fails.
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db?timeout=60",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(port()),
         "API__BASE_URL": f"{address}/",
@@ -59,6 +60,8 @@ def environment() -> dict[str, str]:
         # A run that lost its scheduler (power, kill -9) goes on within half a minute of the next start.
         "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        # A task whose worker was killed tries again within a minute; Airflow's own five would be its whole night.
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),

@@ -32,7 +32,8 @@ def make_home() -> Path:
             raise NotOursError(
                 f"{path} holds files that Anemone did not make: point ANEMONE_HOME at a new or empty folder"
             )
-        path.mkdir(parents=True, exist_ok=True)
+        # Made once, here: a store that is missing later is away, and nobody writes into a new folder of its name.
+        (path / "store").mkdir(parents=True, exist_ok=True)
         marker.write_text("Made by Anemone. `make clean` removes this folder with everything in it.\n")
     return path
 
@@ -62,7 +63,7 @@ def remove_home() -> Path:
 
 
 def python_of(environment: str) -> Path:
-    """The interpreter of the environment `airflow`, `jobs` or `serving`."""
+    """The interpreter of the environment `airflow`, `jobs`, `serving` or `bench`."""
     return home() / "venvs" / environment / "bin" / "python"
 
 

@@ -53,14 +53,22 @@ def test_the_rules_of_the_house(dags):
             assert task.retries >= 1, task.task_id
 
 
-@pytest.mark.parametrize("form", ["customize", "release", "rollback"])
+def test_nothing_that_a_mapped_task_is_given_is_a_template(dags):
+    """Airflow renders it, unlike other XComs, and the name of a file that arrives is in one."""
+    mapped = [task for dag in dags.values() for task in dag.tasks if task.is_mapped]
+    assert {task.task_id for task in mapped} >= {"start_customize", "start_release"}
+    for task in mapped:
+        assert not task.template_fields, task.task_id
+
+
+@pytest.mark.parametrize("form", ["customize", "release", "rollback", "retention"])
 def test_every_form_can_be_sent_as_it_opens(dags, form):
     """Airflow's form takes an empty text for a missing one, and keeps its button locked."""
     for name in dags[form].params:
         assert dags[form].params.get_param(name).value != "", name
 
 
-@pytest.mark.parametrize("form", ["customize", "release", "rollback"])
+@pytest.mark.parametrize("form", ["customize", "release", "rollback", "retention"])
 def test_every_param_of_a_form_explains_itself(dags, form):
     for name in dags[form].params:
         schema = dags[form].params.get_param(name).schema
@@ -109,6 +117,15 @@ def test_what_follows_the_traffic_outlasts_a_controller_that_is_away(dags):
     for dag, tasks in (("release", ("canary", "promote")), ("rollback", ("rollback", "promote"))):
         for task in map(dags[dag].get_task, tasks):
             assert task.retries * task.retry_delay.total_seconds() >= 600, (dag, task.task_id)
+
+
+@pytest.mark.parametrize("dag", ["customize", "release"])
+def test_every_run_ends_with_its_report_whatever_became_of_it(dags, dag):
+    tasks = {task.task_id: task for task in dags[dag].tasks}
+    outcome, report = tasks.pop("outcome"), tasks.pop("report")
+    assert outcome.upstream_task_ids == tasks.keys()
+    assert report.upstream_task_ids == {"outcome"}
+    assert all(task.is_teardown and not task.on_failure_fail_dagrun for task in (outcome, report))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

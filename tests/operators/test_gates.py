@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from operators.gates import GateSensor
 from operators.triggers import ArtifactTrigger
@@ -94,3 +94,11 @@ def test_an_artifact_that_is_not_there_yet_is_waited_for(store, commit):
     assert deferral.value.timeout is not None
     commit("check-1", {"result.json": json.dumps(result(rows=(True, 10, 5)))})
     assert getattr(gate(store), deferral.value.method_name)({}, {"artifact": store.uri("check-1")}) is None
+
+
+def test_a_store_that_is_away_is_worth_another_try(store):
+    root = Path(store.root.removeprefix("file://"))
+    root.rename(root.with_name("away"))
+    with pytest.raises(AirflowException, match="is not there") as failure:
+        gate(store).execute({})
+    assert not isinstance(failure.value, AirflowFailException)

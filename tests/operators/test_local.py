@@ -73,7 +73,7 @@ def test_a_store_that_cannot_be_written_is_worth_another_try(stage, tmp_path):
     (tmp_path / "file").write_text("where the store's folder should be")
     operator = stage(section=section())
     operator.__dict__["platform"] = operator.platform.model_copy(update={"store": f"file://{tmp_path}/file/store"})
-    with pytest.raises(AirflowException, match="could not start the job .*see to it; the store is file://") as failure:
+    with pytest.raises(AirflowException, match="the store file://.* is not there") as failure:
         operator.execute(CONTEXT)
     assert not isinstance(failure.value, AirflowFailException)
 
@@ -94,6 +94,8 @@ def test_on_kill_ends_the_job(stage, tmp_path):
 
 def test_a_job_sees_nothing_of_airflows_secrets(stage, tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://user:planted-secret@host/db")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    monkeypatch.setenv("SOMETHING_ELSE", "planted-secret")
     show = tmp_path / "python"
     show.write_text(f"#!/bin/sh\nenv > {tmp_path}/env\nexit 70\n")
     show.chmod(0o755)
@@ -102,7 +104,7 @@ def test_a_job_sees_nothing_of_airflows_secrets(stage, tmp_path, monkeypatch):
     with pytest.raises(AirflowFailException):
         operator.execute(CONTEXT)
     environment = (tmp_path / "env").read_text()
-    assert "HF_HUB_OFFLINE=1" in environment
+    assert "HF_HUB_OFFLINE=1" in environment and "PATH=" in environment
     assert "planted-secret" not in environment
 
 

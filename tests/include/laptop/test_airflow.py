@@ -24,7 +24,7 @@ def test_no_other_airflows_settings_get_in(monkeypatch: pytest.MonkeyPatch, own_
     monkeypatch.setenv("AIRFLOW_HOME", "/elsewhere")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     settings = airflow.environment()
-    assert settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{own_home}/airflow/airflow.db"
+    assert settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{own_home}/airflow/airflow.db?timeout=60"
     assert settings["AIRFLOW_HOME"] == f"{own_home}/airflow"
     assert not {"AIRFLOW_CONN_PROD", "PYTHONPATH"} & set(settings)
     assert settings["PATH"].endswith(os.environ["PATH"])
