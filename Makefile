@@ -5,6 +5,7 @@ export DATA
 export RECIPE ?= demo/0.8M_lora_cpu
 export OVERRIDES ?= {}
 export PROMPT
+export DELETE
 export ANEMONE_HOME ?= $(CURDIR)/.anemone
 export ANEMONE_PORT ?= 8080
 override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
@@ -14,7 +15,7 @@ SERVING := $(ANEMONE_HOME)/venvs/serving/bin
 # Tests of what runs in the environment `serving`.
 SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
 
-.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults limits lint lock clean
+.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults soak gc bench limits lint lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -59,8 +60,18 @@ test-faults: setup  ## what breaks at night, done on purpose; the README lists i
 	@$(SERVING)/pytest tests/faults/serving
 	@$(AIRFLOW)/pytest tests/faults/airflow
 
+soak: setup  ## a release a minute under traffic, and nothing grows: make soak MINUTES=20
+	@ANEMONE_SOAK_MINUTES=$(or $(MINUTES),20) $(SERVING)/pytest tests/faults/serving/test_soak.py
+
+gc: setup  ## show what of the store may go, and why; let it go: make gc DELETE=yes
+	@$(AIRFLOW)/python -m include.laptop.gc "$$DELETE"
+
 limits: setup  ## measure anew where the limits of the demo's gates come from
 	@$(AIRFLOW)/python tests/benchmarks/limits.py
+
+bench: setup  ## the figures, beside other tools; one of them: make bench ONLY=curation
+	@$(PYTHON) -m include.laptop.setup bench
+	@$(AIRFLOW)/python tests/benchmarks/bench.py $(ONLY)
 
 lint: setup  ## check style, and that no room imports what it must not
 	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo

@@ -228,3 +228,14 @@ class TargetStatus(Model):
     previous: tuple[LiveRelease, ...] = ()
     rollout: str | None = None
     healthy: bool = False
+
+
+class ControllerState(Model):
+    """All that a controller may still need.
+
+    Attributes:
+        unfinished: rollouts that have not ended.
+    """
+
+    targets: tuple[TargetStatus, ...] = ()
+    unfinished: tuple[RolloutRequest, ...] = ()

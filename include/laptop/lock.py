@@ -23,7 +23,10 @@ from include.laptop.setup import lock_file, uv
 PYTHONS = ("3.11", "3.12")
 PLATFORM = "x86_64-manylinux_2_35"
 
-_EXTRAS = {"airflow": ["airflow", "dev"], "jobs": ["jobs"], "serving": ["serving"]}
+_EXTRAS = {"airflow": ["airflow", "dev"], "jobs": ["jobs"], "serving": ["serving"], "bench": ["jobs", "bench"]}
+_SAME_AS = {"bench": "jobs"}
+"""An environment that compares with another holds that one's own versions."""
+
 _TEST_TOOLS = {"jobs": ("pytest", "hypothesis"), "serving": ("pytest", "hypothesis", "openai")}
 """Of the extra `dev`, what an environment needs to test itself."""
 
@@ -59,6 +62,8 @@ def lock(environment: str, *, upgrade: bool) -> int:
             tools = folder / "test-tools.in"
             tools.write_text("\n".join(_test_tools(environment)))
             sources.append(str(tools))
+        if environment in _SAME_AS:
+            sources += ["--constraints", str(lock_file(_SAME_AS[environment]))]
         merged: dict[str, str] = {}
         for python in PYTHONS:
             output = folder / f"{python}.txt"
@@ -140,8 +145,9 @@ def _content_length(url: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m include.laptop.lock", description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions instead of those locked")
+    parser.add_argument("--only", choices=tuple(_EXTRAS), help="one environment's lock file instead of all")
     given = parser.parse_args()
-    for environment in _EXTRAS:
+    for environment in [given.only] if given.only else _EXTRAS:
         size = lock(environment, upgrade=given.upgrade)
         print(f"{lock_file(environment).name}: {size / 1e6:.0f} MB to download")
 

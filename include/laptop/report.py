@@ -110,12 +110,13 @@ def _verdict(airflow: Airflow, run: Run) -> str:
 
 
 def _pages(airflow: Airflow, run: Run, run_id: str) -> dict[str, str]:
-    """What a person can read on: the check's report, or the rollout's evidence."""
+    """What a person can read on: the run's own page, and the check's report or the rollout's evidence."""
+    pages = {"report": _page(airflow.xcom(run.dag, run_id, "report"), "report.html") if run.dag != ROLLBACK else None}
     if run.dag == CUSTOMIZE:
-        page = _page(airflow.xcom(run.dag, run_id, "check"), "index.html")
-        return {"data docs": page} if page else {}
-    page = _page(airflow.xcom(run.dag, run_id, _ROLLOUT_TASKS[run.dag], key="evidence"), "report.md")
-    return {"evidence": page} if page else {}
+        pages["data docs"] = _page(airflow.xcom(run.dag, run_id, "check"), "index.html")
+    else:
+        pages["evidence"] = _page(airflow.xcom(run.dag, run_id, _ROLLOUT_TASKS[run.dag], key="evidence"), "report.md")
+    return {name: page for name, page in pages.items() if page}
 
 
 def _page(uri: object, name: str) -> str | None:

@@ -1,5 +1,7 @@
 """`make setup`: the environments `airflow`, `jobs` and `serving`, from their lock files. Standard library only.
 
+With names of environments as arguments, those: `bench`, which `make bench` alone needs, is made in no other way.
+
 Can be stopped at any moment and started again: a stamp is written last, and says what an environment was made from.
 """
 
@@ -12,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,6 +22,7 @@ from include.laptop.components import all_services
 from include.laptop.home import PROJECT, NotOursError, home, make_home, python_of
 
 ENVIRONMENTS = ("airflow", "jobs", "serving")
+ON_REQUEST = ("bench",)
 UV_VERSION = "0.13.8"
 
 _DOWNLOAD = re.compile(r"^# download: (\d+) bytes in (\d+) packages$", re.MULTILINE)
@@ -44,7 +48,7 @@ def is_ready(environment: str) -> bool:
     return stamp.is_file() and stamp.read_text() == _stamp(environment) and python_of(environment).exists()
 
 
-def set_up() -> None:
+def set_up(environments: Sequence[str] = ENVIRONMENTS) -> None:
     """Make what is missing or out of date; at once where nothing is.
 
     Raises:
@@ -59,9 +63,9 @@ def set_up() -> None:
         except BlockingIOError:
             print("Another `make setup` is at work here; waiting for it …", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for environment in ENVIRONMENTS:
+        for environment in environments:
             if not is_ready(environment):
-                if any(service.running() for service in all_services()):
+                if environment in ENVIRONMENTS and any(service.running() for service in all_services()):
                     raise SetupError(f"the environment {environment} is out of date and in use: run `make down` first")
                 _bootstrap()
                 _make(environment)
@@ -95,7 +99,7 @@ def _make(environment: str) -> None:
     if not python.exists() or _version_of(python) != sys.version_info[:3]:
         _run([str(uv()), "venv", "--quiet", "--clear", "--python", sys.executable, str(python.parent.parent)])
     install = [str(uv()), "pip", "install", "--python", str(python)]
-    _run([*install, "--requirements", str(lock), *(_torch_options(lock) if environment == "jobs" else [])])
+    _run([*install, "--requirements", str(lock), *_torch_options(lock)])
     _run([*install, "--quiet", "--no-deps", "--editable", str(PROJECT)])
     _stamp_file(environment).write_text(stamp)
     print(f"The environment {environment} is ready after {time.monotonic() - began:.0f} s.", flush=True)
@@ -110,17 +114,17 @@ def download(environment: str) -> tuple[int, int]:
 
 
 def _torch_options(lock: Path) -> list[str]:
-    """Where uv finds torch: the CPU build, or the CUDA build that fits the NVIDIA driver it finds.
+    """Where uv finds torch, if it is locked: the CPU build, or the CUDA build that fits the NVIDIA driver it finds.
 
     Local wheels (pip's own PIP_FIND_LINKS) go first; UV_TORCH_BACKEND overrules everything.
     """
-    if "UV_TORCH_BACKEND" in os.environ:
-        return []
     version = re.search(r"^torch==(\S+)", lock.read_text(), re.MULTILINE)
+    if version is None or "UV_TORCH_BACKEND" in os.environ:
+        return []
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     for folder in os.environ.get("PIP_FIND_LINKS", "").split():
         wheels = Path(folder.replace("file://", "")).glob("torch-*.whl")
-        if version and any(re.match(rf"torch-{re.escape(version[1])}(\+\w+)?-{tag}-", unquote(w.name)) for w in wheels):
+        if any(re.match(rf"torch-{re.escape(version[1])}(\+\w+)?-{tag}-", unquote(w.name)) for w in wheels):
             return ["--find-links", folder]
     return ["--torch-backend", "auto"]
 
@@ -151,8 +155,11 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    unknown = sorted(set(sys.argv[1:]) - {*ENVIRONMENTS, *ON_REQUEST})
+    if unknown:
+        sys.exit(f"error: there is no environment {unknown[0]}: name {', '.join((*ENVIRONMENTS, *ON_REQUEST))}")
     try:
-        set_up()
+        set_up(sys.argv[1:] or ENVIRONMENTS)
     except (SetupError, NotOursError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -84,7 +84,8 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
 
     Returns:
         One section a stage, {"job": the verb, "config": its validated configuration}, or None for `heldout` where the
-        recipe names none; and {"name", "model", "gates", "canary"}. Plain JSON values. `ingest` has no `source` yet.
+        recipe names none; and {"name", "description", "model", "gates", "canary"}. Plain JSON values. `ingest` has no
+        `source` yet.
 
     Raises:
         ConfigurationError: an unknown recipe, file or key, or a value out of its bounds, with the nearest known name.
@@ -97,7 +98,7 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
         _override(document, key, value)
     recipe = _validated(Recipe, document, name)
     shared = {"chat_template": _text("templates", recipe.chat_template, name), "max_tokens": recipe.max_tokens}
-    sections: dict[str, Any] = {"name": name, "model": recipe.model}
+    sections: dict[str, Any] = {"name": name, "description": recipe.description, "model": recipe.model}
     for part in ("gates", "canary"):
         sections[part] = getattr(recipe, part).model_dump(mode="json")
     for stage in _STAGES:

@@ -206,6 +206,12 @@ def test_the_form_and_the_artifact_pages_in_a_browser(home: Path) -> None:
         expect(page.get_by_text("tuned_exact_match")).to_be_visible()
         page.get_by_role("link", name="results.json").click()
         expect(page.get_by_text("base_few_shot").first).to_be_visible()
+
+        page.goto(f"{client.url}/dags/customize/runs/{good}/tasks/report/details")
+        link = page.locator("a", has_text="Report")
+        expect(link.last).to_be_visible()
+        page.goto(f"{client.url}{link.last.get_attribute('href')}")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Passed every gate")
         browser.close()
 
 
@@ -238,7 +244,7 @@ def test_an_unchanged_data_set_is_reused_stage_by_stage(home: Path, store: Store
     first = last_run(client, home / "inbox" / "good.jsonl")["dag_run_id"]
     run = client.trigger(DAG, {"data": str(home / "inbox" / "good.jsonl"), "recipe": RECIPE})["dag_run_id"]
     assert ended(client, DAG, run) == "success"
-    assert {name for name in jobs_made(store) if not name.startswith(("evaluate-", "engine-"))} <= before
+    assert {name for name in jobs_made(store) if not name.startswith(("evaluate-", "engine-", "report-"))} <= before
     for task in ("ingest", "base", "heldout", "curate", "check", "finetune", "merge"):
         assert f"refresh=['{task}']" in log_text(client, run, task)
         assert client.xcom(DAG, run, task) == client.xcom(DAG, first, task)

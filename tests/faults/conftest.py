@@ -1,26 +1,29 @@
 """Every test here is a scenario; what became of each is kept for the list in the README.
 
-A session writes `<ANEMONE_HOME>/faults/<environment>-<page>.json` for every page (test file) that it ran to its end.
+A session writes `<ANEMONE_HOME>/faults/<environment>-<page>.json`, a page being a test file: by test, its scenario and
+what became of it. Tests of the page that did not run this time keep what they had.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from include.laptop.home import PROJECT, home
+from include.laptop.home import home
 
-_KEPT = pytest.StashKey[dict[str, dict[tuple[str, str, str], dict]]]()
+_RESULTS = pytest.StashKey[dict[Path, dict[str, dict[str, Any]]]]()
 _FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "scenario(given, when, then): a row of the published list of faults")
-    config.stash[_KEPT] = {}
+    config.stash[_RESULTS] = defaultdict(dict)
+    # Before a fixture gives a test a home of its own.
     config.stash[_FOLDER] = home() / "faults"
 
 
@@ -42,24 +45,22 @@ def reads(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport:
-    report = yield
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield
     marker = item.get_closest_marker("scenario")
     if marker is not None and (report.when == "call" or report.outcome != "passed"):
-        page = item.config.stash[_KEPT].setdefault(Path(item.path).relative_to(PROJECT).as_posix(), {})
-        key = tuple(marker.kwargs[part] for part in ("given", "when", "then"))
-        row = page.setdefault(key, {"held": 0, "tried": 0, "skipped": 0, "seconds": 0.0, "reads": []})
-        row["skipped" if report.outcome == "skipped" else "tried"] += 1
-        row["held"] += report.outcome == "passed"
-        row["seconds"] += report.duration
-        row["reads"] += [sentence for name, sentence in item.user_properties if name == "reads"]
+        sentences = [sentence for name, sentence in item.user_properties if name == "reads"]
+        result = {"outcome": report.outcome, "seconds": round(report.duration, 1), "reads": sentences}
+        results = item.config.stash[_RESULTS][item.path]
+        # A failed teardown comes after the test's own outcome, and counts.
+        results[item.name] = {**marker.kwargs, **result}
     return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     folder = session.config.stash[_FOLDER]
-    for page, rows in session.config.stash[_KEPT].items():
+    for page, results in session.config.stash[_RESULTS].items():
         folder.mkdir(parents=True, exist_ok=True)
-        document = [dict(zip(("given", "when", "then"), key, strict=True)) | row for key, row in rows.items()]
-        file = folder / f"{Path(page).parent.name}-{Path(page).stem}.json"
-        file.write_text(json.dumps({"page": page, "python": sys.version.split()[0], "scenarios": document}, indent=1))
+        file = folder / f"{page.parent.name}-{page.stem}.json"
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        file.write_text(json.dumps({**kept, **results}, indent=1, ensure_ascii=False))

@@ -1,9 +1,14 @@
-"""The list of faults for the README, from what the last `make test-faults` kept: `python -m tests.faults.published`."""
+"""The list of faults in the README, from what the last `make test-faults` kept: `python -m tests.faults.published`."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from html import escape
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from include.laptop.home import PROJECT, home
 
@@ -16,44 +21,66 @@ PAGES = {
     "airflow-test_hostile_values": "Orchestration",
     "jobs-test_evaluation_and_registry": "Evaluation and registry",
     "jobs-test_artifacts": "Artifacts",
+    "jobs-test_retention": "Retention",
     "serving-test_release": "Release",
+    "serving-test_doors": "Release",
     "serving-test_controller_kills": "Release",
     "airflow-test_rollout_kills": "Release",
     "serving-test_soak": "Release",
+    "airflow-test_notifications": "Notifications",
 }
 _WIDEST = 240
+"""Characters of a sentence that are shown."""
 
 
-def table(folder: Path) -> str:
-    """Markdown: one row a scenario, in the order of the pages.
+def published(folder: Path) -> str:
+    """HTML that Markdown takes: a summary line and a table for each part, with the counts of what held.
 
     Raises:
-        SystemExit: a page is missing, or a scenario did not hold.
+        FileNotFoundError: a page was not run.
     """
-    lines = ["| | given | when | then | the user reads | held |", "|---|---|---|---|---|---|"]
-    part = None
-    for page, title in PAGES.items():
-        file = folder / f"{page}.json"
-        if not file.is_file():
-            raise SystemExit(f"{file} is missing: run `make test-faults` first")
-        for row in json.loads(file.read_text())["scenarios"]:
-            if row["held"] < row["tried"]:
-                raise SystemExit(f"{page}: {row['when']}: held {row['held']} of {row['tried']}")
-            reads = min(row["reads"], key=len, default="")
-            shown = reads if len(reads) <= _WIDEST else reads[: _WIDEST - 1] + "…"
-            cells = [title if title != part else "", row["given"], row["when"], row["then"], shown]
-            count = f"{row['held']} of {row['tried']}" if row["tried"] else "not run"
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*cells, count]) + " |")
-            part = title
-    return "\n".join(lines)
+    blocks = []
+    for part, pages in groupby(PAGES, PAGES.__getitem__):
+        rows = [row for page in pages for row in _rows(json.loads((folder / f"{page}.json").read_text()))]
+        held, run = (sum(row[key] for row in rows) for key in ("held", "run"))
+        table = "\n".join(_line(row) for row in rows)
+        blocks.append(
+            f"<details><summary><b>{part}</b>: {len(rows)} scenarios, {held:,} of {run:,} tests held</summary>\n\n"
+            f"| given | when | then | the user reads | held |\n|---|---|---|---|---|\n{table}\n\n</details>"
+        )
+    return "\n".join(blocks)
+
+
+def _rows(results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tests of one scenario are one row."""
+    by_scenario: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for result in results.values():
+        by_scenario.setdefault(tuple(result[key] for key in ("given", "when", "then")), []).append(result)
+    for scenario, tests in by_scenario.items():
+        yield {
+            "scenario": scenario,
+            "reads": min((sentence for test in tests for sentence in test["reads"]), key=len, default=""),
+            "held": sum(test["outcome"] == "passed" for test in tests),
+            "run": sum(test["outcome"] != "skipped" for test in tests),
+        }
+
+
+def _line(row: dict[str, Any]) -> str:
+    reads = row["reads"] if len(row["reads"]) <= _WIDEST else f"{row['reads'][: _WIDEST - 1]}…"
+    count = f"{row['held']} of {row['run']}" if row["run"] else "by option"
+    cells = [escape(cell, quote=False).replace("|", "\\|") for cell in (*row["scenario"], reads, count)]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     readme = PROJECT / "README.md"
-    text = readme.read_text()
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    readme.write_text(f"{head}{BEGIN}\n{table(home() / 'faults')}\n{END}{tail}")
+    head, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    try:
+        block = published(home() / "faults")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error.filename} is missing: run `make test-faults` first")
+    readme.write_text(f"{head}{BEGIN}\n{block}\n{END}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

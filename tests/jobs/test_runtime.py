@@ -62,12 +62,28 @@ def test_a_wrong_spec_is_64_before_anything_starts(write_spec, store, tmp_path, 
     assert store.names() == []
 
 
-def test_a_missing_spec_is_64(tmp_path):
+def test_a_missing_spec_is_75(tmp_path):
     done = run(f"file://{tmp_path}/nothing.json")
     assert (done.returncode, last_line(done)) == (
-        64,
-        f"error: the spec file://{tmp_path}/nothing.json does not exist: clear the task, it writes a new one",
+        75,
+        f"error: the spec file://{tmp_path}/nothing.json does not exist, or its store is away: the next try writes it "
+        "anew",
     )
+
+
+def test_a_store_that_goes_away_meanwhile_is_75_and_nothing_is_written_in_its_place(write_spec, tmp_path):
+    uri, _ = write_spec("generate", {**CONFIG, "rows": 20_000})
+    command = [sys.executable, "-m", "jobs.generate", "--spec", uri]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout.readline().startswith("started ")
+    (tmp_path / "store").rename(tmp_path / "away")
+    _, told = job.communicate(timeout=60)
+    assert (job.returncode, told.splitlines()[-1]) == (
+        75,
+        f"error: the store file://{tmp_path}/store is not there: mount it, or put its folder back; tasks try again "
+        "meanwhile",
+    )
+    assert not (tmp_path / "store").exists()
 
 
 def test_code_that_changed_since_the_plan_is_75(write_spec, tmp_path):
@@ -114,6 +130,7 @@ def full_disk(tmp_path):
 def test_no_disk_space_is_75_with_one_sentence_and_nothing_half_done(write_spec, full_disk, tmp_path):
     uri, name = write_spec("generate", {**CONFIG, "rows": 20_000})
     document = json.loads(Path(uri.removeprefix("file://")).read_text())
+    (full_disk / "store").mkdir()
     document["output"]["store"] = f"file://{full_disk}/store"
     (tmp_path / "spec.json").write_text(json.dumps(document))
     done = run(f"file://{tmp_path}/spec.json")
