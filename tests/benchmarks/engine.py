@@ -10,7 +10,6 @@ turn, and the median and the range of all turns are printed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ os.environ.update(
 )
 
 import ctranslate2
+import frame
 import torch
 from models import Subject, demo_model, parameters, random_model
 from transformers import GenerationConfig
@@ -47,19 +47,22 @@ Answers = list[list[int]]
 Generate = Callable[[Sequence[Sequence[int]]], Answers]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
-    turns = parser.parse_args().turns
+def measure(small: bool) -> list[frame.Row]:
+    turns = 1 if small else 3
     torch.set_num_threads(1)
     print(f"CTranslate2 {ctranslate2.__version__}, {turns} turns, tokens a CPU-second (median)\n")
     print("| model | batch | transformers | int8 | float32 | int8 ÷ transformers | float32 ÷ | aim | same text |")
     print("|---|---|---|---|---|---|---|---|---|")
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for make in (_demo, _random("5M", 16), _random("110M", 16)):
+        for make in (_demo, _random("5M", 16), *(() if small else (_random("110M", 16),))):
             subject = make(Path(scratch))
             for batch in BATCHES:
-                print(_line(subject, batch, turns, Path(scratch)), flush=True)
+                line, row = _compare(subject, batch, turns, Path(scratch))
+                print(line, flush=True)
+                rows.append(row)
+    print()
+    return rows
 
 
 def _demo(scratch: Path) -> Subject:
@@ -70,7 +73,7 @@ def _random(size: str, prompts: int) -> Callable[[Path], Subject]:
     return lambda scratch: random_model(size, scratch / size, prompts)
 
 
-def _line(subject: Subject, batch: int, turns: int, scratch: Path) -> str:
+def _compare(subject: Subject, batch: int, turns: int, scratch: Path) -> tuple[str, frame.Row]:
     # At batch 1 a random model of this size takes seconds a prompt, and all prompts are alike to it.
     prompts = subject.prompts if subject.trained or batch > 1 else subject.prompts[:2]
     sides: dict[str, Generate] = {"transformers": _transformers(subject)}
@@ -89,12 +92,23 @@ def _line(subject: Subject, batch: int, turns: int, scratch: Path) -> str:
         f"{sum(a == b for a, b in zip(answers[kind], answers['transformers'], strict=True))}/{len(prompts)} {kind}"
         for kind in COMPUTE_TYPES
     )
-    return (
+    row = frame.against(
+        f"engine in int8 / transformers: {subject.name}, batch {batch}",
+        speeds["int8"],
+        speeds["transformers"],
+        unit="tokens a CPU s",
+        more_is_better=True,
+        aim=AIMS[subject.name],
+        conditions=f"{len(prompts)} prompts, {turns} turns, one thread; "
+        + frame.versions("ctranslate2", "transformers", "torch"),
+    )
+    line = (
         f"| {subject.name} ({parameters(subject.folder) / 1e6:.2f}M) | {batch} "
         f"| {middle['transformers']:,.0f} | {middle['int8']:,.0f} | {middle['float32']:,.0f} "
         f"| {_spread(ratios['int8'])} | {_spread(ratios['float32'])} | ≥ {AIMS[subject.name]:g} "
         f"| {same if subject.trained else '–'} |"
     )
+    return line, row
 
 
 def _spread(ratios: Sequence[float]) -> str:
@@ -150,4 +164,4 @@ def _ctranslate2(subject: Subject, compute_type: str, folder: Path) -> Generate:
 
 
 if __name__ == "__main__":
-    main()
+    frame.main(__doc__, measure)

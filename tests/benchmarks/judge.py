@@ -17,7 +17,6 @@ the limit than its alpha, by more than three standard errors.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -27,6 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
+import frame
 import numpy as np
 
 from include.rollouts import CanaryPolicy
@@ -262,6 +262,11 @@ def _arm(counts: list[int]) -> Arm:
     return Arm.model_construct(finished=finished, failed=failed, slow=slow, sampled=finished, bad=failed)
 
 
+def at_limit(setting: Setting) -> bool:
+    """Whether the canary fails at least as often as the policy allows, all the time."""
+    return min(setting.canary(seconds) for seconds in range(0, 3600, 60)) >= setting.policy.max_bad_rate
+
+
 def broken_promise(setting: Setting, runs: list[Ended]) -> str | None:
     """What the judge did more often than it may."""
     policy = setting.policy
@@ -272,25 +277,23 @@ def broken_promise(setting: Setting, runs: list[Ended]) -> str | None:
 
     if not setting.is_harmful and exceeds("roll_back", policy.alpha):
         return "false roll backs above alpha"
-    at_limit = min(setting.canary(seconds) for seconds in range(0, 3600, 60)) >= policy.max_bad_rate
-    if at_limit and exceeds("promote", policy.promotion_alpha):
+    if at_limit(setting) and exceeds("promote", policy.promotion_alpha):
         return "false promotions above promotion_alpha"
     return None
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="rollouts a setting")
-    arguments = parser.parse_args()
+def measure(small: bool) -> list[frame.Row]:
+    count = 20 if small else 1000
     print(
         "| requests/s | arms | rolled back | promoted | inconclusive | canary's requests, looks to a verdict (median) "
         "| threshold rule: rolled back | z-test: rolled back |\n|---|---|---|---|---|---|---|---|"
     )
     began, broken = time.monotonic(), []
     slow: list[float] = []
+    rolled_back, promoted = [], []
     for number, setting in enumerate(settings()):
         draw = np.random.default_rng(number)
-        runs = [simulate(setting, draw) for _ in range(arguments.runs)]
+        runs = [simulate(setting, draw) for _ in range(count)]
         slow += [run.slow for run in runs]
         shares = [sum(run.action == action for run in runs) for action in ("roll_back", "promote", "inconclusive")]
         others = [sum(getattr(run, rule) for run in runs) for rule in ("threshold", "z_test")]
@@ -298,18 +301,36 @@ def main() -> int:
         medians = [statistics.median(getattr(run, key) for run in runs) for key in ("requests", "looks")]
         middle = f"{medians[0]:.0f}, {medians[1]:.0f}"
         print(f"| {setting.label} | {setting.name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
+        if not setting.is_harmful:
+            rolled_back.append(shares[0] / len(runs))
+        if at_limit(setting):
+            promoted.append(shares[1] / len(runs))
         if problem := broken_promise(setting, runs):
             broken.append(f"{setting.traffic:g} requests/s, {setting.name}: {problem}")
     print(
-        f"\n{arguments.runs} rollouts a setting, {time.monotonic() - began:.0f} s. Slow: beyond "
+        f"\n{count} rollouts a setting, {time.monotonic() - began:.0f} s. Slow: beyond "
         f"{POLICY.latency_tolerance:g} times the {POLICY.latency_quantile:.0%} quantile of {POLICY.baseline_requests} "
         f"of the champion's times (lognormal, σ = {SPREAD:g}). Of equal arms' answers that is "
         f"{statistics.mean(slow):.1%} (in one rollout {min(slow):.1%} to {max(slow):.1%})."
     )
     for problem in broken:
         print(f"error: {problem}", file=sys.stderr)
-    return 1 if broken else 0
+    print()
+    shown = (
+        f"{count:,} simulated rollouts a setting, the policy's defaults; the worst setting, all settings as the range"
+    )
+    return [
+        _worst("judge: a canary as good as the champion rolled back", rolled_back, POLICY.alpha, count, shown),
+        _worst("judge: a canary at or above the limit promoted", promoted, POLICY.promotion_alpha, count, shown),
+    ]
+
+
+def _worst(what: str, shares: list[float], alpha: float, count: int, conditions: str) -> frame.Row:
+    # Three standard errors of a share that is exactly alpha: so many the simulation itself may be off.
+    limit = alpha + 3 * math.sqrt(alpha * (1 - alpha) / count)
+    worst = max(shares)
+    return frame.Row(what, "", worst, None, worst, (min(shares), worst), ("<=", limit), conditions)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    frame.main(__doc__, measure)

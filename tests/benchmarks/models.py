@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include.artifacts.store import Store
 from include.platforms import current_platform
@@ -14,6 +15,10 @@ from jobs.chat import encode_prompt, load_tokenizer
 from jobs.engine.text import TEMPLATE
 from jobs.heldout import read_rows
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CHAT_TOKENS = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 _TEMPLATE = "{% for message in messages %}{% generation %}{{ message.content }}{% endgeneration %}{% endfor %}"
 _SPECIAL = ("<|pad|>", "<|begin|>", "<|end|>")
 
@@ -120,6 +125,21 @@ def write_llama(
         # The embeddings are the output's weights, too: their logits are 0, and some other's is above.
         model.get_input_embeddings().weight[list(mute)] = 0
     model.save_pretrained(folder)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, after six special ones; as the demo's chat template wants them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = [*CHAT_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={text: number for number, text in enumerate(characters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(CHAT_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
+    )
 
 
 def _draw(draw: random.Random, vocabulary: int) -> list[int]:

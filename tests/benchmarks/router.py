@@ -23,17 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import frame
 import uvloop
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
-
-from include.artifacts.store import Store  # noqa: E402
-from jobs.triton.repository import install  # noqa: E402
-from tests.jobs.router.conftest import TOKEN, Router, free_ports  # noqa: E402
-from tests.jobs.router.triton_double import TritonDouble, answer  # noqa: E402
-from tests.jobs.triton.conftest import release, running  # noqa: E402
-from tests.jobs.triton.engine_fixture import commit_engine, make_engine  # noqa: E402
+from include.artifacts.store import Store
+from jobs.triton.repository import install
+from tests.jobs.router.conftest import TOKEN, Router, free_ports
+from tests.jobs.router.triton_double import TritonDouble, answer
+from tests.jobs.triton.conftest import release, running
+from tests.jobs.triton.engine_fixture import commit_engine, make_engine
 
 RATE = 150.0
 OPEN_SECONDS = 30.0
@@ -247,10 +245,10 @@ def echo() -> Iterator[int]:
         process.wait()
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--echo"]:
-        uvloop.run(serve_echo(int(sys.argv[2])))
-        return
+def measure_both(small: bool) -> list[frame.Row]:
+    if small:
+        global OPEN_SECONDS, CPU_SECONDS, CLOSED_SECONDS
+        OPEN_SECONDS = CPU_SECONDS = CLOSED_SECONDS = 2.0
     rows: list[tuple[str, Figures]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -274,7 +272,26 @@ def main() -> None:
             f"({f.control_p50:+.2f} / {f.control_p99:+.2f}) | {f.samples} | {f.cpu_open:.2f} → {f.cpu_closed:.2f} | "
             f"{f.direct_rate:.0f} → {f.proxied_rate:.0f} |"
         )
+    print()
+    return [line for upstream, found in rows for line in lines(upstream, found)]
+
+
+def lines(upstream: str, f: Figures) -> list[frame.Row]:
+    name = f"router before {upstream}"
+    shown = f"{f.samples} requests a way at {RATE:g}/s, open loop; " + frame.versions("aiohttp", "uvloop")
+    return [
+        frame.figure(f"{name}: time added to a request, p50", [f.added_p50], unit="ms", conditions=shown,
+                     control=f.control_p50),
+        frame.figure(f"{name}: time added to a request, p99", [f.added_p99], unit="ms",
+                     conditions=f"{shown}; direct against direct: {f.control_p99:+.2f} ms"),
+        frame.figure(f"{name}: CPU a request", [f.cpu_open], unit="ms", conditions=shown),
+        frame.against(f"{name}: requests a second / direct", [f.proxied_rate], [f.direct_rate], unit="/s",
+                      more_is_better=True, conditions=f"{CLIENTS} clients, closed loop"),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--echo"]:
+        uvloop.run(serve_echo(int(sys.argv[2])))
+    else:
+        frame.main(__doc__, measure_both)

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
+import frame
 
 SECONDS = 6.0
 AIMS = {1: 6.0, 4: 12.0, 16: 20.0}
@@ -43,20 +42,13 @@ class Side:
     pids: list[int]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--baseline", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.prepare:
-        prepare(arguments.prepare)
-    elif arguments.baseline:
-        serve_baseline(arguments.baseline, arguments.port)
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            jobs_python("--prepare", scratch).check_returncode()
-            asyncio.run(compare(Path(scratch)))
+def measure(small: bool) -> list[frame.Row]:
+    if small:
+        global SECONDS
+        SECONDS = 1.0
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs_python("--prepare", scratch).check_returncode()
+        return asyncio.run(compare(Path(scratch)))
 
 
 def jobs_python(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -174,12 +166,13 @@ def serve_baseline(model: Path, port: int) -> None:
     uvicorn.run(application, host="127.0.0.1", port=port, log_level="error")
 
 
-async def compare(scratch: Path) -> None:
+async def compare(scratch: Path) -> list[frame.Row]:
     asked = json.loads((scratch / "questions.json").read_text())
     print(
         "| model | clients | CPU s a request, FastAPI + transformers | Anemone | ratio | aim | requests/s | same |\n"
         "|---|---|---|---|---|---|---|---|"
     )
+    rows = []
     for name, longest in NEW_TOKENS.items():
         async with baseline(scratch / name / "model") as theirs, anemone(scratch / name) as ours:
             requests = [{"model": "kubectl", "messages": messages, "max_tokens": longest} for messages in asked]
@@ -193,6 +186,16 @@ async def compare(scratch: Path) -> None:
                     f"≥ {aim:g} | {their_rate:.0f} → {our_rate:.0f} | {same} |",
                     flush=True,
                 )
+                rows.append(
+                    frame.against(
+                        f"serving / FastAPI + transformers: {name}, {clients} clients", [our_cost], [their_cost],
+                        unit="CPU s a request", aim=aim,
+                        conditions=f"{SECONDS:g} s a side, {longest} new tokens at most, the same answers: {same}; "
+                        f"{their_rate:.0f} → {our_rate:.0f} requests/s",
+                    )
+                )  # fmt: skip
+    print()
+    return rows
 
 
 def agreement(name: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
@@ -309,4 +312,14 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--prepare", type=Path)
+    parser.add_argument("--baseline", type=Path)
+    parser.add_argument("--port", type=int)
+    arguments, _ = parser.parse_known_args()
+    if arguments.prepare:
+        prepare(arguments.prepare)
+    elif arguments.baseline:
+        serve_baseline(arguments.baseline, arguments.port)
+    else:
+        frame.main(__doc__, measure)

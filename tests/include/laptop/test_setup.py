@@ -28,14 +28,14 @@ def make_ready(environment: str) -> None:
     setup._stamp_file(environment).write_text(setup._stamp(environment))
 
 
-@pytest.mark.parametrize("environment", setup.ENVIRONMENTS)
+@pytest.mark.parametrize("environment", (*setup.ENVIRONMENTS, *setup.ON_REQUEST))
 def test_a_lock_pins_everything_with_hashes_and_nothing_of_cuda(environment: str) -> None:
     text = setup.lock_file(environment).read_text()
     blocks = re.split(r"\n(?=\S)", text[text.index("\n", text.index("# download")) + 1 :].strip())
     names = {block.partition("==")[0] for block in blocks}
     assert len(names) == len(blocks) == setup.download(environment)[1] > 70
     unhashed = {block.partition("==")[0] for block in blocks if "--hash=sha256:" not in block}
-    assert unhashed == ({"torch"} if environment == "jobs" else set())
+    assert unhashed == ({"torch"} if environment in ("jobs", "bench") else set())
     assert not {name for name in names - {"nvidia-pytriton"} if name.startswith(("nvidia", "cuda", "quack"))}
     assert "+cpu" not in text
     assert "://" not in text
@@ -66,6 +66,16 @@ def test_nothing_is_done_where_all_is_ready(capfd: pytest.CaptureFixture[str]) -
     (setup.home() / ".anemone-home").touch()
     setup.set_up()
     assert capfd.readouterr().out == ""
+
+
+def test_what_compares_with_the_jobs_holds_their_versions() -> None:
+    jobs, bench = (
+        dict(re.findall(r"^([\w.-]+)==(\S+)", setup.lock_file(name).read_text(), re.MULTILINE))
+        for name in ("jobs", "bench")
+    )
+    common = jobs.keys() & bench.keys()
+    assert len(common) > 150
+    assert {name: jobs[name] for name in common} == {name: bench[name] for name in common}
 
 
 def test_an_environment_in_use_is_not_changed(own_home: Path) -> None:
