@@ -59,17 +59,18 @@ def component(name: str) -> Callable[[Machine, Chain], None]:
     return end
 
 
+COMPONENTS = ("scheduler", "api-server", "triggerer", "dag-processor")
 KILLS: dict[str, Callable[[Machine, Chain], None]] = {
     "task": lambda _, chain: kill(chain.task),
     "supervisor": lambda _, chain: kill(chain.supervisor),
     "worker": lambda _, chain: kill(chain.worker),
-    "scheduler": component("scheduler"),
-    "api-server": component("api-server"),
-    "triggerer": component("triggerer"),
-    "dag-processor": component("dag-processor"),
+    **{name: component(name) for name in COMPONENTS},
 }
 LONG = {"base.config.seed": 99, "base.config.steps": 20_000}
 """A first stage of minutes, to be ended in."""
+
+TOGETHER = {"pretrain", "ingest", "champion"}
+"""Stages that a run begins with, side by side."""
 
 FEW = ["curate", "finetune", "register"]
 """Stages for what takes Airflow the better part of a minute to notice."""
@@ -107,7 +108,8 @@ def test_a_killed_part(airflow: Machine, victim: str, stages: list[str], reads: 
         time.sleep(0.02)
 
     assert airflow.ended(run) == "success", airflow.states(run)
-    assert set(hit) == set(stages)
+    # Some of the first ones begin together, and are over before a component that was killed for one of them is back.
+    assert set(stages) - (TOGETHER if victim in COMPONENTS else set()) <= set(hit) <= set(stages)
     airflow.done_once(run)
     assert airflow.versions() == before + 1
     tries = airflow.tries(run)
