@@ -1,13 +1,12 @@
 """Every test here is a scenario; what became of each is kept for the list in the README.
 
-A session writes `<ANEMONE_HOME>/faults/<environment>-<page>.json`, a page being a test file: by test, its scenario and
-what became of it. Tests of the page that did not run this time keep what they had.
+`<ANEMONE_HOME>/faults/<environment>-<page>.json`, a page being a test file, has by test its scenario and what became of
+it the last time that it ran.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,11 @@ import pytest
 
 from include.laptop.home import home
 
-_RESULTS = pytest.StashKey[dict[Path, dict[str, dict[str, Any]]]]()
 _FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "scenario(given, when, then): a row of the published list of faults")
-    config.stash[_RESULTS] = defaultdict(dict)
     # Before a fixture gives a test a home of its own.
     config.stash[_FOLDER] = home() / "faults"
 
@@ -48,19 +45,16 @@ def reads(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report: pytest.TestReport = yield
     marker = item.get_closest_marker("scenario")
+    # A failed teardown comes after the test's own outcome, and counts.
     if marker is not None and (report.when == "call" or report.outcome != "passed"):
         sentences = [sentence for name, sentence in item.user_properties if name == "reads"]
         result = {"outcome": report.outcome, "seconds": round(report.duration, 1), "reads": sentences}
-        results = item.config.stash[_RESULTS][item.path]
-        # A failed teardown comes after the test's own outcome, and counts.
-        results[item.name] = {**marker.kwargs, **result}
+        _keep(item, {**marker.kwargs, **result})
     return report
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    folder = session.config.stash[_FOLDER]
-    for page, results in session.config.stash[_RESULTS].items():
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{page.parent.name}-{page.stem}.json"
-        kept = json.loads(file.read_text()) if file.is_file() else {}
-        file.write_text(json.dumps({**kept, **results}, indent=1, ensure_ascii=False))
+def _keep(item: pytest.Item, result: dict[str, Any]) -> None:
+    file = item.config.stash[_FOLDER] / f"{item.path.parent.name}-{item.path.stem}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**results, item.name: result}, indent=1, ensure_ascii=False))
