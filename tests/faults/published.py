@@ -18,6 +18,7 @@ PAGES = {
     "jobs-test_training": "Training",
     "jobs-test_memory": "Training",
     "airflow-test_orchestration": "Orchestration",
+    "airflow-test_whole_airflow": "Orchestration",
     "airflow-test_hostile_values": "Orchestration",
     "jobs-test_evaluation_and_registry": "Evaluation and registry",
     "jobs-test_artifacts": "Artifacts",

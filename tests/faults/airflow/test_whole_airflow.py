@@ -18,6 +18,7 @@ from include.laptop import airflow
 from include.laptop.components import components, down
 from include.laptop.home import PROJECT, make_home
 from include.laptop.rest import wait_for_dag
+from tests.faults.scenario import scenario
 from tests.ports import free_home_port
 
 DAG = """
@@ -66,6 +67,11 @@ def wait_until(condition, seconds: float) -> None:
         time.sleep(0.2)
 
 
+@scenario(
+    given="an Airflow with a task at work",
+    when="all of its components are SIGKILLed, and make up is called",
+    then="the task is tried again, its run ends well, and make down leaves no process behind",
+)
 def test_a_killed_airflow_goes_on_where_it_was(own_home: Path, tmp_path: Path) -> None:
     first = started()
     assert first.returncode == 0, first.stderr
