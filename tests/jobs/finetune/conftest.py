@@ -186,6 +186,11 @@ class Forked:
         return self.output.strip().splitlines()[-1]
 
     @property
+    def told(self) -> str:
+        """Its last sentence, without the test's own folder."""
+        return self.error.removeprefix("error: ").replace(f"{self.log.parent}/", "")
+
+    @property
     def manifest(self) -> Manifest | None:
         return self.store.manifest(self.name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -21,37 +20,6 @@ Config = dict[str, Any]
 def long(config: Config) -> Config:
     """60 steps with a checkpoint every 7; epochs of 8 or 9 steps, so that checkpoints lie within and between them."""
     return {**config, "steps": 60, "checkpoint_every": 7, "validate_every": 10, "learning_rate": 0.01}
-
-
-@pytest.fixture
-def uninterrupted(start: Callable, long: Config, store: Store) -> str:
-    """Content digest of the training that nothing disturbs; the store is as before afterwards."""
-    job = start(long)
-    assert job.wait() == 0, job.output
-    job.set_aside()
-    return job.manifest.content_digest
-
-
-def test_killed_at_three_random_points_gives_the_same_bytes(
-    start: Callable, long: Config, store: Store, uninterrupted: str
-) -> None:
-    draw = random.Random()
-    points = sorted(draw.sample(range(43), 3))
-    for point in points:
-        job = start(long)
-        job.wait_for("rows part=validation")
-        deadline = time.monotonic() + 300
-        while _newest_checkpoint(store, job.name) < point // 7 * 7:
-            assert time.monotonic() < deadline, f"no checkpoint near step {point}"
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.1))
-        os.kill(job.pid, signal.SIGKILL)
-        assert job.wait() == -signal.SIGKILL
-        assert job.manifest is None
-    job = start(long)
-    assert job.wait() == 0, job.output
-    assert job.manifest.content_digest == uninterrupted, f"killed near {points}"
-    assert [point["step"] for point in job.curve()] == list(range(1, 61))
 
 
 def test_two_processes_killed_and_resumed_give_the_same_bytes(start: Callable, long: Config, store: Store) -> None:
@@ -104,28 +72,3 @@ def test_sigterm_saves_and_the_next_try_goes_on(start: Callable, long: Config, s
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait() == 143, job.output
     assert len(store.names(f"{job.name}.step")) == 2
-
-
-def test_unsound_checkpoints_are_passed_over(start: Callable, long: Config, store: Store, uninterrupted: str) -> None:
-    job = start(long)
-    job.wait_for("checkpoint step=28")
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
-    folder = Path(store.root.removeprefix("file://"))
-    *_, sound, altered, half = [name for name in store.names(f"{job.name}.step") if int(name[-2:]) <= 28]
-    (folder / half / "manifest.json").write_bytes((folder / half / "manifest.json").read_bytes()[:100])
-    weights = next((folder / altered).rglob("automodel/model/adapter_model.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    for later in store.names(f"{job.name}.step"):
-        if int(later[-2:]) > 28:
-            (folder / later).rename(folder / f"later.{later}")
-    job = start(long)
-    assert job.wait() == 0, job.output
-    assert f"checkpoint_skipped checkpoint={half}" in job.output
-    assert f"checkpoint_skipped checkpoint={altered}" in job.output
-    assert f"resumed step={int(sound[-2:])}" in job.output
-    assert job.manifest.content_digest == uninterrupted
-
-
-def _newest_checkpoint(store: Store, run: str) -> int:
-    return max((int(name.rpartition("step")[2]) for name in store.names(f"{run}.step")), default=0)
