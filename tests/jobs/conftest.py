@@ -35,6 +35,9 @@ OFFLINE = {
     "DO_NOT_TRACK": "true",
 }
 
+# Before anything imports torch: a fork of a process in which several of its threads have computed hangs.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @dataclass(frozen=True)
 class Outcome:
