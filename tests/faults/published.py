@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from itertools import groupby
@@ -29,6 +30,9 @@ PAGES = {
     "serving-test_soak": "Release",
     "airflow-test_notifications": "Notifications",
 }
+_SCRATCH = re.compile(r"(/[\w.-]+)+/test_[\w-]*(?=/)")
+"""The folder that a test was given: another one each time."""
+
 _WIDEST = 240
 """Characters of a sentence that are shown."""
 
@@ -71,7 +75,8 @@ def _rows(results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    reads = row["reads"] if len(row["reads"]) <= _WIDEST else f"{row['reads'][: _WIDEST - 1]}…"
+    reads = _SCRATCH.sub("…", row["reads"])
+    reads = reads if len(reads) <= _WIDEST else f"{reads[: _WIDEST - 1]}…"
     count = f"{row['held']} of {row['run']}" if row["run"] else "by option"
     cells = [escape(cell, quote=False).replace("|", "\\|") for cell in (*row["scenario"], reads, count)]
     return f"| {' | '.join(cells)} |"
