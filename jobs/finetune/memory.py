@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from include.errors import AnemoneError, ExitCode
@@ -13,6 +14,7 @@ _WORDS = (
     "CUDA out of memory",
     "Cannot allocate memory",
 )
+_CGROUPS = Path("/sys/fs/cgroup")
 _VMSTAT = Path("/proc/vmstat")
 
 
@@ -30,15 +32,37 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def kernel_kills() -> int | None:
-    """Processes that the kernel has killed for want of memory since it started, or None where it does not say.
+    """Processes of this one's cgroup that the kernel has killed for want of memory, or None where it does not say.
 
-    In a container these are the whole machine's: a neighbour's may be taken for one of ours.
+    Where the cgroup cannot be read these are the whole machine's: a neighbour's may be taken for one of ours.
     """
+    for file in (*_own_counters(), _VMSTAT):
+        try:
+            lines = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
+        except OSError:
+            continue
+        for name, value in lines:
+            if name == "oom_kill":
+                return int(value)
+    return None
+
+
+def _own_counters() -> Iterator[Path]:
+    """Where this process's cgroup counts them, in version 1 and in version 2 (cgroups(7))."""
     try:
-        lines = _VMSTAT.read_text(encoding="ascii").splitlines()
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
-    return next((int(value) for name, _, value in (line.partition(" ") for line in lines) if name == "oom_kill"), None)
+        return
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if "memory" in controllers.split(","):
+            root, name = _CGROUPS / "memory", "memory.oom_control"
+        elif not controllers:
+            root, name = _CGROUPS, "memory.events"
+        else:
+            continue
+        # A container may see the machine's path, and its own group at the root.
+        yield from (root / path.lstrip("/") / name, root / name)
 
 
 def smaller(config: Config, micro_batch: int) -> int | None:

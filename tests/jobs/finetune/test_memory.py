@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +35,40 @@ def test_torchs_own_refusal_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as other:
         torch.empty(2) @ torch.empty(3)
     assert not is_exhausted(other.value)
+
+
+@pytest.fixture
+def cramped() -> Iterator[Path]:
+    """A memory cgroup of 32 MiB (version 1 or 2)."""
+    root = Path("/sys/fs/cgroup")
+    folder = (root / "memory" if (root / "memory").is_dir() else root) / f"anemone-unit-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"a memory limit needs the right to make a cgroup (root): {error}")
+    limits = [folder / name for name in ("memory.limit_in_bytes", "memory.max") if (folder / name).exists()]
+    if limits:
+        limits[0].write_text(str(32 << 20))
+        yield folder
+    folder.rmdir()
+    if not limits:
+        pytest.skip("a memory limit needs the memory controller of cgroups")
+
+
+def test_what_the_kernel_kills_counts_in_its_own_cgroup_and_not_in_a_neighbours(cramped: Path) -> None:
+    before = kernel_kills()
+    script = (
+        "import os, sys; from jobs.finetune.memory import kernel_kills; sys.stdin.readline()\n"
+        "before = kernel_kills()\n"
+        "if os.fork() == 0: bytearray(64 << 20)\n"
+        "else: os.wait(); print(kernel_kills() - before)"
+    )
+    neighbour = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    (cramped / "cgroup.procs").write_text(str(neighbour.pid))
+    assert neighbour.communicate("go\n")[0].strip() == "1"
+    assert kernel_kills() == before
 
 
 def test_a_process_that_a_person_kills_is_not_one_of_the_kernels() -> None:
