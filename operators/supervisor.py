@@ -3,7 +3,8 @@
 `python -m operators.supervisor --grace SECONDS -- COMMAND …`, with a pipe as standard input whose other end the starter
 holds. When that end closes (the starter asked, crashed, or was SIGKILLed), or on SIGTERM, the command gets SIGTERM, and
 after the grace everything below this process gets SIGKILL. As a subreaper this process inherits every orphan below it,
-also those that started a session of their own, as torch's elastic agent and its workers do.
+also those that started a session of their own, as torch's elastic agent and its workers do. The command's TMPDIR is a
+folder of its own, removed with all that a killed process has left in it.
 
 Exits with the command's code, 128 + n where signal n ended it. Standard library only: it must start in milliseconds.
 """
@@ -15,14 +16,17 @@ import contextlib
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_TRY_AGAIN = 75
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,18 +43,26 @@ def main() -> int:
         signal.signal(number, lambda *_: None)
     # The starter may go away while the command still writes its last lines; they are then dropped, not fatal.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    child = subprocess.Popen(
-        arguments.command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=_die_with_parent,
-    )
     try:
-        code = _watch(child, wake_read, arguments.grace)
+        scratch = tempfile.mkdtemp(prefix="anemone-")
+    except OSError as error:
+        print(f"error: no temporary folder can be made ({error}): free some space there, then clear this task")
+        return _TRY_AGAIN
+    try:
+        child = subprocess.Popen(
+            arguments.command,
+            env={**os.environ, "TMPDIR": scratch},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent,
+        )
+        try:
+            return _watch(child, wake_read, arguments.grace)
+        finally:
+            _kill_descendants()
     finally:
-        _kill_descendants()
-    return code
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

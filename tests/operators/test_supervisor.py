@@ -120,3 +120,30 @@ def test_output_passes_unchanged_and_completely():
     process = supervise("import sys; print('a' * 300_000); print('è', file=sys.stderr)")
     assert process.stdout.read() == "a" * 300_000 + "\nè\n"
     assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("end", ["kill", "return"])
+def test_what_a_command_leaves_in_its_temporary_folder_is_removed(end, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    program = f"""
+import os, pathlib, signal, tempfile
+left = pathlib.Path(tempfile.mkdtemp()) / "weights"
+left.write_bytes(bytes(100))
+print(left, flush=True)
+if {end == "kill"}:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = supervise(program)
+    left = Path(process.stdout.readline().strip())
+    assert tmp_path in left.parents
+    assert process.wait(timeout=30) == (137 if end == "kill" else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_place_for_a_temporary_folder_the_command_is_to_be_tried_again(tmp_path):
+    program = "import tempfile; tempfile.tempdir = {!r}; import runpy; runpy.run_module({!r}, run_name='__main__')"
+    starter = program.format(str(tmp_path / "unmounted"), "operators.supervisor")
+    command = [sys.executable, "-c", starter, "--grace", "1", "--", sys.executable, "-c", "print('started')"]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 75
+    assert ended.stdout.startswith("error: no temporary folder can be made") and "unmounted" in ended.stdout
