@@ -267,27 +267,52 @@ def test_a_release_marked_as_failed_goes_back(home: Path) -> None:
 
 
 def test_promotion_rollback_and_a_bad_release_lose_no_request(home: Path) -> None:
+    """Nor where a release's task is killed, or the triggerer that waits for one: the controller leads it to its end."""
     client = laptop.client()
     up.start_traffic(110)
     wait_for(lambda: traffic().get("answered"), 30, "the first answers")
     try:
-        for dag, conf, end, live in (
-            ("rollback", {"model": MODEL, "version": "1"}, "success", "1"),
-            ("release", {"version": "2", "recipe": RECIPE}, "success", "2"),
-            ("release", {"version": "2", "recipe": RECIPE, "drill": "failing"}, "failed", "2"),
-            ("release", {"version": "2", "recipe": RECIPE, "drill": "garbled"}, "failed", "2"),
-            ("rollback", {"model": MODEL, "version": "1"}, "success", "1"),
+        for dag, conf, harm, end, live in (
+            ("rollback", {"model": MODEL, "version": "1"}, None, "success", "1"),
+            ("release", {"version": "2", "recipe": RECIPE}, kill_the_task, "success", "2"),
+            ("release", {"version": "2", "recipe": RECIPE, "drill": "failing"}, kill_the_triggerer, "failed", "2"),
+            ("release", {"version": "2", "recipe": RECIPE, "drill": "garbled"}, None, "failed", "2"),
+            ("rollback", {"model": MODEL, "version": "1"}, None, "success", "1"),
         ):
             run = client.trigger(dag, conf)["dag_run_id"]
             task = "canary" if dag == "release" else "rollback"
+            if harm is not None:
+                rollout = wait_for(lambda: controller().target(MODEL).rollout, 120, "the rollout")
+                harm(client, run, rollout)
             assert ended(client, dag, run) == end, log_text(client, run, task, dag)
             assert live_version() == champion_in_mlflow(home) == live
+            if harm is kill_the_task:
+                tries = {task["task_id"]: task["try_number"] for task in client.task_instances(dag, run)}
+                assert tries["canary"] == 2
+                assert controller().status(rollout).outcome == "promoted"
+            if harm is kill_the_triggerer:
+                assert "rolled back (drill: failing)" in log_text(client, run, task, dag)
         wait_for(lambda: traffic()["sent"] >= 5000, 120, "5,000 requests")
     finally:
         up.stop_traffic()
     counts = traffic()
     assert (counts["failed"], counts["shed"], counts["in_flight"], counts["unavailable"]) == (0, 0, 0, 0), counts
     assert counts["answered"] == counts["sent"] >= 5000
+
+
+def kill_the_task(_client: Airflow, _run: str, _rollout: str) -> None:
+    killed = task_processes()
+    assert killed
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_the_triggerer(client: Airflow, run: str, rollout: str) -> None:
+    wait_for(lambda: states(client, run, "release").get("canary") == "deferred", 120, "the canary")
+    triggerer = next(component for component in components() if component.name == "triggerer")
+    os.kill(triggerer._identity().pid, signal.SIGKILL)
+    wait_for(lambda: controller().status(rollout).ended, 120, "the rollout to end without Airflow")
+    laptop.up()
 
 
 def test_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
@@ -298,35 +323,6 @@ def test_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
     new.write_bytes(b"".join((home / "inbox" / "good.jsonl").read_bytes().splitlines(keepends=True)[:50]))
     wait_for(lambda: client.runs_on(DAG, str(new), since=0), 60, "the run on what is really new")
     assert client.runs_on(DAG, str(copy), since=0) == []
-
-
-def test_a_killed_task_or_triggerer_changes_nothing_of_a_release(home: Path) -> None:
-    client = laptop.client()
-    up.start_traffic(60)
-    try:
-        run = client.trigger("release", {"version": "2", "recipe": RECIPE})["dag_run_id"]
-        rollout = wait_for(lambda: controller().target(MODEL).rollout, 120, "the rollout")
-        killed = task_processes()
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-        assert ended(client, "release", run) == "success", log_text(client, run, "canary", "release")
-        tries = {task["task_id"]: task["try_number"] for task in client.task_instances("release", run)}
-        assert killed and tries["canary"] == 2, (killed, tries)
-        assert controller().status(rollout).outcome == "promoted"
-        assert live_version() == champion_in_mlflow(home) == "2"
-
-        run = client.trigger("release", {"version": "2", "recipe": RECIPE, "drill": "failing"})["dag_run_id"]
-        wait_for(lambda: states(client, run, "release").get("canary") == "deferred", 120, "the canary")
-        rollout = controller().target(MODEL).rollout
-        triggerer = next(component for component in components() if component.name == "triggerer")
-        os.kill(triggerer._identity().pid, signal.SIGKILL)
-        wait_for(lambda: controller().status(rollout).ended, 120, "the rollout to end without Airflow")
-        laptop.up()
-        assert ended(client, "release", run) == "failed"
-        assert "rolled back (drill: failing)" in log_text(client, run, "canary", "release")
-        assert live_version() == champion_in_mlflow(home) == "2"
-    finally:
-        up.stop_traffic()
 
 
 def champion_in_mlflow(home: Path) -> str:
