@@ -13,6 +13,8 @@ _WORDS = (
     "std::bad_alloc",
     "CUDA out of memory",
     "Cannot allocate memory",
+    # CPython's SystemError where there was no memory for the MemoryError either.
+    "error return without exception set",
 )
 _CGROUPS = Path("/sys/fs/cgroup")
 _VMSTAT = Path("/proc/vmstat")

@@ -32,6 +32,7 @@ def test_torchs_own_refusal_is_told_from_other_errors() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_exhausted(refused.value)
     assert is_exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert is_exhausted(SystemError("error return without exception set"))
     with pytest.raises(RuntimeError) as other:
         torch.empty(2) @ torch.empty(3)
     assert not is_exhausted(other.value)
