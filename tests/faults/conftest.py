@@ -32,11 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def reads(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Keep the sentence that the user really got to read, for the published list."""
+def reads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """Keep the sentence that the user really got to read, for the published list; the tests' own folder is `…`."""
+    folder = str(tmp_path_factory.getbasetemp())
 
     def keep(sentence: str) -> None:
-        request.node.user_properties.append(("reads", " ".join(str(sentence).split())))
+        plain = " ".join(str(sentence).split()).replace(folder, "…")
+        request.node.user_properties.append(("reads", plain))
 
     return keep
 
