@@ -8,11 +8,13 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-
-import fsspec
+from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError, DataError
 from include.specs.ingest import Fingerprint
+
+if TYPE_CHECKING:
+    from include.artifacts.s3 import Access
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """A NUL is in no path; the others are in names that would write lines of their own into a log."""
@@ -20,15 +22,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PACKED = (".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz", ".jsonl.lz4", ".jsonl.zip")
 
 
-def fingerprints(source: str) -> tuple[Fingerprint, ...]:
+def fingerprints(source: str, access: Access | None = None) -> tuple[Fingerprint, ...]:
     """One fingerprint a file of the data set at `source`, sorted by path.
 
     Args:
         source: a JSONL file or a folder of `*.jsonl` shards: an absolute path, `file://…` or `s3://…`. Files whose
             name starts with a dot are left out: that is how writers name what is not finished.
+        access: how S3 is reached; None: with this process's own identity.
 
     Raises:
-        ConfigurationError: a relative path, one with control characters, or a scheme other than these.
+        ConfigurationError: a relative path, one with control characters, or a scheme other than these; a bucket that
+            is missing or denied.
+        TryAgainError: S3 is away.
         DataError: nothing is there, it is no regular file, it may not be read, the folder holds no `*.jsonl`, or
             packed shards, which would be lost beside the others.
     """
@@ -36,7 +41,7 @@ def fingerprints(source: str) -> tuple[Fingerprint, ...]:
         raise ConfigurationError(f"{source!r}: a path with control characters is not taken; correct or rename it")
     scheme, separator, _ = source.partition("://")
     if separator and scheme == "s3":
-        return _on_object_store(source)
+        return _on_object_store(source, access)
     if separator and scheme != "file":
         raise ConfigurationError(f"{source}: data is read from a local path, file:// or s3://, not from {scheme}://")
     path = Path(source.removeprefix("file://"))
@@ -87,20 +92,20 @@ def _of_file(path: Path) -> Fingerprint:
     return Fingerprint(path=str(path), size=found.st_size, version=version)
 
 
-def _on_object_store(source: str) -> tuple[Fingerprint, ...]:
-    files, root = fsspec.core.url_to_fs(source)
-    files.invalidate_cache()
-    try:
-        if files.isfile(root):
-            found = [files.info(root)]
-        else:
-            below = files.glob(f"{root.rstrip('/')}/*.jsonl*", detail=True)
-            named = {path.rsplit("/", 1)[-1]: info for path, info in below.items() if info["type"] == "file"}
-            if not named:
-                raise DataError(f"{source}: there is no such object, and no *.jsonl below it; check bucket and prefix")
-            found = [named[name] for name in _shards(source, named)]
-    except PermissionError:
-        raise DataError(f"{source}: no permission to read it; check the credentials of this platform") from None
-    return tuple(
-        Fingerprint(path=f"s3://{info['name']}", size=info["size"], version=info["ETag"].strip('"')) for info in found
-    )
+def _on_object_store(source: str, access: Access | None) -> tuple[Fingerprint, ...]:
+    from include.artifacts.s3 import Access, Bucket
+
+    folder = Bucket(source, access or Access())
+    place = source.rstrip("/")
+    # Listed first: where there is no such bucket, this says so.
+    named = {found.path: found for found in folder.files() if ".jsonl" in found.path}
+    if named:
+        return tuple(
+            Fingerprint(path=f"{place}/{name}", size=named[name].bytes, version=named[name].version)
+            for name in _shards(source, named)
+        )
+    above, _, name = place.rpartition("/")
+    found = Bucket(above, access or Access()).file(name) if above != "s3:/" else None
+    if found is None:
+        raise DataError(f"{source}: there is no such object, and no *.jsonl below it; check bucket and prefix")
+    return (Fingerprint(path=place, size=found.bytes, version=found.version),)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.store import Store
+from tests.s3 import server
 
 
 @pytest.fixture
@@ -40,3 +42,30 @@ def commit(store: Store, provenance: Provenance) -> Callable[..., Manifest]:
         return manifest
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a real S3 server."""
+    with server.running() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket, and the standard variables set so that this process may use it."""
+    identity = {"AWS_ACCESS_KEY_ID": server.KEY, "AWS_SECRET_ACCESS_KEY": server.SECRET}
+    place = {"AWS_ENDPOINT_URL_S3": s3_server, "AWS_DEFAULT_REGION": server.REGION}
+    # Nothing is to be asked of a cloud's metadata service, or read from a home folder.
+    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null"}
+    for name, value in {**identity, **place, **nowhere, "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    from include.artifacts.s3 import Access
+
+    bucket = f"anemone-{uuid.uuid4().hex[:12]}"
+    Access().connect().create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": server.REGION})
+    return bucket
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew, for review by git diff")

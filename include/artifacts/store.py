@@ -1,4 +1,4 @@
-"""The artifact store: one implementation over fsspec for `file://` and `s3://`.
+"""The artifact store, on a file system (`file://`) or on S3 (`s3://`).
 
 Layout, below the store's root::
 
@@ -9,39 +9,46 @@ Layout, below the store's root::
     uses/…, runs/…                          which run used which artifact (see `include.artifacts.uses`)
 
 Nothing is ever overwritten. Two writers of one name each fill their own attempt; one create-if-absent of the
-manifest decides, and the loser removes its own attempt.
+manifest decides (a hard link on a file system, a conditional put on S3), and the loser removes its own attempt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from errno import EDQUOT, ENOSPC
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from include.artifacts.manifest import FileEntry, Manifest, safe_name
 from include.artifacts.naming import content_digest, file_digest
 from include.artifacts.uses import last_use
-from include.errors import ArtifactError, ConfigurationError, TryAgainError
+from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
+
+if TYPE_CHECKING:
+    from include.artifacts.s3 import Access, Bucket
 
 MANIFEST = "manifest.json"
 ATTEMPTS = "attempts"
 SPECS = "specs"
 FILES = "files"
 EVENTS = "events.jsonl"
+
+SCRATCH = "ANEMONE_SCRATCH"
+"""Environment variable: the folder for copies of what lies on S3; where it is not set, TMPDIR's."""
 
 _LARGEST_MANIFEST = 256 * 2**20
 """Bytes; one of a million files has about 150 MB."""
@@ -72,21 +79,46 @@ def split_uri(uri: str) -> tuple[str, str]:
         raise ConfigurationError(f"{uri!r} is not an artifact URI: {error}") from None
 
 
+def scratch_folder() -> Path:
+    """Where copies of what lies on S3 are kept: the folder of ANEMONE_SCRATCH, or that of TMPDIR.
+
+    Raises:
+        ConfigurationError: it cannot be made or written.
+    """
+    folder = Path(os.environ.get(SCRATCH) or tempfile.gettempdir())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{SCRATCH} names {folder}, which cannot be made ({error}): correct it") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{SCRATCH} names {folder}, which may not be written: correct it")
+    return folder
+
+
 class Store:
     """Artifacts below one root URI (`file:///…` or `s3://bucket/prefix`).
 
     Args:
         existing: the root was made before. Where a local one is missing, it is away (not mounted, renamed): that is a
             TryAgainError, never "no such artifact", and nothing is written into a new folder of its name.
+        access: how S3 is reached; None: with this process's own identity.
     """
 
-    def __init__(self, root: str, *, existing: bool = False) -> None:
-        if "://" not in root:
-            raise ConfigurationError(f"the store {root!r} is not a URI: write file:///path or s3://bucket/prefix")
+    def __init__(self, root: str, *, existing: bool = False, access: Access | None = None) -> None:
         self.root = root.rstrip("/")
-        self._fs, path = fsspec.core.url_to_fs(self.root)
-        self._path = path.rstrip("/")
+        self.access = access
         self._existing = existing
+        self._path = self.root.removeprefix("file://")
+        self._bucket: Bucket | None = None
+        if self.root.startswith("s3://"):
+            # botocore costs a third of a second, and a store of files needs none of it.
+            from include.artifacts.s3 import Access, Bucket
+
+            self._bucket = Bucket(self.root, access or Access())
+        elif not self.root.startswith("file:///"):
+            raise ConfigurationError(
+                f"the store {root!r} is not a URI that a store can have: write file:///path or s3://bucket/prefix"
+            )
 
     def __repr__(self) -> str:
         return f"Store({self.root!r})"
@@ -99,7 +131,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        return isinstance(self._fs, LocalFileSystem)
+        return self._bucket is None
 
     def uri(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -117,16 +149,18 @@ class Store:
         Raises:
             ArtifactError: a manifest is there but is damaged, altered, or of a newer schema.
         """
-        path, where = f"{self._path}/{name}/{MANIFEST}", f"{self.uri(name)}/{MANIFEST}"
+        path, where = Path(self._path, name, MANIFEST), f"{self.uri(name)}/{MANIFEST}"
         try:
-            if self.is_local:
-                found = Path(path).lstat()
+            if self._bucket is not None:
+                data = self._bucket.read(f"{name}/{MANIFEST}", at_most=_LARGEST_MANIFEST)
+            else:
+                found = path.lstat()
                 if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_MANIFEST:
                     raise ArtifactError(
                         f"{where} is not a manifest (a link, a special file, or {found.st_size:,} bytes long); the "
                         f"artifact was damaged after its commit: {_REMEDY}"
                     )
-            data = self._fs.cat_file(path)
+                data = path.read_bytes()
         except FileNotFoundError:
             self.check_there()
             return None
@@ -137,16 +171,20 @@ class Store:
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of committed artifacts that start with `prefix`, sorted."""
-        found = self._fs.glob(f"{self._path}/{prefix}*/{MANIFEST}")
+        if self._bucket is not None:
+            names = self._bucket.folders(prefix)
+            manifests = self._bucket.each([partial(self._bucket.file, f"{name}/{MANIFEST}") for name in names])
+            return sorted(name for name, manifest in zip(names, manifests, strict=True) if manifest is not None)
+        found = [path.parent.name for path in Path(self._path).glob(f"{prefix}*/{MANIFEST}")]
         if not found:
             self.check_there()
-        return sorted(path.rstrip("/").split("/")[-2] for path in found)
+        return sorted(found)
 
     @contextmanager
     def open_files(self, name: str, *, digest: str | None = None) -> Iterator[Path]:
         """A local folder with the verified files of an artifact, read-only by convention.
 
-        A local store yields the files in place; a remote one a temporary copy, removed afterwards.
+        A local store yields the files in place; S3 a copy in the scratch folder, removed afterwards.
 
         Args:
             digest: the content digest that the caller planned with; other bytes are refused.
@@ -154,32 +192,81 @@ class Store:
         Raises:
             ArtifactError: the artifact is missing, a file is missing, truncated or altered, or there is one more than
                 the manifest lists.
+            TryAgainError: the scratch folder has no room for a copy.
         """
-        manifest = self.manifest(name)
-        if manifest is None:
-            raise ArtifactError(f"{self.uri(name)} does not exist: clear the task that makes it, and those after it")
+        manifest = self._existing_manifest(name)
         if digest is not None and manifest.content_digest != digest:
             raise ArtifactError(
                 f"{self.uri(name)} now holds other bytes than this run was planned with "
                 f"({manifest.content_digest[:12]}, planned {digest[:12]}): clear the task that makes it"
             )
-        remote = f"{self._path}/{name}/{ATTEMPTS}/{manifest.attempt}/{FILES}"
-        if self.is_local:
-            folder = Path(remote)
+        if self._bucket is None:
+            folder = Path(self._path, name, ATTEMPTS, manifest.attempt, FILES)
             self._verify(folder, manifest)
             yield folder
             return
-        with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
-            folder = Path(scratch)
-            for entry in manifest.files:
-                target = folder / entry.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    self._fs.get_file(f"{remote}/{entry.path}", str(target))
-                except FileNotFoundError:
-                    continue
-            self._verify(folder, manifest)
-            yield folder
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch_folder()) as scratch:
+            self._download(self._bucket, manifest, Path(scratch))
+            yield Path(scratch)
+
+    def lay_out(self, name: str, folder: Path) -> None:
+        """Copy the verified files of an artifact into `folder`, which must not exist; errors as of `open_files`."""
+        if self._bucket is None:
+            with self.open_files(name) as files:
+                shutil.copytree(files, folder)
+            return
+        manifest = self._existing_manifest(name)
+        folder.mkdir(parents=True)
+        try:
+            self._download(self._bucket, manifest, folder)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+
+    def _existing_manifest(self, name: str) -> Manifest:
+        manifest = self.manifest(name)
+        if manifest is None:
+            raise ArtifactError(f"{self.uri(name)} does not exist: clear the task that makes it, and those after it")
+        return manifest
+
+    def _download(self, bucket: Bucket, manifest: Manifest, folder: Path) -> None:
+        """Bring an artifact's files here, and verify each. One that arrives altered is fetched once more."""
+        needed, free = sum(entry.size for entry in manifest.files), shutil.disk_usage(folder).free
+        if needed > free:
+            raise TryAgainError(
+                f"{self.uri(manifest.name)} needs {needed:,} bytes in {folder.parent}, where {free:,} are free: make "
+                f"room there, or name another folder in {SCRATCH}"
+            )
+        missing: Sequence[FileEntry] = manifest.files
+        for _ in range(2):
+            missing = self._fetch(bucket, manifest, missing, folder)
+            if not missing:
+                return
+        raise ArtifactError(
+            f"{self.uri(manifest.name)}: {missing[0].path} was altered after its commit (its sha256 differs); {_REMEDY}"
+        )
+
+    def _fetch(self, bucket: Bucket, manifest: Manifest, entries: Sequence[FileEntry], folder: Path) -> list[FileEntry]:
+        """Those of `entries` that did not arrive as they were committed."""
+        from include.artifacts.s3 import Download
+
+        top = f"{manifest.name}/{ATTEMPTS}/{manifest.attempt}/{FILES}"
+        for parent in {(folder / entry.path).parent for entry in entries}:
+            parent.mkdir(parents=True, exist_ok=True)
+        try:
+            bucket.download([Download(f"{top}/{entry.path}", folder / entry.path, entry.size) for entry in entries])
+        except FileNotFoundError as error:
+            path = str(error.filename).removeprefix(f"{top}/")
+            raise ArtifactError(f"{self.uri(manifest.name)}: {path} is missing; {_REMEDY}") from None
+        except OSError as error:
+            if error.errno not in (ENOSPC, EDQUOT):
+                raise
+            raise TryAgainError(
+                f"{folder.parent} became full while {self.uri(manifest.name)} was fetched: make room there, or name "
+                f"another folder in {SCRATCH}"
+            ) from None
+        digests = bucket.each([partial(file_digest, folder / entry.path) for entry in entries])
+        return [entry for entry, found in zip(entries, digests, strict=True) if found != entry.sha256]
 
     def _verify(self, folder: Path, manifest: Manifest) -> None:
         def refuse(path: str, what: str) -> ArtifactError:
@@ -227,11 +314,7 @@ class Store:
 
     def read_bytes(self, name: str, path: str) -> bytes:
         """One verified file of an artifact. Raises ArtifactError where it is missing or altered."""
-        import hashlib
-
-        manifest = self.manifest(name)
-        if manifest is None:
-            raise ArtifactError(f"{self.uri(name)} does not exist: clear the task that makes it, and those after it")
+        manifest = self._existing_manifest(name)
         entry = next((file for file in manifest.files if file.path == path), None)
         if entry is None:
             raise ArtifactError(f"{self.uri(name)} holds no {path}: it was made by another version of its job")
@@ -239,7 +322,7 @@ class Store:
         try:
             # A link may lead anywhere, and a pipe or a device never ends.
             plain = not self.is_local or _is_plain_file(Path(self._path, name), relative, entry.size)
-            data = self._fs.cat_file(f"{self._path}/{name}/{relative}") if plain else b""
+            data = self.read_file(f"{name}/{relative}") if plain else b""
         except FileNotFoundError:
             plain = False
         if not plain:
@@ -264,12 +347,13 @@ class Store:
 
     def _create(self, path: str, data: bytes) -> None:
         """Atomic, durable create-if-absent: a crash leaves either nothing or all of it."""
-        target = f"{self._path}/{path}"
-        if not self.is_local:
-            self._fs.pipe_file(target, data, mode="create")
+        if self._bucket is not None:
+            if not self._bucket.create(path, data):
+                raise FileExistsError(f"{self.root}/{path}")
             return
         self.check_there()
-        folder = Path(target).parent
+        target = Path(self._path, path)
+        folder = target.parent
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".")
         try:
@@ -284,33 +368,29 @@ class Store:
 
     def touch(self, path: str) -> None:
         """Make the empty file `path` (relative to the root), or make it new; atomic."""
-        self.check_there()
-        target = f"{self._path}/{path}"
-        if not self.is_local:
-            self._fs.pipe_file(target, b"")
+        if self._bucket is not None:
+            self._bucket.put(path, b"")
             return
+        self.check_there()
+        target = Path(self._path, path)
         while True:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             # A sweep may take the empty folder away in between.
             with suppress(FileNotFoundError):
-                Path(target).touch()
+                target.touch()
                 return
 
     def read_file(self, path: str) -> bytes:
         """The bytes at `path` (relative to the root). Raises FileNotFoundError."""
-        return self._fs.cat_file(f"{self._path}/{path}")
+        return Path(self._path, path).read_bytes() if self._bucket is None else self._bucket.read(path)
 
     def listing(self, below: str = "") -> list[Entry]:
         """Everything below a folder (relative to the root), as it is now; nothing where there is no such folder."""
+        if self._bucket is not None:
+            found = self._bucket.walk(below)
+            return [Entry(one.path, one.bytes, one.modified, is_folder=False) for one in found]
         self.check_there()
-        top = f"{self._path}/{below}".rstrip("/")
-        if self.is_local:
-            return list(_walk(Path(self._path), Path(top)))
-        self._fs.invalidate_cache()
-        return [
-            Entry(path.removeprefix(f"{self._path}/"), info.get("size") or 0, _modified(info), is_folder=False)
-            for path, info in self._fs.find(top, detail=True).items()
-        ]
+        return list(_walk(Path(self._path), Path(self._path, below)))
 
     def remove(self, name: str, *, unless_used_after: datetime) -> bool:
         """Remove an artifact, so that a crash at any instant leaves it whole or not there.
@@ -340,7 +420,8 @@ class Store:
 
     def _used_after(self, name: str, moment: datetime) -> bool:
         last = last_use(self, name)
-        return last is not None and last > moment
+        # S3 tells whole seconds, rounded down.
+        return last is not None and last >= moment.replace(microsecond=0)
 
     def remove_path(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it, durably; links are removed and never followed.
@@ -349,9 +430,8 @@ class Store:
         """
         if not PurePosixPath(path).parts or ".." in PurePosixPath(path).parts or path.startswith("/"):
             raise ArtifactError(f"{path!r} is not a path in {self.root}: nothing was removed")
-        if not self.is_local:
-            with suppress(FileNotFoundError):
-                self._fs.rm(f"{self._path}/{path}", recursive=True)
+        if self._bucket is not None:
+            self._bucket.delete(path)
             return
         root, target = Path(self._path), Path(self._path) / path
         if any(folder.is_symlink() for folder in target.parents if folder.is_relative_to(root) and folder != root):
@@ -387,11 +467,15 @@ class Attempt:
         self.id = uuid.uuid4().hex[:12]
         self.name = name
         self._store = store
-        self._remote = f"{store._path}/{name}/{ATTEMPTS}/{self.id}"
-        self.folder = Path(self._remote if store.is_local else tempfile.mkdtemp(prefix=f"{name}-"))
+        self._home = f"{name}/{ATTEMPTS}/{self.id}"
+        self._may_stand = False
+        store.check_there()
+        if store.is_local:
+            self.folder = Path(store._path, self._home)
+        else:
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=scratch_folder()))
         self.files = self.folder / FILES
         self.events = self.folder / EVENTS
-        store.check_there()
         self.files.mkdir(parents=True)
 
     def __enter__(self) -> Self:
@@ -440,14 +524,26 @@ class Attempt:
         manifest = Manifest(
             name=self.name, attempt=self.id, files=entries, content_digest=content_digest(entries), **record
         )
-        self._make_durable(entries)
-        if self._store.create(f"{self.name}/{MANIFEST}", manifest.encode()):
-            return manifest, True
-        if not self._store.is_local:
-            self._store._fs.rm(self._remote, recursive=True)
+        try:
+            self._make_durable(entries)
+            # From here on a manifest may arrive that points to the files, even where its answer never does.
+            self._may_stand = True
+            if self._store.create(f"{self.name}/{MANIFEST}", manifest.encode()):
+                return manifest, True
+            self._may_stand = False
+        finally:
+            self._take_back()
         standing = self._store.manifest(self.name)
-        assert standing is not None
+        if standing is None:
+            raise TryAgainError(f"{self._store.uri(self.name)} was made and removed meanwhile: clear this task")
         return standing, False
+
+    def _take_back(self) -> None:
+        """Remove from S3 what is lost for certain; what only may be, the retention sweeps."""
+        if self._store.is_local or self._may_stand:
+            return
+        with suppress(AnemoneError):
+            self._store.remove_path(self._home)
 
     def _stands(self) -> bool:
         """Whether the artifact is this attempt; asked of the store, since a signal may come just after the commit."""
@@ -458,11 +554,17 @@ class Attempt:
         return standing is not None and standing.attempt == self.id
 
     def _make_durable(self, entries: tuple[FileEntry, ...]) -> None:
-        if not self._store.is_local:
-            for entry in entries:
-                self._store._fs.put_file(str(self.files / entry.path), f"{self._remote}/{FILES}/{entry.path}")
+        if (bucket := self._store._bucket) is not None:
+            from include.artifacts.s3 import Upload
+
+            files = [
+                Upload(self.files / entry.path, f"{self._home}/{FILES}/{entry.path}", entry.size, entry.sha256)
+                for entry in entries
+            ]
             if self.events.exists():
-                self._store._fs.put_file(str(self.events), f"{self._remote}/{EVENTS}")
+                size, sha256 = self.events.stat().st_size, file_digest(self.events)
+                files.append(Upload(self.events, f"{self._home}/{EVENTS}", size, sha256))
+            bucket.upload(files)
             return
         for entry in entries:
             with (self.files / entry.path).open("rb") as stream:
@@ -501,12 +603,6 @@ def _walk(root: Path, folder: Path) -> Iterator[Entry]:
         )
         if is_folder:
             yield from _walk(root, Path(entry.path))
-
-
-def _modified(info: Mapping[str, Any]) -> datetime:
-    """S3 calls it LastModified, fsspec's memory `created`, which is a number."""
-    moment = info.get("LastModified") or info["created"]
-    return moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
 
 
 def _fsync_folder(folder: Path) -> None:

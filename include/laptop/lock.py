@@ -23,9 +23,15 @@ from include.laptop.setup import lock_file, uv
 PYTHONS = ("3.11", "3.12")
 PLATFORM = "x86_64-manylinux_2_35"
 
-_EXTRAS = {"airflow": ["airflow", "dev"], "jobs": ["jobs"], "serving": ["serving"], "bench": ["jobs", "bench"]}
-_SAME_AS = {"bench": "jobs"}
-"""An environment that compares with another holds that one's own versions."""
+_EXTRAS = {
+    "airflow": ["airflow", "dev"],
+    "jobs": ["jobs"],
+    "serving": ["serving"],
+    "bench": ["jobs", "bench"],
+    "deploy": ["airflow", "deploy"],
+}
+_SAME_AS = {"bench": "jobs", "deploy": "airflow"}
+"""An environment that compares with another, or stands in for it in an image, holds that one's own versions."""
 
 _TEST_TOOLS = {"jobs": ("pytest", "hypothesis"), "serving": ("pytest", "hypothesis", "openai")}
 """Of the extra `dev`, what an environment needs to test itself."""

@@ -7,11 +7,14 @@ the output's name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from include.artifacts.manifest import ArtifactName, Sha256
+
+if TYPE_CHECKING:
+    from include.artifacts.s3 import Access
 
 
 class _NotIdentity:
@@ -71,10 +74,11 @@ class JobSpec(Model, Generic[C, I]):
     output: Output
 
     @classmethod
-    def observe(cls, config: C) -> C:
+    def observe(cls, config: C, access: Access | None = None) -> C:
         """The configuration completed with what only the moment of planning knows; by default nothing.
 
-        Whoever starts the job calls it once a try, before the output is named.
+        Whoever starts the job calls it once a try, before the output is named. `access`: how what lies on S3 is
+        reached.
         """
         return config
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from include.specs.base import Inputs as NoInputs
 from include.specs.base import JobSpec, Model
 from include.specs.ingest import Fingerprint
+
+if TYPE_CHECKING:
+    from include.artifacts.s3 import Access
 
 Inputs = NoInputs
 
@@ -54,7 +57,7 @@ class Spec(JobSpec[Config, Inputs]):
     job: Literal["import_model"] = "import_model"
 
     @classmethod
-    def observe(cls, config: Config) -> Config:
+    def observe(cls, config: Config, access: Access | None = None) -> Config:
         """Take a local folder's fingerprints, unless the configuration holds some."""
         from include.model_folder import fingerprints
 

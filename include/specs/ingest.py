@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from include.artifacts.manifest import Sha256
 from include.specs.base import NOT_IDENTITY, JobSpec, Model
 from include.specs.base import Inputs as NoInputs
+
+if TYPE_CHECKING:
+    from include.artifacts.s3 import Access
 
 Inputs = NoInputs
 
@@ -50,8 +53,8 @@ class Spec(JobSpec[Config, Inputs]):
     job: Literal["ingest"] = "ingest"
 
     @classmethod
-    def observe(cls, config: Config) -> Config:
+    def observe(cls, config: Config, access: Access | None = None) -> Config:
         """Take the source's fingerprints, unless the configuration holds some: the same source, the same name."""
         from include.sources import fingerprints
 
-        return config if config.files else config.model_copy(update={"files": fingerprints(config.source)})
+        return config if config.files else config.model_copy(update={"files": fingerprints(config.source, access)})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import fsspec
 
 from include.errors import DataError, TryAgainError
 from include.sources import fingerprints
@@ -77,8 +76,8 @@ def copy(file: Fingerprint, target: Path, *, max_row_bytes: int) -> Taken:
     digest = hashlib.sha256()
     checker = LineChecker(file.path, max_row_bytes=max_row_bytes)
     read = 0
-    with _open(file.path) as source, target.open("xb") as sink:
-        while chunk := source.read(CHUNK_BYTES):
+    with closing(_chunks(file.path)) as chunks, target.open("xb") as sink:
+        for chunk in chunks:
             read += len(chunk)
             if read > file.size:
                 break
@@ -94,8 +93,16 @@ def copy(file: Fingerprint, target: Path, *, max_row_bytes: int) -> Taken:
     return Taken(rows=checker.rows, sha256=digest.hexdigest(), byte_order_mark=checker.byte_order_mark)
 
 
-def _open(path: str) -> BinaryIO:
+def _chunks(path: str) -> Iterator[bytes]:
     try:
-        return fsspec.open(path, "rb").open() if path.startswith("s3://") else Path(path).open("rb")
+        if path.startswith("s3://"):
+            from include.artifacts.s3 import Access, Bucket
+
+            folder, _, name = path.rpartition("/")
+            yield from Bucket(folder, Access()).stream(name)
+            return
+        with Path(path).open("rb") as source:
+            while chunk := source.read(CHUNK_BYTES):
+                yield chunk
     except FileNotFoundError:
         raise TryAgainError(f"{path} disappeared before it was read: put it back, then start again") from None

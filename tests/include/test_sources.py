@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from include.artifacts.s3 import Access, Bucket
 from include.errors import ConfigurationError, DataError
 from include.sources import fingerprints
 
@@ -75,3 +76,34 @@ def test_what_is_not_a_data_set_is_said(tmp_path, name, sentence):
     (tmp_path / "loop" / "loop.jsonl").symlink_to(tmp_path / "loop" / "loop.jsonl")
     with pytest.raises(DataError, match=sentence):
         fingerprints(str(tmp_path / name))
+
+
+def test_objects_have_fingerprints_like_files(s3_bucket):
+    bucket = Bucket(f"s3://{s3_bucket}", Access())
+    for key in ("inbox/b.jsonl", "inbox/a.jsonl", "inbox/.c.jsonl", "inbox/deep/d.jsonl", "inbox/notes.txt"):
+        bucket.put(key, b"{}\n")
+    found = fingerprints(f"s3://{s3_bucket}/inbox/")
+    assert [(file.path, file.size) for file in found] == [
+        (f"s3://{s3_bucket}/inbox/{name}.jsonl", 3) for name in ("a", "b")
+    ]
+    assert fingerprints(f"s3://{s3_bucket}/inbox/a.jsonl") == found[:1]
+    bucket.put("inbox/a.jsonl", b"[]\n")
+    assert fingerprints(f"s3://{s3_bucket}/inbox/a.jsonl") != found[:1]
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "sentence"),
+    [
+        ("s3://{bucket}/gone", DataError, r"there is no such object, and no \*\.jsonl below it"),
+        ("s3://{bucket}", DataError, "there is no such object"),
+        ("s3://{bucket}/packed", DataError, r"b\.jsonl\.gz: packed shards are not read"),
+        ("s3://of-nobody/data.jsonl", ConfigurationError, "there is no bucket 'of-nobody'"),
+        ("s3://", ConfigurationError, "names no bucket"),
+    ],
+)
+def test_what_is_no_data_set_on_s3_is_said(s3_bucket, address, error, sentence):
+    bucket = Bucket(f"s3://{s3_bucket}", Access())
+    for key in ("packed/a.jsonl", "packed/b.jsonl.gz"):
+        bucket.put(key, b"")
+    with pytest.raises(error, match=sentence):
+        fingerprints(address.format(bucket=s3_bucket))

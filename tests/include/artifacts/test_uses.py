@@ -1,9 +1,8 @@
-"""Uses that are noted, and artifacts that are removed: in a local store, and in one that is not."""
+"""Uses that are noted, and artifacts that are removed: on a file system, and on S3."""
 
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +18,11 @@ RUN = Run(dag_id="customize", run_id="manual__2026-01-01T00:00:00+00:00/../x")
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """The remote one is fsspec's memory: no files, no folders, no rename."""
-    return Store(f"file://{tmp_path}/store" if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+    if request.param == "local":
+        return Store(f"file://{tmp_path}/store")
+    return Store(f"s3://{request.getfixturevalue('s3_bucket')}/store")
 
 
 def test_a_use_is_noted_once_a_run_and_becomes_newer(store: Store) -> None:
