@@ -35,6 +35,9 @@ class Config(Model):
         processes: ranks of the training, each on one GPU (or one CPU core); they share `global_batch_size`. No part
             of the name either: rows, order and steps are the same, so a run goes on with fewer GPUs, or with more.
         max_tokens: longest conversation; a longer row is an error, never cut.
+        strategy: `fsdp2` shards the model over the processes, and with several nodes over those of each node, which
+            then all hold it once: checkpoints need no shared file system.
+        nodes: machines that share the `processes` evenly; more than one on a cluster only.
         validate_every: steps between validations; the last step is validated always.
         checkpoint_every: steps between checkpoints; what a killed run loses at the most.
         hang_seconds: a rank of which nothing is heard for so long is taken to hang (or for 20 of its steps, where they
@@ -59,6 +62,7 @@ class Config(Model):
     dtype: Literal["float32", "bfloat16"] = "float32"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     processes: Annotated[int, Field(ge=1), NOT_IDENTITY] = 1
+    nodes: Annotated[int, Field(ge=1), NOT_IDENTITY] = 1
     validate_every: Annotated[int, Field(ge=1)] = 50
     checkpoint_every: Annotated[int, Field(ge=1), NOT_IDENTITY] = 50
     hang_seconds: Annotated[float, Field(gt=0), NOT_IDENTITY] = 600
@@ -78,6 +82,13 @@ class Config(Model):
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of local_batch_size × processes "
                 f"({self.local_batch_size} × {self.processes})"
+            )
+        if self.processes % self.nodes:
+            raise ValueError(f"processes {self.processes} cannot be shared evenly by {self.nodes} nodes")
+        if self.strategy == "fsdp2" and self.processes == self.nodes > 1:
+            raise ValueError(
+                f"strategy fsdp2 shards within a node, and {self.nodes} nodes with one process each leave nothing to "
+                "shard: set strategy: ddp, or more processes"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from include.specs.finetune import Config
 from jobs.finetune.plan import Plan
 from jobs.finetune.rows import EncodedRows
 
@@ -35,7 +36,7 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
             "validate_on_checkpoint": False,
         },
         "dist_env": {"backend": backend, "timeout_minutes": TIMEOUT_MINUTES},
-        "distributed": {"strategy": config.strategy},
+        "distributed": _distributed(config),
         "model": {
             "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
             "pretrained_model_name_or_path": str(plan.base),
@@ -65,6 +66,8 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
             "model_save_format": "safetensors",
             "save_consolidated": "final",
             "max_recent_checkpoints": 1,
+            # By the rank that wrote the shards: other nodes do not see them.
+            "single_rank_consolidation": config.nodes > 1,
         },
     }
     if config.lora is not None:
@@ -78,6 +81,13 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
             "use_triton": False,
         }
     return sections
+
+
+def _distributed(config: Config) -> dict[str, Any]:
+    if config.strategy == "fsdp2" and config.nodes > 1:
+        # Sharded within a node and repeated on each: node 0 alone has all there is to save.
+        return {"strategy": config.strategy, "dp_replicate_size": config.nodes}
+    return {"strategy": config.strategy}
 
 
 def _rows(plan: Plan, part: str) -> dict[str, Any]:

@@ -70,10 +70,19 @@ def restore(store: Store, run: str, folder: Path, report: Report) -> Path | None
     prefix = checkpoint_name(run, 0).removesuffix("0" * 8)
     for name in reversed(store.names(prefix)):
         try:
-            with store.open_files(name) as files:
-                shutil.copytree(files, folder)
+            store.lay_out(name, folder)
         except ArtifactError as error:
             report("checkpoint_skipped", checkpoint=name, reason=str(error))
             continue
         return folder
     return None
+
+
+def described(folder: Path | None) -> str:
+    """What all nodes of a training have to go on from alike, in words."""
+    return "the base model" if folder is None else f"the checkpoint of step {steps(folder)}"
+
+
+def steps(folder: Path | None) -> int:
+    """Optimizer steps behind the checkpoint in `folder`; 0 for None."""
+    return 0 if folder is None else len(Curve.read(folder).training)

@@ -12,11 +12,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
-from jobs.finetune.pulse import Pulse
+from include.errors import TryAgainError
+from jobs.finetune.pulse import Pulse, Reading
 
 STEPS = 20
 """A rank may be silent for as long as so many of its own steps take, where that is more than the floor."""
@@ -35,12 +36,36 @@ def answer(rank: int, folder: Path) -> None:
     faulthandler.register(signal.SIGUSR1, file=stream, all_threads=True)
 
 
-class Watch:
-    """Attributes: found: one sentence on the hang that was found and ended, or None."""
+class HangError(TryAgainError):
+    """Nothing moves any more.
 
-    def __init__(self, pulse: Pulse, ranks: int, floor: float, folder: Path) -> None:
-        self.found: str | None = None
-        self._pulse, self._ranks, self._floor, self._folder = pulse, range(ranks), floor, folder
+    Attributes:
+        stopped: whether a signal has stopped the rank. `silent`: for how many seconds nothing was heard of it.
+    """
+
+    def __init__(self, message: str, *, stopped: bool, silent: float) -> None:
+        super().__init__(message)
+        self.stopped, self.silent = stopped, silent
+
+
+class Watch:
+    """Over the ranks of this node.
+
+    Attributes:
+        found: the hang that was found and ended, or None.
+
+    Args:
+        ranks: the node's, by their numbers in the whole training; `pulse` counts them from 0.
+        of: ranks of the whole training.
+        linger: seconds between finding a hang and ending it, in which other nodes find it, too.
+    """
+
+    def __init__(
+        self, pulse: Pulse, ranks: range, floor: float, folder: Path, *, of: int | None = None, linger: float = 0.0
+    ) -> None:
+        self.found: HangError | None = None
+        self._pulse, self._ranks, self._floor, self._folder = pulse, ranks, floor, folder
+        self._of, self._linger = of or len(ranks), linger
 
     def run(self, ended: Event) -> None:
         """Look until `ended`, or until a hang was found: then all ranks are killed."""
@@ -51,17 +76,21 @@ class Watch:
             # Where this process itself did not run for a while, nothing is known of the ranks' silence.
             passed, before = min(now - before, 2 * poll), now
             for rank in self._ranks:
-                reading = self._pulse.read(rank)
+                reading = self._read(rank)
                 moved = reading.pid == -1 or reading.beats != beats[rank]
                 silent[rank], beats[rank] = 0.0 if moved else silent[rank] + passed, reading.beats
                 limit = max(self._floor, STEPS * reading.step_seconds) if reading.step else START * self._floor
                 if silent[rank] > limit:
                     self.found = self._tell(silent, limit)
-                    self._kill()
+                    ended.wait(self._linger)
+                    end(self._pulse, len(self._ranks))
                     return
 
-    def _tell(self, silent: dict[int, float], limit: float) -> str:
-        readings = {rank: self._pulse.read(rank) for rank in self._ranks}
+    def _read(self, rank: int) -> Reading:
+        return self._pulse.read(rank - self._ranks.start)
+
+    def _tell(self, silent: dict[int, float], limit: float) -> HangError:
+        readings = {rank: self._read(rank) for rank in self._ranks}
         states = {rank: _state(reading.pid) for rank, reading in readings.items()}
         sys.stdout.flush()
         for rank, reading in readings.items():
@@ -70,10 +99,12 @@ class Watch:
         stopped = [rank for rank, state in states.items() if state == "stopped"]
         first = stopped[0] if stopped else max(silent, key=lambda rank: silent[rank])
         why = ", and it is stopped by a signal" if stopped else ""
-        return (
-            f"rank {first} of {len(readings)} hangs: nothing was heard of it for {silent[first]:.1f} s after "
+        return HangError(
+            f"rank {first} of {self._of} hangs: nothing was heard of it for {silent[first]:.1f} s after "
             f"{readings[first].step} steps of this try{why} (the limit is {limit:.1f} s, see finetune.hang_seconds; "
-            "the ranks' stacks are above): the next try goes on from the last checkpoint"
+            "the ranks' stacks are above): the next try goes on from the last checkpoint",
+            stopped=bool(stopped),
+            silent=silent[first],
         )
 
     def _stack(self, rank: int, pid: int, state: str) -> str:
@@ -91,10 +122,13 @@ class Watch:
                 return shown.rstrip()
         return shown.rstrip() or f"  no answer within {_ANSWER_SECONDS:.0f} s: it is inside the kernel or the driver"
 
-    def _kill(self) -> None:
-        for rank in self._ranks:
-            pid = self._pulse.read(rank).pid
-            if pid > 0 and _state(pid) != "gone":
+
+def end(pulse: Pulse, ranks: int) -> None:
+    """Kill the node's ranks, those that have begun."""
+    for rank in range(ranks):
+        pid = pulse.read(rank).pid
+        if pid > 0 and _state(pid) != "gone":
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 

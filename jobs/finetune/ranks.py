@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -31,11 +32,12 @@ from include.errors import AnemoneError, ExitCode, StoppedError, TryAgainError
 from jobs.finetune import checkpoints, hang, memory
 from jobs.finetune.checkpoints import Report
 from jobs.finetune.memory import MemoryExhaustedError
+from jobs.finetune.nodes import STOPPING_SECONDS, Nodes, RankKilledError
 from jobs.finetune.plan import Plan, Result
 from jobs.finetune.pulse import Heart, Pulse
 
-_GRACE_SECONDS = 120
-"""How long ranks may take to save a checkpoint once they are told to stop."""
+_LINGER_SECONDS = 3.0
+"""How long a hang that was found is left as it is: the node of the rank that is to blame finds it at that time, too."""
 
 _SMALLER_TRIES = 3
 """How often a training that runs out of memory is tried again with a smaller micro-batch."""
@@ -49,18 +51,11 @@ _FULL_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
 
 
-class RankKilledError(AnemoneError):
-    """A rank was ended by a signal; `exit_code` is 128 + its number, as a shell would say it."""
+def launch(plan: Plan, store: Store, report: Report, nodes: Nodes) -> Result:
+    """Train in `plan.spec.config.processes` ranks, this node's share of them here.
 
-    def __init__(self, rank: int, number: int) -> None:
-        super().__init__(f"rank {rank} was ended by signal {number} ({signal.Signals(number).name})")
-        self.exit_code = 128 + number
-
-
-def launch(plan: Plan, store: Store, report: Report) -> Result:
-    """Train in `plan.spec.config.processes` ranks on this machine.
-
-    Where memory runs out, the training goes on from its last checkpoint with half the micro-batch, a few times.
+    Where memory runs out, the training goes on from its last checkpoint with half the micro-batch, a few times; on all
+    nodes, whichever it was.
 
     Raises:
         AnemoneError: what the first failing rank raised, or `RankKilledError`.
@@ -73,7 +68,7 @@ def launch(plan: Plan, store: Store, report: Report) -> Result:
     for number in range(_SMALLER_TRIES + 1):
         plan.scratch.mkdir()
         try:
-            return _attempt(plan, report)
+            return nodes.agree(partial(_attempt, plan, report, nodes))
         except MemoryExhaustedError as error:
             rows = memory.smaller(config, plan.micro_batch)
             if rows is None or number == _SMALLER_TRIES:
@@ -89,18 +84,20 @@ def launch(plan: Plan, store: Store, report: Report) -> Result:
         shutil.rmtree(plan.scratch)
         if plan.resume is not None:
             shutil.rmtree(plan.resume)
-        resume = checkpoints.restore(store, run, resumed, report)
+        resume = nodes.agree(partial(checkpoints.restore, store, run, resumed, report), checkpoints.described)
         plan = replace(plan, scratch=scratch, micro_batch=rows, resume=resume)
     raise AssertionError
 
 
-def _attempt(plan: Plan, report: Report) -> Result:
+def _attempt(plan: Plan, report: Report, nodes: Nodes) -> Result:
     import torch
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    ranks = plan.spec.config.processes
+    ranks = nodes.ranks(plan.spec.config.processes)
     if torch.cuda.is_available():
         start_method = "spawn"
     else:
@@ -109,36 +106,47 @@ def _attempt(plan: Plan, report: Report) -> Result:
         _quiet()
         import jobs.finetune.recipe  # noqa: F401
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if (interface := nodes.interface) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
+        **nodes.rendezvous(),
+        nproc_per_node=len(ranks),
         run_id=plan.spec.output.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
         max_restarts=0,
         start_method=start_method,
         logs_specs=DefaultLogsSpecs(log_dir=str(plan.scratch / "ranks")),
-        shutdown_timeout=_GRACE_SECONDS,
+        shutdown_timeout=int(STOPPING_SECONDS),
     )
-    for rank in range(ranks):
+    for rank in ranks:
         with _failure_file(plan, rank).open("xb") as stream:
             os.posix_fallocate(stream.fileno(), 0, _FAILURE_BYTES)
-    watch = hang.Watch(Pulse.create(_pulse_file(plan), ranks), ranks, plan.spec.config.hang_seconds, plan.scratch)
+    pulse = Pulse.create(_pulse_file(plan), len(ranks))
+    watch = hang.Watch(
+        pulse,
+        ranks,
+        plan.spec.config.hang_seconds,
+        plan.scratch,
+        of=plan.spec.config.processes,
+        linger=_LINGER_SECONDS if nodes.count > 1 else 0.0,
+    )
     kills = memory.kernel_kills()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with _relay(plan.scratch / "events.jsonl", report), hang.watching(watch):
-            return elastic_launch(config, _rank)(plan, os.getpid())[0]
+        with (
+            _relay(plan.scratch / "events.jsonl", report),
+            hang.watching(watch),
+            nodes.watched(partial(hang.end, pulse, len(ranks))) as others,
+        ):
+            return elastic_launch(config, _rank)(plan, os.getpid(), ranks.start)[ranks.start]
     except SignalException as error:
-        raise _first_of(_failures(plan)) or StoppedError(f"stopped on request ({error.sigval.name})") from None
+        raise _first_of(_failures(plan, ranks)) or StoppedError(f"stopped on request ({error.sigval.name})") from None
+    except (DistError, RendezvousError) as error:
+        raise TryAgainError(f"the ranks did not find each other ({error}): the next try begins again") from None
     except ChildFailedError as error:
-        if watch.found is not None:
-            raise TryAgainError(watch.found) from None
+        if (reason := watch.found or others.error) is not None:
+            raise reason from None
         rank, failure = error.get_first_failure()
-        raise _verdict(plan, rank, failure.exitcode, kills) from None
+        raise _verdict(plan, ranks, rank, failure.exitcode, kills) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -151,14 +159,14 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _rank(plan: Plan, parent: int) -> Result:
-    """The work of one rank's process."""
+def _rank(plan: Plan, parent: int, first: int) -> Result:
+    """The work of one rank's process, on a node whose first rank is `first`."""
     _die_with(parent)
     signal.signal(signal.SIGTERM, _stop)
     _be_first_to_starve()
     rank = int(os.environ["RANK"])
     hang.answer(rank, plan.scratch)
-    heart = Heart(Pulse(_pulse_file(plan)), rank)
+    heart = Heart(Pulse(_pulse_file(plan)), rank - first)
     events = plan.scratch / "events.jsonl"
 
     def tell(event: str, **fields: Any) -> None:
@@ -222,9 +230,9 @@ def _failure_file(plan: Plan, rank: int) -> Path:
     return plan.scratch / f"rank{rank}.failure"
 
 
-def _failures(plan: Plan) -> dict[int, tuple[float, Exception]]:
+def _failures(plan: Plan, ranks: range) -> dict[int, tuple[float, Exception]]:
     """By rank: when it failed, and with what."""
-    told = {rank: _failure_file(plan, rank).read_bytes() for rank in range(plan.spec.config.processes)}
+    told = {rank: _failure_file(plan, rank).read_bytes() for rank in ranks}
     return {rank: pickle.loads(found) for rank, found in told.items() if found.startswith(pickle.PROTO)}
 
 
@@ -236,13 +244,14 @@ def _first_of(failures: dict[int, tuple[float, Exception]]) -> Exception | None:
     return ordered[0][1] if ordered else None
 
 
-def _verdict(plan: Plan, rank: int, exit_code: int, kills: int | None) -> Exception:
+def _verdict(plan: Plan, ranks: range, rank: int, exit_code: int, kills: int | None) -> Exception:
+    told = _failures(plan, ranks)
     # The agent stops the survivors of a rank that was killed; that nobody asked this job to stop is known here.
-    failures = {other: found for other, found in _failures(plan).items() if not isinstance(found[1], StoppedError)}
+    failures = {other: found for other, found in told.items() if not isinstance(found[1], StoppedError)}
     first = _first_of(failures)
     if isinstance(first, AnemoneError | OSError):
         return first
-    silent = [other for other in range(plan.spec.config.processes) if other not in failures]
+    silent = [other for other in ranks if other not in told]
     if exit_code >= 0 and silent:
         if rank in silent:
             return RuntimeError(f"rank {rank} ended with exit code {exit_code} and without a word")
@@ -250,9 +259,12 @@ def _verdict(plan: Plan, rank: int, exit_code: int, kills: int | None) -> Except
     if exit_code == -signal.SIGKILL:
         return _killed(rank, kills)
     if exit_code < 0:
-        return RankKilledError(rank, -exit_code)
-    assert first is not None
-    return first
+        name = signal.Signals(-exit_code).name
+        return RankKilledError(f"rank {rank} was ended by signal {-exit_code} ({name})", 128 - exit_code)
+    # All were stopped, and not by this process: another node was asked to.
+    error = first or _first_of(told)
+    assert error is not None
+    return error
 
 
 def _killed(rank: int, kills: int | None) -> Exception:

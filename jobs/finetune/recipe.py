@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from include.errors import DivergenceError, StoppedError
-from jobs.finetune import checkpoints, cpu
+from jobs.finetune import checkpoints, cpu, one_writer
 from jobs.finetune.automodel import recipe_config
 from jobs.finetune.curve import Curve
 from jobs.finetune.order import MicroBatchesConfig
@@ -129,6 +129,11 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         self.untrack_state("rng", "dataloader")
         if self.plan.resume is not None:
             super().load_checkpoint(str(self.plan.resume / checkpoints.AUTOMODEL))
+
+    def _load_checkpoint_tracked_state(self, ckpt_dir: str) -> tuple[Any, Any, Any]:
+        # AutoModel 0.7.0 saves tied embeddings once, and asks a wrapped model's checkpoint for both of them.
+        model, optimizer, scheduler = super()._load_checkpoint_tracked_state(ckpt_dir)
+        return [_unwrapped(part) for part in model], optimizer, scheduler
 
     def _run_train_optim_step(self, batches: list[dict[str, Any]], max_grad_norm: float | None = None) -> Any:
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -280,8 +285,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
 
     @property
     def _model(self) -> torch.nn.Module:
-        model = self.model_parts[0]
-        return model.module if isinstance(model, DistributedDataParallel) else model
+        return _unwrapped(self.model_parts[0])
 
     def _refuse_unsound_weights(self, step: int) -> None:
         """Raises DivergenceError where a weight is not finite: the loss that would show it comes after the save."""
@@ -313,6 +317,10 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         """No terminal bar: `report` tells the progress."""
 
 
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def train(plan: Plan, report: checkpoints.Report, heart: Heart) -> Result:
     """Take part in the training as the rank that torch.distributed's environment variables name.
 
@@ -325,6 +333,8 @@ def train(plan: Plan, report: checkpoints.Report, heart: Heart) -> Result:
     else:
         backend = "gloo"
         cpu.adapt()
+    if plan.spec.config.nodes > 1:
+        one_writer.adapt()
     os.environ.setdefault("LOGGING_LEVEL", str(logging.WARNING))
     recipe = FinetuneRecipe(plan, recipe_config(plan, backend=backend), report, heart)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from include.specs.finetune import Config, Spec
 from jobs.chat import load_tokenizer
 from jobs.finetune import checkpoints
 from jobs.finetune.curve import Curve
+from jobs.finetune.nodes import join
 from jobs.finetune.plan import Plan, Result
 from jobs.finetune.ranks import launch
 from jobs.finetune.rows import encode_file
@@ -33,8 +35,18 @@ def finetune(job: Job[Spec]) -> None:
         DataError: a row cannot be trained on.
         DivergenceError: NaN, Inf, or nothing learned.
         StoppedError: SIGTERM came; the state was saved.
-        TryAgainError: a rank hung, or was killed; the next try goes on.
+        TryAgainError: a rank hung, or was killed, or a node is gone; the next try goes on.
     """
+    with join(job.spec.config) as nodes:
+        plan = nodes.agree(partial(_prepare, job), lambda plan: checkpoints.described(plan.resume))
+        resumed_from = checkpoints.steps(plan.resume)
+        result = launch(plan, job.store, job.event, nodes)
+        if nodes.rank == 0:
+            _lay_out(job, result, resumed_from=resumed_from)
+
+
+def _prepare(job: Job[Spec]) -> Plan:
+    """What every node does for itself: read and encode its own copy of the inputs, and of the last checkpoint."""
     config, base, data = job.spec.config, job.input("base") / "model", job.input("data")
     model = _model_config(base)
     refuse_code(base)
@@ -61,14 +73,17 @@ def finetune(job: Job[Spec]) -> None:
                 "give it more rows, or lower processes"
             )
         job.event("rows", part=part, rows=count.rows, tokens=count.tokens, longest=count.longest)
-    resumed_from = _steps(plan.resume)
-    result = launch(plan, job.store, job.event)
+    return plan
+
+
+def _lay_out(job: Job[Spec], result: Result, *, resumed_from: int) -> None:
+    config, base = job.spec.config, job.input("base") / "model"
     curve = Curve.read(result.curve)
-    curve.check_learned(model["vocab_size"])
+    curve.check_learned(_model_config(base)["vocab_size"])
     if config.method == "lora":
         _write_adapter(result.best, job.output / "adapter", base_digest=job.spec.inputs.base.digest)
     else:
-        _write_model(result.best, job.output / "model", tokenizer)
+        _write_model(result.best, job.output / "model", load_tokenizer(base, config.chat_template))
     curve.write(job.output)
     job.metrics.update(_figures(config, curve, result, resumed_from=resumed_from))
 
@@ -76,12 +91,8 @@ def finetune(job: Job[Spec]) -> None:
 def _resume(job: Job[Spec]) -> Path | None:
     folder = checkpoints.restore(job.store, job.spec.output.name, job.scratch / "resumed", job.event)
     if folder is not None:
-        job.event("resumed", step=_steps(folder))
+        job.event("resumed", step=checkpoints.steps(folder))
     return folder
-
-
-def _steps(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else len(Curve.read(checkpoint).training)
 
 
 def _figures(config: Config, curve: Curve, result: Result, *, resumed_from: int) -> dict[str, Any]:

@@ -215,13 +215,16 @@ def start(
     """Start `python -m jobs.finetune` as a fork of this process, with everything but the imports its own."""
     started: list[Forked] = []
 
-    def fork(config: dict[str, Any], **inputs: Artifact) -> Forked:
+    def fork(
+        config: dict[str, Any], environment: dict[str, str] | None = None, place: str = "tmp", **inputs: Artifact
+    ) -> Forked:
         uri, name = write_spec("finetune", config, {"base": base, "data": data, **inputs})
         log = tmp_path / f"job-{len(started)}.log"
         log.touch()
         pid = os.fork()
         if pid == 0:
-            temporary = tmp_path / "tmp"
+            os.environ.update(environment or {})
+            temporary = tmp_path / place
             temporary.mkdir(exist_ok=True)
             _become_job(uri, log, temporary)
         started.append(Forked(pid, log, store, name))

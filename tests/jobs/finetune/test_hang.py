@@ -50,7 +50,7 @@ def ranks(tmp_path: Path) -> Iterator[Callable[..., tuple[Pulse, list[int]]]]:
 
 def watch(pulse: Pulse, ranks: int, floor: float, folder: Path, seconds: float) -> hang.Watch:
     """A watch that has looked for so long, or found something."""
-    found, ended = hang.Watch(pulse, ranks, floor, folder), threading.Event()
+    found, ended = hang.Watch(pulse, range(ranks), floor, folder), threading.Event()
     timer = threading.Timer(seconds, ended.set)
     timer.start()
     found.run(ended)
@@ -64,7 +64,7 @@ def test_a_silent_rank_is_found_its_stack_shown_and_all_are_killed(
     pulse, pids = ranks((60, "beat"), (0.2, "hang"))
     found = watch(pulse, 2, 1.0, tmp_path, 30).found
     assert found is not None
-    assert found.startswith("rank 1 of 2 hangs: nothing was heard of it for ")
+    assert str(found).startswith("rank 1 of 2 hangs: nothing was heard of it for ")
     assert "in _work" in capfd.readouterr().err
     for pid in pids:
         assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_status == signal.SIGKILL
@@ -79,8 +79,8 @@ def test_a_stopped_rank_is_said_to_be_stopped(
     os.kill(pids[0], signal.SIGSTOP)
     found = watch(pulse, 2, 1.0, tmp_path, 30).found
     assert found is not None
-    assert found.startswith("rank 0 of 2 hangs")
-    assert "it is stopped by a signal" in found
+    assert str(found).startswith("rank 0 of 2 hangs")
+    assert found.stopped and "it is stopped by a signal" in str(found)
     assert "a stopped process cannot show its stack" in capfd.readouterr().err
 
 
@@ -102,5 +102,5 @@ def test_the_limit_follows_the_steps(tmp_path: Path, reading: Reading, limit: fl
     pulse = Pulse.create(tmp_path / "pulse", 1)
     pulse.write(0, reading)
     begun = time.monotonic()
-    assert f"(the limit is {limit:.1f} s" in watch(pulse, 1, 0.6, tmp_path, 30).found
+    assert f"(the limit is {limit:.1f} s" in str(watch(pulse, 1, 0.6, tmp_path, 30).found)
     assert time.monotonic() - begun > limit
