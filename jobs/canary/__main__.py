@@ -6,23 +6,28 @@ import argparse
 import asyncio
 import json
 import signal
-import socket
 import sys
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from include.artifacts.store import Store
-from include.errors import AnemoneError, ConfigurationError, DataError, ExitCode
+from include.errors import AnemoneError, ConfigurationError, ExitCode
 from jobs.canary.looks import has_looks, read, replay
-from jobs.command_line import Parser, port
+from jobs.command_line import LOCAL, Parser, listen, port, read_token
 from jobs.router.log import log
 
-_HOST = "127.0.0.1"
+if TYPE_CHECKING:
+    from jobs.canary.router import Traffic
+    from jobs.canary.servers import Servers
+
 _TIMEOUT_SECONDS = 90.0
+_GATEWAY = ("gateway_route", "gateway_rule", "gateway_target", "gateway_services", "canary_router")
 
 
 def main() -> None:
@@ -30,8 +35,18 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the controller until SIGTERM")
     serve.add_argument("--router", required=True, metavar="URL", help="the router's admin API")
-    serve.add_argument("--triton", required=True, metavar="HOST:PORT", help="Triton's gRPC endpoint")
+    triton = serve.add_mutually_exclusive_group(required=True)
+    triton.add_argument("--triton", metavar="HOST:PORT", help="gRPC endpoint of the one Triton, on this machine")
+    triton.add_argument("--stable", nargs="+", metavar="HOST:PORT", help="the agents of the champion's Tritons")
+    serve.add_argument("--canary", nargs="+", metavar="HOST:PORT", help="of the canary's; goes with --stable")
     serve.add_argument("--store", required=True, metavar="URI", help="the store that evidence is committed to")
+    gateway = serve.add_argument_group("where an HTTPRoute leads the traffic (Gateway API)")
+    gateway.add_argument("--gateway-route", metavar="[NAMESPACE/]NAME", help="the HTTPRoute")
+    gateway.add_argument("--gateway-rule", metavar="NAME", help="the rule with the weights; only these are changed")
+    gateway.add_argument("--gateway-target", metavar="NAME", help="the model whose traffic it is")
+    gateway.add_argument("--gateway-services", nargs=2, metavar="NAME", help="its backends: stable's, canary's")
+    gateway.add_argument("--canary-router", metavar="URL", help="admin API of the router behind the canary's backend")
+    serve.add_argument("--host", default=LOCAL, help="address to listen on; default %(default)s")
     serve.set_defaults(run=_serve)
     status = commands.add_parser("status", help="how a rollout stands, or what a target serves")
     status.add_argument("what", help="a rollout's id, or target:NAME")
@@ -45,11 +60,16 @@ def main() -> None:
     resume.set_defaults(run=_resume)
     for command in (serve, status, abort, resume):
         command.add_argument("--folder", type=Path, required=True, help="of the serving side: token and records")
+        command.add_argument("--token-file", type=Path, help="default: token in the folder")
         command.add_argument("--port", type=port, required=True, help="of the controller")
     again = commands.add_parser("replay", help="decide every look of a rollout again, and compare")
     again.add_argument("looks", help="a file looks.jsonl, or the URI of a rollout's evidence")
     again.set_defaults(run=_replay)
     arguments = parser.parse_args()
+    if arguments.command == "serve" and bool(arguments.stable) != bool(arguments.canary):
+        parser.error("--stable and --canary go together: give both, or --triton alone")
+    if arguments.command == "serve" and len({bool(getattr(arguments, name)) for name in _GATEWAY}) > 1:
+        parser.error(f"{', '.join(f'--{name}'.replace('_', '-') for name in _GATEWAY)} go together: give all, or none")
     try:
         sys.exit(arguments.run(arguments))
     except AnemoneError as error:
@@ -58,7 +78,7 @@ def main() -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    token = _token(arguments.folder)
+    token = _token(arguments)
     store = Store(arguments.store).root
     asyncio.run(_run_service(arguments, token, store))
     return ExitCode.OK
@@ -71,24 +91,23 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
     from jobs.canary.controller import Controller
     from jobs.canary.peers import Peers
     from jobs.canary.records import Records
-    from jobs.canary.router import Router
-    from jobs.triton.client import TritonClient
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     records = Records(arguments.folder / "canary")
     records.lock()
-    listener = _listen(arguments.port)
-    async with Router(arguments.router, token) as router, TritonClient(arguments.triton) as triton:
-        peers = Peers(arguments.folder, router, triton, store, boot=uuid.uuid4().hex[:12])
+    listener = listen(arguments.host, arguments.port)
+    boot = uuid.uuid4().hex[:12]
+    async with _traffic(arguments, token, boot) as traffic, _tiers(arguments, token) as (stable, canary):
+        peers = Peers(traffic, stable, canary, store, boot)
         controller = Controller(records, peers)
         runner = web.AppRunner(make_app(controller, token), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()
             await controller.start()
-            log("serving", url=f"http://{_HOST}:{arguments.port}")
+            log("serving", url=f"http://{arguments.host}:{arguments.port}")
             await stop.wait()
         finally:
             await runner.cleanup()
@@ -96,15 +115,38 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
         log("stopped")
 
 
-def _listen(port: int) -> socket.socket:
-    """Before anything else is begun: where another listens, nothing has to be undone."""
-    try:
-        return socket.create_server((_HOST, port))
-    except OSError as error:
-        raise ConfigurationError(
-            f"port {port} on {_HOST} cannot be had ({error.strerror}): end the process that listens "
-            "there, or choose another port"
-        ) from None
+@asynccontextmanager
+async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> AsyncIterator[Traffic]:
+    """What leads the requests: the router, or a gateway with two of them."""
+    from jobs.canary.gateway import Api, Gateway, HTTPRoute
+    from jobs.canary.router import Router
+
+    async with Router(arguments.router, token) as router:
+        if arguments.gateway_route is None:
+            yield router
+            return
+        rule, services = arguments.gateway_rule, arguments.gateway_services
+        async with (
+            Router(arguments.canary_router, token) as canary,
+            HTTPRoute(Api.of_this_pod(), arguments.gateway_route, rule, *services) as route,
+        ):
+            yield Gateway(router, canary, route, arguments.gateway_target, boot)
+
+
+@asynccontextmanager
+async def _tiers(arguments: argparse.Namespace, token: str) -> AsyncIterator[tuple[Servers, Servers]]:
+    """The servers of the champion and those of the canary; on one machine they are the same."""
+    from jobs.canary.servers import Here, Pods
+    from jobs.triton.client import TritonClient
+    from jobs.triton.remote import Finder
+
+    if arguments.triton:
+        async with TritonClient(arguments.triton) as triton:
+            here = Here(arguments.folder, triton)
+            yield here, here
+        return
+    async with Finder(arguments.stable, token) as stable, Finder(arguments.canary, token) as canary:
+        yield Pods("the stable tier", stable), Pods("the canary tier", canary)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -122,10 +164,10 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace, method: str, path: str, body: dict[str, Any] | None = None) -> int:
     request = urllib.request.Request(
-        f"http://{_HOST}:{arguments.port}{path}",
+        f"http://{LOCAL}:{arguments.port}{path}",
         method=method,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {_token(arguments.folder)}"},
+        headers={"Authorization": f"Bearer {_token(arguments)}"},
     )
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
@@ -168,18 +210,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _token(folder: Path) -> str:
-    try:
-        token = (folder / "token").read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{folder}/token cannot be read ({error.strerror}): whoever starts the services writes it"
-        ) from None
-    except UnicodeDecodeError:
-        raise DataError(f"{folder}/token is no text: remove it, and start the services again") from None
-    if not token:
-        raise ConfigurationError(f"{folder}/token is empty: remove it, and start the services again")
-    return token
+def _token(arguments: argparse.Namespace) -> str:
+    return read_token(arguments.token_file or arguments.folder / "token")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 from include.rollouts import CanaryPolicy
 from jobs.canary.observation import is_after
-from jobs.canary.router import Router
+from jobs.canary.router import Traffic
 from jobs.router.routes import SlowSeconds
 
 Buckets = list[tuple[float | None, int]]
@@ -25,7 +25,7 @@ class Baseline:
     """
 
     def __init__(
-        self, router: Router, target: str, champion: str, policy: CanaryPolicy, since: tuple[str, int]
+        self, router: Traffic, target: str, champion: str, policy: CanaryPolicy, since: tuple[str, int]
     ) -> None:
         """
         Args:

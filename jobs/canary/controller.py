@@ -12,6 +12,8 @@ from include.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, Ro
 from jobs.canary.peers import Peers
 from jobs.canary.records import Records, Rollout, TargetRecord
 from jobs.canary.rollout import Runner
+from jobs.canary.router import RouterError
+from jobs.canary.servers import Servers
 from jobs.canary.target import Target
 from jobs.router.log import log
 from jobs.triton.client import TritonError
@@ -274,7 +276,10 @@ class Controller:
         while True:
             try:
                 self._forget_old()
+                await self._declare()
                 await self._collect()
+            except TritonError as error:
+                self._tell_uncollected(error)
             except Exception as error:
                 log("fault", task="collect", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._peers.timing.tend)
@@ -288,20 +293,42 @@ class Controller:
 
     async def _collect(self) -> None:
         """Unload and remove what no target needs any more."""
-        peers = self._peers
-        async with peers.repository_lock:
-            needed = {name for target in self._targets.values() for name in target.needed()}
+        async with self._peers.repository_lock:
             try:
-                for name in sorted((await peers.loaded()) - needed):
-                    log("unload", release=name)
-                    await peers.triton.unload(name)
-                for name in sorted(peers.installed() - needed):
-                    await asyncio.to_thread(peers.remove, peers.folder, name)
+                foreign = set() if self._targets else await self._routed()
+                for servers in self._peers.tiers:
+                    needed = foreign | self._needed(servers)
+                    for name in sorted(await servers.loaded() - needed):
+                        log("unload", release=name)
+                        await servers.unload(name)
+                    for name in sorted(await servers.installed() - needed):
+                        await servers.remove(name)
                 self._uncollected = None
-            except (TritonError, AnemoneError, OSError) as error:
-                if str(error) != self._uncollected:
-                    self._uncollected = str(error)
-                    log("collect_pending", error=error)
+            except (RouterError, AnemoneError, OSError) as error:
+                self._tell_uncollected(error)
+
+    def _tell_uncollected(self, error: Exception) -> None:
+        if str(error) != self._uncollected:
+            self._uncollected = str(error)
+            log("collect_pending", error=error)
+
+    def _needed(self, servers: Servers) -> set[str]:
+        stable = servers is self._peers.stable
+        return {name for target in self._targets.values() for name in (target.needed() if stable else target.needs)}
+
+    async def _routed(self) -> set[str]:
+        """What the router sends clients to: a controller that has lost its records must not take it away."""
+        targets = (await self._peers.router.state())["targets"].values()
+        return {name for target in targets for name in (target["champion"], target["canary"]) if name}
+
+    async def _declare(self) -> None:
+        """Say to each tier what a server of it has to have before clients are sent there."""
+        champions = {target.champion_name for target in self._targets.values()} - {None}
+        canaries = {target.canary for target in self._targets.values()} - {None}
+        both = self._peers.stable is self._peers.canary
+        await self._peers.stable.serve(champions | canaries if both else champions)
+        if not both:
+            await self._peers.canary.serve(canaries)
 
     async def _clear_away(self, target: Target) -> None:
         """The end of a target: no route, nothing loaded, no history."""

@@ -7,7 +7,7 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
-from jobs.canary.router import ConflictError, Router, RouterError
+from jobs.canary.router import ConflictError, RouterError, Traffic
 from jobs.router.log import log
 
 _RENEWALS = 4
@@ -21,7 +21,7 @@ class Lease:
     controllers do not work on one folder is ensured elsewhere.
     """
 
-    def __init__(self, router: Router, target: str, rollout: str, boot: str, seconds: float) -> None:
+    def __init__(self, router: Traffic, target: str, rollout: str, boot: str, seconds: float) -> None:
         self.holder = f"{rollout}@{boot}"
         self._router = router
         self._target = target

@@ -8,7 +8,7 @@ from typing import Any
 from include.rollouts import CanaryPolicy
 from jobs.canary.judge import Arm, Generation
 from jobs.canary.quality import Checker
-from jobs.canary.router import Router
+from jobs.canary.router import Traffic
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Observation:
 
     def __init__(
         self,
-        router: Router,
+        router: Traffic,
         target: str,
         release: str,
         policy: CanaryPolicy,

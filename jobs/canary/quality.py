@@ -28,12 +28,21 @@ def read_golden(engine: Path) -> list[GoldenPrompt]:
     """The golden prompts of an engine's files. Raises DataError where there is none, or a line is not one."""
     path = engine / GOLDEN
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        prompts = [GoldenPrompt(**{key: row[key] for key in GoldenPrompt.model_fields}) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} does not hold golden prompts ({error}): build the engine again") from None
+    return parse_golden(text, str(path))
+
+
+def parse_golden(text: str, where: str) -> list[GoldenPrompt]:
+    """The golden prompts that a file holds. Raises DataError where there is none, or a line is not one."""
+    try:
+        rows = [json.loads(line) for line in text.splitlines()]
+        prompts = [GoldenPrompt(**{key: row[key] for key in GoldenPrompt.model_fields}) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where} does not hold golden prompts ({error}): build the engine again") from None
     if not prompts:
-        raise DataError(f"{path} is empty: build the engine again with held-out rows")
+        raise DataError(f"{where} is empty: build the engine again with held-out rows")
     return prompts
 
 

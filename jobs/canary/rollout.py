@@ -25,9 +25,10 @@ from jobs.canary.lease import Lease
 from jobs.canary.looks import Heading, Look, Looks
 from jobs.canary.observation import Observation, in_flight
 from jobs.canary.peers import Peers
-from jobs.canary.quality import Checker, GoldenPrompt, read_golden, spread
+from jobs.canary.quality import Checker, GoldenPrompt, spread
 from jobs.canary.records import Records, Rollout
 from jobs.canary.router import ConflictError, RouterError
+from jobs.canary.servers import Servers
 from jobs.canary.target import Target
 from jobs.canary.watch import Watch
 from jobs.router.log import log
@@ -184,7 +185,8 @@ class Runner:
             try:
                 golden = await self._load(release)
             except (AnemoneError, OSError) as error:
-                await self._require_triton(champion)
+                await self._require(self._peers.canary, None)
+                await self._require(self._peers.stable, champion)
                 return Verdict("rolled_back", (f"the release cannot be loaded: {error}",))
             live = self.rollout.release
             assert live is not None
@@ -192,22 +194,51 @@ class Runner:
                 self._save("smoke", f"{live.name} is live already")
                 return Verdict("promoted")
             if problem := await self._prove(live.name, golden):
-                await self._require_triton(live)
+                await self._require(self._peers.canary, live)
                 return Verdict("rolled_back", (problem,))
             if champion is None or self.rollout.request.kind == "rollback":
-                return Verdict("promoted")
+                return await self._take_over(live)
             self.target.interrupt = self._interrupt
             self.target.canary = live.name
-            return await self._steps(live.name, champion, golden)
+            verdict = await self._steps(live.name, champion, golden)
+            return await self._take_over(live) if verdict.outcome == "promoted" else verdict
 
-    async def _require_triton(self, live: LiveRelease | None) -> None:
+    async def _take_over(self, live: LiveRelease) -> Verdict:
+        """Before it is decided that it takes all of the traffic, every stable server has it and answers with it."""
+        peers = self._peers
+        if peers.stable is peers.canary:
+            return Verdict("promoted")
+        self._save(self.status.state, f"loading {live.name} on {peers.stable.name}")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + peers.timing.patience
+        while problem := await self._unfit(live):
+            if loop.time() > until:
+                return Verdict("rolled_back", (f"{peers.stable.name} cannot take {live.name} over: {problem}",))
+            await asyncio.sleep(peers.timing.retry)
+        return Verdict("promoted")
+
+    async def _unfit(self, live: LiveRelease) -> str | None:
+        """Why the stable servers cannot take its traffic now."""
+        stable = self._peers.stable
+        try:
+            async with self._peers.repository_lock:
+                await stable.restore(live)
+            await stable.load(live.name)
+            if problem := await self._peers.problem(stable, live.name):
+                return str(problem)
+            lacking = await stable.lacking(live.name)
+        except (AnemoneError, OSError) as error:
+            return str(error)
+        return f"{', '.join(lacking)} do not have it" if lacking else None
+
+    async def _require(self, servers: Servers, live: LiveRelease | None) -> None:
         """A release is not to blame where Triton itself has gone, and what was loaded with it."""
         try:
-            there = live is None or live.name in await self._peers.loaded()
+            there = live is None or live.name in await servers.loaded()
         except TritonError:
             there = False
-        if not there or not await self._peers.triton.live():
-            raise _UnansweredError("Triton has gone, or has lost its models")
+        if not there or not await servers.live():
+            raise _UnansweredError(f"{servers.name} has gone, or has lost its models")
 
     def _resolve(self) -> LiveRelease | str:
         """What is to be brought, or why that is refused."""
@@ -244,7 +275,7 @@ class Runner:
     async def _precheck(self, live: LiveRelease) -> str | None:
         engine = live.release.engine
         # A copy that is installed is as good as the artifact, and verified again when it is loaded.
-        if not self._peers.engine(live.release).is_dir():
+        if not await self._held(live.release):
             try:
                 store, name = Store.of(engine.uri)
                 manifest = await asyncio.to_thread(store.manifest, name)
@@ -261,43 +292,51 @@ class Runner:
             await asyncio.sleep(timing.retry)
         return None
 
+    async def _held(self, release: Release) -> bool:
+        try:
+            return await self._peers.canary.holds(release)
+        except TritonError:
+            return False
+
     async def _unready(self) -> str | None:
         """Why no rollout can begin now: the router, Triton, or the champion does not answer."""
         try:
             await self.target.keep_route()
         except RouterError as error:
             return str(error)
-        if not await self._peers.triton.live():
-            return "Triton does not answer"
+        for servers in self._peers.tiers:
+            if not await servers.live():
+                return f"{servers.name} does not answer"
         champion = self.target.record.champion
         # A rollback is what a champion that does not answer may need.
         if champion is None or self.rollout.request.kind == "rollback":
             return None
-        problem = await self._peers.problem(champion.name)
+        problem = await self._peers.problem(self._peers.stable, champion.name)
         return f"the champion {champion.name} does not answer ({problem})" if problem else None
 
     async def _load(self, live: LiveRelease) -> list[GoldenPrompt]:
         """Install and load; the name is known from then on. Raises AnemoneError or OSError where that fails."""
-        peers = self._peers
+        canary = self._peers.canary
         self._save("load", f"loading version {live.release.version}")
-        async with peers.repository_lock:
-            name = await asyncio.to_thread(peers.install, peers.folder, live.release, live.drill)
+        async with self._peers.repository_lock:
+            name = await canary.install(live)
             self.target.needs.add(name)
         live = live.model_copy(update={"name": name, "since": datetime.now(UTC)})
         self.rollout = self.rollout.model_copy(update={"release": live})
         self._save("load", f"{name} is installed", name=name)
-        await peers.triton.load(name)
-        return await asyncio.to_thread(read_golden, peers.engine(live.release))
+        await canary.load(name)
+        return await canary.golden(live.release)
 
     async def _prove(self, name: str, golden: list[GoldenPrompt]) -> str | None:
         """Have it answer for real, then give the very texts that its engine gave; returns what is wrong."""
         self._save("ready", f"{name} is loaded: a first real request")
-        if problem := await self._peers.problem(name):
+        canary = self._peers.canary
+        if problem := await self._peers.problem(canary, name):
             try:
-                await self._peers.triton.reload(name)
+                await canary.reload(name)
             except TritonError as error:
                 return f"{name} does not answer, and cannot be loaded again: {error}"
-            if problem := await self._peers.problem(name):
+            if problem := await self._peers.problem(canary, name):
                 return f"{name} is loaded, but does not answer: {problem}"
         quality = self._policy.quality
         self._save("smoke", f"{name} answers: the golden prompts")
@@ -319,7 +358,7 @@ class Runner:
         async def is_same(prompt: GoldenPrompt) -> bool:
             async with gate:
                 try:
-                    answer = await self._peers.triton.generate(
+                    answer = await self._peers.canary.generate(
                         name, messages=list(prompt.messages), timeout=self._peers.timing.golden
                     )
                 except TritonError as error:
@@ -430,7 +469,7 @@ class Runner:
 
     async def _observe(self, name: str, champion: str, golden: list[GoldenPrompt], watch: Watch) -> None:
         canary_problem, champion_problem = await asyncio.gather(
-            self._peers.problem(name), self._peers.problem(champion)
+            self._peers.problem(self._peers.canary, name), self._peers.problem(self._peers.stable, champion)
         )
         if canary_problem is None:
             watch.missed = 0
@@ -439,7 +478,7 @@ class Runner:
         if canary_problem is None and champion_problem is None and watch.golden_is_due:
             asked, same, problem = await self._ask_golden(name, golden)
             # Where Triton itself has gone meanwhile the canary is not to blame.
-            if problem is None or await self._peers.problem(champion) is None:
+            if problem is None or await self._peers.problem(self._peers.stable, champion) is None:
                 watch.golden = judge.Golden(asked=asked, same=same, step_elapsed=watch.step_elapsed)
         try:
             await watch.observation.look()

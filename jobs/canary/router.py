@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -86,8 +86,40 @@ class _State(TypedDict):
 _STATE, _COUNTS, _SAMPLES, _ANYTHING = map(TypeAdapter, (_State, _Counts, _Samples, dict[str, Any]))
 
 
+class Traffic(Protocol):
+    """What leads a target's requests to champion and canary: a router, or a gateway with two (`jobs.canary.gateway`).
+
+    Every call raises RouterError where it does not answer.
+    """
+
+    async def state(self) -> dict[str, Any]:
+        """{"boot", "targets": {target: …}}."""
+
+    async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
+        """Set a target's route, `generation` being the one last seen (0 where it has none).
+
+        Raises:
+            ConflictError: the generation is another by now, or `holder` has no lease and the weight is above 0.
+        """
+
+    async def delete(self, target: str) -> None:
+        """Take a target out of service; no error where it is not in service."""
+
+    async def lease(self, target: str, holder: str, seconds: float) -> None:
+        """Take or renew the lease. Raises ConflictError where another holds it."""
+
+    async def release(self, target: str, holder: str) -> None:
+        """Give the lease back; no error where it has lapsed. Raises ConflictError where another holds it."""
+
+    async def counts(self, target: str) -> dict[str, Any]:
+        """{"boot", "generations": […]}, cumulative since the boot."""
+
+    async def samples(self, target: str, after: int) -> dict[str, Any]:
+        """{"boot", "samples": […], "lost"}: those with a sequence number above `after`."""
+
+
 class Router:
-    """Client of one router. Use as an async context manager."""
+    """Client of one router: a Traffic. Use as an async context manager."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url.rstrip("/")
@@ -106,36 +138,25 @@ class Router:
         await self._session.close()
 
     async def state(self) -> dict[str, Any]:
-        """{"boot", "targets": {target: …}}."""
         return await self._call("GET", "/state", form=_STATE)
 
     async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
-        """Set a target's route, `generation` being the one last seen (0 where it has none).
-
-        Raises:
-            ConflictError: the generation is another by now, or `holder` has no lease and the weight is above 0.
-        """
         body = {**route.model_dump(), "generation": generation, "holder": holder}
         return await self._call("PUT", f"/targets/{quote(target)}", body)
 
     async def delete(self, target: str) -> None:
-        """Take a target out of service; no error where it is not in service."""
         await self._call("DELETE", f"/targets/{quote(target)}", missing_is_fine=True)
 
     async def lease(self, target: str, holder: str, seconds: float) -> None:
-        """Take or renew the lease. Raises ConflictError where another holds it."""
         await self._call("POST", f"/targets/{quote(target)}/lease", {"holder": holder, "seconds": seconds})
 
     async def release(self, target: str, holder: str) -> None:
-        """Give the lease back; no error where it has lapsed. Raises ConflictError where another holds it."""
         await self._call("DELETE", f"/targets/{quote(target)}/lease", {"holder": holder}, missing_is_fine=True)
 
     async def counts(self, target: str) -> dict[str, Any]:
-        """{"boot", "generations": […]}, cumulative since the router's start."""
         return await self._call("GET", f"/targets/{quote(target)}/counts", form=_COUNTS)
 
     async def samples(self, target: str, after: int) -> dict[str, Any]:
-        """{"boot", "samples": […], "lost"}: those with a sequence number above `after`."""
         return await self._call("GET", f"/targets/{quote(target)}/samples?after={after}", form=_SAMPLES)
 
     async def _call(

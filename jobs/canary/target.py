@@ -56,10 +56,15 @@ class Target:
     def name(self) -> str:
         return self.record.target
 
+    @property
+    def champion_name(self) -> str | None:
+        """What clients are to be sent to; None where nothing is live."""
+        champion = self.record.champion
+        return champion.name if champion and not self.record.retiring else None
+
     def alone(self) -> Split:
         """All traffic to the champion."""
-        champion = self.record.champion
-        return Split(champion=champion.name if champion and not self.record.retiring else None)
+        return Split(champion=self.champion_name)
 
     def save(self, record: TargetRecord) -> None:
         """Change what is durable."""
@@ -95,7 +100,7 @@ class Target:
         return self.record.previous[0]
 
     def needed(self) -> set[str]:
-        """Names that have to stay loaded and installed."""
+        """Names that have to stay loaded and installed on the stable servers; on the canary's, those of `needs`."""
         if self.record.retiring:
             return set()
         releases = (self.record.champion, self.warm())
@@ -146,15 +151,22 @@ class Target:
             log("repair_failed", target=self.name, release=champion.name, error=error)
 
     async def _tend_models(self, champion: LiveRelease) -> None:
-        loaded = await self.peers.loaded()
-        if lost := sorted({champion.name, self.canary or champion.name} - loaded):
-            await self._lost(lost)
+        stable, canary = self.peers.stable, self.peers.canary
+        loaded = await stable.loaded()
+        lost = {champion.name} - loaded
+        if self.canary is not None:
+            lost |= {self.canary} - (loaded if canary is stable else await canary.loaded())
+        if lost:
+            await self._lost(sorted(lost))
         if champion.name not in loaded:
             self.healthy = False
             log("repair", target=self.name, release=champion.name, reason="not loaded")
             champion = await self.ensure_loaded(champion)
+        elif await stable.lacking(champion.name):
+            # A server that has just been made; clients are not sent there before it has what it is to serve.
+            await self.ensure_loaded(champion)
         await self._probe(champion)
-        if (warm := self.warm()) is not None and warm.name not in loaded:
+        if (warm := self.warm()) is not None and await stable.lacking(warm.name):
             await self._load_warm(warm)
 
     async def _load_warm(self, warm: LiveRelease) -> None:
@@ -186,17 +198,14 @@ class Target:
                 from the store.
             TritonError: it does not load.
         """
-        peers = self.peers
-        if live.name in await peers.loaded():
+        stable = self.peers.stable
+        if not await stable.lacking(live.name):
             return live
-        async with peers.repository_lock:
-            if live.name in peers.installed() and peers.engine(live.release).is_dir():
-                await asyncio.to_thread(peers.verify, peers.folder, live.release)
-            else:
-                name = await asyncio.to_thread(peers.install, peers.folder, live.release, live.drill)
-                if name != live.name:
-                    live = self._rename(live, name)
-        await peers.triton.load(live.name)
+        async with self.peers.repository_lock:
+            name = await stable.restore(live)
+            if name != live.name:
+                live = self._rename(live, name)
+        await stable.load(live.name)
         return live
 
     def _rename(self, live: LiveRelease, name: str) -> LiveRelease:
@@ -216,7 +225,7 @@ class Target:
 
     async def _probe(self, champion: LiveRelease) -> None:
         """Readiness as Triton tells it means little: a release whose process died still counts as ready."""
-        problem = await self.peers.problem(champion.name)
+        problem = await self.peers.problem(self.peers.stable, champion.name)
         self.healthy = problem is None
         if self.healthy:
             self._misses = self._repairs = 0
@@ -229,5 +238,5 @@ class Target:
         log("repair", target=self.name, release=champion.name, reason=problem)
         self._repairs += 1
         self._repair_not_before = now + min(_LONGEST_PAUSE_SECONDS, self.peers.timing.tend * 2**self._repairs)
-        await self.peers.triton.reload(champion.name)
+        await self.peers.stable.reload(champion.name)
         self._misses = 0

@@ -11,7 +11,7 @@ from typing import TypeVar
 import uvloop
 
 from include.errors import AnemoneError
-from jobs.command_line import Parser, port
+from jobs.command_line import LOCAL, Parser, port
 from jobs.router.limits import Limits, Timeouts
 from jobs.router.service import Options, serve
 
@@ -24,6 +24,10 @@ def main() -> None:
     parser.add_argument("--port", type=port, required=True, help="for clients")
     parser.add_argument("--admin-port", type=port, required=True, help="for the canary controller and Prometheus")
     parser.add_argument("--triton", required=True, metavar="URL", help="Triton's HTTP endpoint")
+    parser.add_argument("--canary-triton", metavar="URL", help="of the canary's own Triton; by default it has none")
+    parser.add_argument("--fresh-connections", action="store_true", help="to Triton: a new one for each request")
+    parser.add_argument("--host", default=LOCAL, help="address that both ports are on; default %(default)s")
+    parser.add_argument("--token-file", type=Path, help="default: token in the folder")
     parser.add_argument("--drain-seconds", type=_positive, default=30.0, help="for requests in flight at the end")
     for group in (Limits, Timeouts):
         for option in fields(group):
@@ -42,6 +46,10 @@ def main() -> None:
                     port=arguments.port,
                     admin_port=arguments.admin_port,
                     triton=arguments.triton,
+                    canary_triton=arguments.canary_triton,
+                    fresh_connections=arguments.fresh_connections,
+                    host=arguments.host,
+                    token_file=arguments.token_file,
                     limits=_group(Limits, arguments),
                     timeouts=_group(Timeouts, arguments),
                     drain_seconds=arguments.drain_seconds,

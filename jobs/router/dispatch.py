@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from jobs.router.errors import ArmError, RejectedError, RequestError
 from jobs.router.generation import Generation, Piece
 from jobs.router.limits import Limits
 from jobs.router.log import ThrottledLog
-from jobs.router.target import REJECTED, Assignment, Target
+from jobs.router.target import REJECTED, Arm, Assignment, Target
 from jobs.router.upstream import AnswerStream, Upstream
 
 T = TypeVar("T")
@@ -19,15 +19,15 @@ _TOLD = {502: "the model failed to answer", 503: "the model cannot answer now", 
 
 
 class Dispatcher:
-    """Answers requests.
+    """Answers requests, each arm's by its own upstream.
 
     Attributes:
         in_flight: requests that are being answered; one of many rows is one.
         turned_away: requests for which there was no room.
     """
 
-    def __init__(self, upstream: Upstream, limits: Limits) -> None:
-        self._upstream = upstream
+    def __init__(self, upstreams: Mapping[Arm, Upstream], limits: Limits) -> None:
+        self._upstreams = upstreams
         self._limits = limits
         self._log = ThrottledLog()
         self.in_flight = 0
@@ -67,7 +67,9 @@ class Dispatcher:
     async def _answer(self, target: Target, generation: Generation) -> Piece:
         assignment = target.assign(generation, stream=False)
         try:
-            answer = await self._begin(target, assignment, lambda release: self._upstream.answer(release, generation))
+            answer = await self._begin(
+                target, assignment, lambda upstream, release: upstream.answer(release, generation)
+            )
             assignment.answered(answer.text, answer.completion_tokens, answer.finish_reason)
             return answer
         finally:
@@ -85,7 +87,7 @@ class Dispatcher:
             stream: AnswerStream | None = None
             try:
                 stream = await self._begin(
-                    target, assignment, lambda release: self._upstream.open_stream(release, generation)
+                    target, assignment, lambda upstream, release: upstream.open_stream(release, generation)
                 )
                 piece = stream.first
                 while not piece.finish_reason:
@@ -115,10 +117,12 @@ class Dispatcher:
             raise self.turn_away(f"{self._limits.requests} requests are being answered already")
         self.in_flight += 1
 
-    async def _begin(self, target: Target, assignment: Assignment, attempt: Callable[[str], Awaitable[T]]) -> T:
+    async def _begin(
+        self, target: Target, assignment: Assignment, attempt: Callable[[Upstream, str], Awaitable[T]]
+    ) -> T:
         """The beginning of the answer by the assigned arm or, where that fails and a retry is safe, the champion."""
         try:
-            return await attempt(assignment.release)
+            return await attempt(self._upstreams[assignment.arm], assignment.release)
         except (RejectedError, ArmError) as error:
             first = error
         if isinstance(first, ArmError):
@@ -130,7 +134,7 @@ class Dispatcher:
         # A canary that refuses what the champion answers has failed, too.
         assignment.loses(first.status if isinstance(first, ArmError) else REJECTED)
         try:
-            return await attempt(champion)
+            return await attempt(self._upstreams["champion"], champion)
         except RejectedError as error:
             raise self._give_up(target, assignment, error) from error
         except ArmError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from include.errors import ConfigurationError
+from jobs.command_line import LOCAL, read_token
 from jobs.router.admin import AdminApi
 from jobs.router.dispatch import Dispatcher
 from jobs.router.door import BACKLOG, Door, make_room
@@ -23,16 +24,17 @@ from jobs.router.routes import RouteFile, lock_folder
 from jobs.router.targets import Targets
 from jobs.router.upstream import Upstream
 
-HOST = "127.0.0.1"
-
 
 @dataclass(frozen=True)
 class Options:
     """How to run.
 
     Attributes:
-        folder: of the serving side; holds `token` and the routes.
-        triton: URL of Triton's HTTP endpoint.
+        folder: of the serving side; holds the routes.
+        triton: URL of Triton's HTTP endpoint. `canary_triton`: of the canary's, where it has one of its own.
+        fresh_connections: a new one to Triton for each request.
+        host: address that both APIs listen on.
+        token_file: holds the token of the admin API; `token` in the folder where it is not said.
         drain_seconds: for the requests in flight, once asked to stop; what has not ended by then is broken off.
     """
 
@@ -40,6 +42,10 @@ class Options:
     port: int
     admin_port: int
     triton: str
+    canary_triton: str | None = None
+    fresh_connections: bool = False
+    host: str = LOCAL
+    token_file: Path | None = None
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     drain_seconds: float = 30.0
@@ -55,15 +61,18 @@ async def serve(options: Options) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    token = _read_token(options.folder / "token")
+    token = read_token(options.token_file or options.folder / "token")
     lock = lock_folder(options.folder)
     file = RouteFile(options.folder)
     routes, source = file.read()
     if source == file.previous:
         log("routes_damaged", file=file.path, used=file.previous, hint="the last change may be missing")
     targets = Targets(file, routes)
-    upstream = Upstream(options.triton, options.timeouts)
-    dispatcher = Dispatcher(upstream, options.limits)
+    upstream = Upstream(options.triton, options.timeouts, fresh=options.fresh_connections)
+    canary = upstream
+    if options.canary_triton is not None:
+        canary = Upstream(options.canary_triton, options.timeouts, fresh=options.fresh_connections)
+    dispatcher = Dispatcher({"champion": upstream, "canary": canary}, options.limits)
     public = web.AppRunner(
         PublicApi(targets, dispatcher, upstream, options.limits, options.timeouts).application(),
         access_log=None,
@@ -78,12 +87,15 @@ async def serve(options: Options) -> None:
     room = make_room(options.limits)
     try:
         await admin.setup()
-        await _listen(web.TCPSite(admin, HOST, options.admin_port, backlog=BACKLOG), options.admin_port)
+        await _listen(
+            web.TCPSite(admin, options.host, options.admin_port, backlog=BACKLOG), options.host, options.admin_port
+        )
         await public.setup()
-        door = Door(public, HOST, options.port, most=room, refuse=dispatcher.turn_away)
-        await _listen(door, options.port)
+        door = Door(public, options.host, options.port, most=room, refuse=dispatcher.turn_away)
+        await _listen(door, options.host, options.port)
         log(
             "started",
+            host=options.host,
             port=options.port,
             admin_port=options.admin_port,
             triton=options.triton,
@@ -96,29 +108,18 @@ async def serve(options: Options) -> None:
         await public.cleanup()
         await admin.cleanup()
         await upstream.close()
+        await canary.close()
         os.close(lock)
     log("stopped")
 
 
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"the token cannot be read from {path} ({error}): write one there, mode 0600"
-        ) from None
-    if not token:
-        raise ConfigurationError(f"{path} is empty: write a token there, mode 0600")
-    return token
-
-
-async def _listen(site: web.BaseSite, port: int) -> None:
+async def _listen(site: web.BaseSite, host: str, port: int) -> None:
     try:
         await site.start()
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise ConfigurationError(
-            f"port {port} on {HOST} cannot be had ({error.strerror}): end the process that listens "
+            f"port {port} on {host} cannot be had ({error.strerror}): end the process that listens "
             "there, or choose another port"
         ) from None

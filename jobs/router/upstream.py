@@ -25,13 +25,20 @@ _MOST_TOKENS = 2**31
 
 
 class Upstream:
-    """Triton's HTTP endpoint, by way of a pool of kept connections."""
+    """Triton's HTTP endpoint, by way of a pool of kept connections.
 
-    def __init__(self, url: str, timeouts: Timeouts) -> None:
+    Args:
+        fresh: keep none. Behind a Service a kept connection stays with the pod that it once led to, though that is on
+            its way out; a new one for each request goes to a pod that takes requests now.
+    """
+
+    def __init__(self, url: str, timeouts: Timeouts, *, fresh: bool = False) -> None:
         self._url = URL(url)
         self._timeouts = timeouts
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True)
+            if fresh
+            else aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_READ_BUFFER,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
@@ -75,8 +82,8 @@ class Upstream:
                     self._endpoint(release, "generate_stream"), data=generation.body(stream=True), headers=_HEADERS
                 )
                 if response.status != 200:
-                    # Raises: an error is all that such a body holds.
-                    _piece(response.status, await response.read())
+                    # Raises: an error is all that such a body holds, be it written as a piece of the stream.
+                    _piece(response.status, (await response.read()).removeprefix(b"data:"))
                 first = await _next_piece(response)
                 if first is None:
                     raise ArmError(502, "the stream ended before its first piece")

@@ -41,6 +41,7 @@ def install(
     release: Release,
     drill: Drill = "none",
     *,
+    name: str | None = None,
     serving: Serving = DEFAULT,
     after_requests: int | None = None,
     after_seconds: float | None = None,
@@ -49,10 +50,11 @@ def install(
 
     Args:
         folder: the serving side's folder.
+        name: what it is called where that does not follow from what it is made of here (see `release_name`).
         after_requests, after_seconds: when a drill begins to misbehave, where not at the usual time.
 
     Returns:
-        The release's own name, `<model>-v<version>-<8 hex>`.
+        The release's own name, by default `<model>-v<version>-<8 hex>`.
 
     Raises:
         ArtifactError: the engine's artifact, or the copy that was made of it before, is missing or altered.
@@ -60,7 +62,7 @@ def install(
     folder = folder.absolute()
     chosen = {"after_requests": after_requests, "after_seconds": after_seconds}
     rehearsal = Rehearsal(drill=drill, **{key: value for key, value in chosen.items() if value is not None})
-    name = release_name(release, rehearsal, serving)
+    name = name or release_name(release, rehearsal, serving)
     with _locked(folder):
         engine = _install_engine(folder, release)
         target = folder / MODELS / name

@@ -1,7 +1,7 @@
 """How the tritonserver inside nvidia-pytriton is started without pytriton.
 
-The server listens on 127.0.0.1 only, loads nothing by itself, and is told what to load over gRPC: a load over HTTP
-holds one of its few threads for as long as it takes, so that API is closed there.
+The server loads nothing by itself, and is told what to load over gRPC, which listens on 127.0.0.1 only: a load over
+HTTP holds one of its few threads for as long as it takes, so that API is closed there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import NamedTuple
 from include.artifacts.naming import digest, file_digest
 from include.errors import ConfigurationError
 from include.events import format_event
+from jobs.command_line import LOCAL
 from jobs.triton.durable import fsync, fsync_tree
 from jobs.triton.leftovers import clear_leftovers, write_record
 from jobs.triton.repository import MODELS
@@ -30,14 +31,14 @@ BACKENDS = "backends"
 STUB = "triton_python_backend_stub"
 
 EXIT_SECONDS = 10
-"""After SIGTERM, for requests in flight; connections that are idle but open use it up too."""
+"""By default, after SIGTERM, for requests in flight; connections that are idle but open use it up too."""
 HTTP_THREADS = 4
 CLOSED_HTTP = "model-repository,shared-memory,trace,logging"
 CLOSED_GRPC = "shared-memory,trace,logging"
 
 
 class Ports(NamedTuple):
-    """On 127.0.0.1."""
+    """Of the server; gRPC's is on 127.0.0.1, whatever the address of the others."""
 
     http: int
     grpc: int
@@ -51,10 +52,14 @@ class Command(NamedTuple):
     environment: Mapping[str, str]
 
 
-def prepare(folder: Path, ports: Ports) -> Command:
+def prepare(folder: Path, ports: Ports, *, host: str = LOCAL, exit_seconds: int = EXIT_SECONDS) -> Command:
     """Make all that tritonserver needs below `folder`, clear away what a killed one left, and say how to start it.
 
     The calling process is recorded as the server of this folder, and is expected to become it.
+
+    Args:
+        host: address of HTTP and of the metrics.
+        exit_seconds: after SIGTERM, for requests in flight.
 
     Raises:
         ConfigurationError: a port is taken, another server runs on this folder, or nvidia-pytriton has no server for
@@ -65,7 +70,7 @@ def prepare(folder: Path, ports: Ports) -> Command:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for what in clear_leftovers(folder):
             print(format_event("cleared", {"what": what}))
-        _require_free(ports)
+        _require_free(ports, host)
         backends = _backends(folder)
         region = write_record(folder)
     package = _package()
@@ -81,15 +86,15 @@ def prepare(folder: Path, ports: Ports) -> Command:
             # Else one canary that does not load would make the whole server look unready.
             "--strict-readiness=false",
             "--exit-on-error=true",
-            f"--exit-timeout-secs={EXIT_SECONDS}",
-            "--http-address=127.0.0.1",
+            f"--exit-timeout-secs={exit_seconds}",
+            f"--http-address={host}",
             f"--http-port={ports.http}",
             f"--http-thread-count={HTTP_THREADS}",
             f"--http-restricted-api={CLOSED_HTTP}:key={secrets.token_hex()}",
-            "--grpc-address=127.0.0.1",
+            f"--grpc-address={LOCAL}",
             f"--grpc-port={ports.grpc}",
             f"--grpc-restricted-protocol={CLOSED_GRPC}:key={secrets.token_hex()}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={host}",
             f"--metrics-port={ports.metrics}",
             "--metrics-config=summary_latencies=true",
             "--allow-gpu-metrics=false",
@@ -144,14 +149,15 @@ def _backends(folder: Path) -> Path:
     return target
 
 
-def _require_free(ports: Ports) -> None:
+def _require_free(ports: Ports, host: str) -> None:
     for name, port in ports._asdict().items():
+        address = LOCAL if name == "grpc" else host
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((address, port))
             except OSError as error:
                 raise ConfigurationError(
-                    f"port {port} on 127.0.0.1, for Triton's {name}, cannot be used ({error}): stop what listens "
+                    f"port {port} on {address}, for Triton's {name}, cannot be used ({error}): stop what listens "
                     "there, or choose another port"
                 ) from None

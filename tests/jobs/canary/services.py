@@ -206,9 +206,9 @@ class Services:
     async def ended(self, rollout: str, seconds: float = 120) -> RolloutStatus:
         return await self.until(rollout, lambda status: status.ended, seconds)
 
-    async def lead(self, request: RolloutRequest) -> RolloutStatus:
+    async def lead(self, request: RolloutRequest, seconds: float = 120) -> RolloutStatus:
         await self.ask(request)
-        return await self.ended(request.id)
+        return await self.ended(request.id, seconds)
 
     async def target(self) -> TargetStatus:
         return TargetStatus.model_validate((await self.call("GET", f"/targets/{TARGET}"))[1])

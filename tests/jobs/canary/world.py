@@ -25,6 +25,7 @@ from jobs.canary.controller import Controller
 from jobs.canary.peers import Peers, Timing
 from jobs.canary.records import Records, Rollout
 from jobs.canary.router import ConflictError, RouterError
+from jobs.canary.servers import Here
 from jobs.router.routes import Split
 from jobs.triton.client import Answer, NotAvailableError
 
@@ -468,16 +469,20 @@ class Life:
         self.deeds = 0
         self.dead = False
         self._dies_at = dies_at
-        peers = Peers(
+        here = Here(
             world.folder,
-            router=self._mortal(world.router),
-            triton=self._mortal(world.triton),
+            self._mortal(world.triton),
+            put=self._guard(world.install),
+            take=self._guard(world.remove),
+            verify=self._guard(world.verify),
+        )
+        peers = Peers(
+            self._mortal(world.router),
+            stable=here,
+            canary=here,
             store=world.store.root,
             boot=f"life{world.next()}",
             timing=Timing(tend=2, lease=10, patience=30, probe=5, golden=5, drain=20, retry=1),
-            install=self._guard(world.install),
-            remove=self._guard(world.remove),
-            verify=self._guard(world.verify),
         )
         self.records = Records(world.folder / "canary")
         for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):

@@ -1,0 +1,240 @@
+"""A tier of pods that come, go and fail, each with a real agent's API before a Triton that is told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from include.artifacts.store import Store
+from include.errors import ArtifactError
+from include.rollouts import LiveRelease, Release
+from include.specs.base import Artifact
+from jobs.canary.servers import Pods
+from jobs.triton.agent import AgentApi
+from jobs.triton.client import Answer, NotAvailableError, TritonError
+from jobs.triton.remote import Finder
+from tests.jobs.triton.engine_fixture import commit_engine
+
+TOKEN = "planted-token"
+
+
+class Triton:
+    """Loads and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.ready: set[str] = set()
+        self.refuses: set[str] = set()
+        self.dead: set[str] = set()
+        self.reloads: list[str] = []
+        self.asked = 0
+
+    def _require_up(self) -> None:
+        if not self.up:
+            raise NotAvailableError("Triton does not answer")
+
+    async def live(self) -> bool:
+        return self.up
+
+    async def states(self) -> dict[str, str]:
+        self._require_up()
+        return dict.fromkeys(self.ready, "READY")
+
+    async def load(self, name: str) -> None:
+        self._require_up()
+        if name in self.refuses:
+            raise TritonError(f"{name} does not load: this CPU lacks avx512_vnni")
+        self.ready.add(name)
+
+    async def unload(self, name: str) -> None:
+        self._require_up()
+        self.ready.discard(name)
+
+    async def reload(self, name: str) -> None:
+        self.reloads.append(name)
+        self.dead.discard(name)
+
+    async def generate(self, name: str, **_: Any) -> Answer:
+        self._require_up()
+        self.asked += 1
+        if name in self.dead:
+            raise TritonError(f"{name} gave no answer: its process has died")
+        return Answer("yes", "stop", 1, 1)
+
+
+class Tier:
+    """Pods on ports of this machine; the ones in `gone` do not listen."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.tritons = [Triton() for _ in range(count)]
+        self.folders = [folder / f"pod{number}" for number in range(count)]
+        self.apis: list[AgentApi] = []
+        self.runners: list[web.AppRunner] = []
+        self.addresses: list[str] = []
+
+    async def leave(self, number: int) -> None:
+        await self.runners[number].cleanup()
+
+
+def drive(folder: Path, work: Callable[[Tier, Pods], Awaitable[Any]], count: int = 2) -> Any:
+    @asynccontextmanager
+    async def served() -> AsyncIterator[tuple[Tier, Pods]]:
+        tier = Tier(folder, count)
+        for triton, place in zip(tier.tritons, tier.folders, strict=True):
+            place.mkdir()
+            api = AgentApi(place, triton, TOKEN)  # type: ignore[arg-type]
+            runner = web.AppRunner(api.application())
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            tier.apis.append(api)
+            tier.runners.append(runner)
+            tier.addresses.append(f"127.0.0.1:{runner.addresses[0][1]}")
+        try:
+            async with Finder(tier.addresses, TOKEN) as find:
+                yield tier, Pods("the stable tier", find)
+        finally:
+            for runner in tier.runners:
+                await runner.cleanup()
+
+    async def run() -> Any:
+        async with served() as (tier, pods):
+            return await work(tier, pods)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> LiveRelease:
+    folder = tmp_path_factory.mktemp("engine")
+    files = folder / "files"
+    files.mkdir()
+    (files / "golden.jsonl").write_text('{"messages": [], "reference": "a", "answer": "a"}\n')
+    artifact: Artifact = commit_engine(Store(f"file://{folder}/store"), "engine-1", files)
+    release = Release(model="kubectl", version="1", engine=artifact)
+    return LiveRelease(name="", release=release, since=datetime.now(UTC))
+
+
+def test_every_pod_has_what_is_installed_and_loaded_under_one_name(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        name = await pods.install(live)
+        assert name.startswith("kubectl-v1-") and await pods.installed() == {name}
+        assert await pods.holds(live.release)
+        assert await pods.lacking(name) == sorted(tier.addresses)
+        await pods.load(name)
+        assert await pods.lacking(name) == [] and await pods.loaded() == {name}
+        assert [prompt.answer for prompt in await pods.golden(live.release)] == ["a"]
+        # A name that an earlier image gave it stays, whatever the code of today would call it.
+        assert await pods.restore(live.model_copy(update={"name": "kubectl-v1-old"})) == "kubectl-v1-old"
+        await pods.unload(name)
+        for each in (name, "kubectl-v1-old"):
+            await pods.remove(each)
+        assert await pods.installed() == set() and not await pods.holds(live.release)
+
+    drive(tmp_path, work)
+
+
+def test_a_new_pod_lacks_what_the_others_have_and_is_given_it(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        name = await pods.install(live)
+        await pods.load(name)
+        tier.tritons[1].ready.clear()
+        assert await pods.loaded() == {name}  # the other still serves it
+        assert await pods.lacking(name) == [tier.addresses[1]]
+        assert await pods.problem(name, 1) is None  # only who has it is asked
+        await pods.load(name)
+        assert await pods.lacking(name) == []
+
+    drive(tmp_path, work)
+
+
+def test_a_pod_that_is_away_keeps_nobody_waiting_and_is_named(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        await tier.leave(1)
+        name = await pods.install(live)
+        await pods.load(name)
+        assert await pods.loaded() == {name} and await pods.live()
+        assert await pods.lacking(name) == [tier.addresses[1]]
+        await tier.leave(0)
+        assert not await pods.live()
+        with pytest.raises(NotAvailableError, match="no pod of the stable tier answers"):
+            await pods.loaded()
+
+    drive(tmp_path, work)
+
+
+def test_a_pod_on_its_way_out_is_left_alone(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        tier.apis[1].leaving = True
+        name = await pods.install(live)
+        await pods.load(name)
+        assert await pods.lacking(name) == []
+        assert tier.tritons[1].ready == set()
+
+    drive(tmp_path, work)
+
+
+def test_what_one_pod_refuses_is_told_with_its_reason(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        name = await pods.install(live)
+        tier.tritons[1].refuses.add(name)
+        with pytest.raises(TritonError, match=f"{tier.addresses[1]}.*avx512_vnni"):
+            await pods.load(name)
+
+    drive(tmp_path, work)
+
+
+def test_an_engine_that_is_gone_is_an_artifact_error_here_too(tmp_path: Path, live: LiveRelease) -> None:
+    gone = live.release.engine.model_copy(update={"uri": live.release.engine.uri.replace("engine-1", "engine-9")})
+
+    async def work(tier: Tier, pods: Pods) -> None:
+        with pytest.raises(ArtifactError, match="engine-9"):
+            await pods.install(live.model_copy(update={"release": live.release.model_copy(update={"engine": gone})}))
+
+    drive(tmp_path, work)
+
+
+def test_only_the_pod_whose_release_has_died_is_given_a_fresh_one(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        name = await pods.install(live)
+        await pods.load(name)
+        tier.tritons[1].dead.add(name)
+        problem = await pods.problem(name, 1)
+        assert problem is not None and tier.addresses[1] in str(problem)
+        await pods.reload(name)
+        assert [triton.reloads for triton in tier.tritons] == [[], [name]]
+        assert await pods.problem(name, 1) is None
+
+    drive(tmp_path, work)
+
+
+def test_requests_take_turns(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        name = await pods.install(live)
+        await pods.load(name)
+        for _ in range(6):
+            assert (await pods.generate(name, messages=[], timeout=5)).text == "yes"
+        assert [triton.asked for triton in tier.tritons] == [3, 3]
+
+    drive(tmp_path, work)
+
+
+def test_a_name_that_is_not_known_yet_stands_for_no_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+
+    async def run() -> None:
+        async with Finder(["triton-agents-canary:8003"], TOKEN) as find:
+            pods = Pods("the canary tier", find)
+            assert not await pods.live() and await pods.lacking("a") == ["the canary tier"]
+
+    asyncio.run(run())
