@@ -1,6 +1,7 @@
-"""Which code a job is: a hash of its package, of what it imports from this project, and of its lock file.
+"""Which code a job is: a hash of its package, of what it imports from this project, and of what it runs on.
 
-Read from the source text, so that the side that starts a job need not be able to import it.
+That is its lock file and the Python version here, and on a cluster the image of its pod. Read from the source text, so
+that the side that starts a job need not be able to import it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,27 @@ from include.errors import ConfigurationError
 PROJECT = Path(__file__).resolve().parent.parent
 _ROOMS = ("include", "jobs")
 
+IMAGE = "ANEMONE_IMAGE"
+"""Environment variable: in a pod, the reference of the image that it was started from."""
 
-def code_identity(job: str, environment: str) -> str:
-    """SHA-256 (hex) of the sources, the lock file and the Python version that decide what `python -m jobs.<job>` does.
+
+def code_identity(job: str, environment: str, *, image: str | None = None) -> str:
+    """SHA-256 (hex) of the sources that decide what `python -m jobs.<job>` does, and of what they run on.
 
     Covers every file of `jobs/<job>/`, and the modules of `jobs` and `include` reached from there by import.
     Comments and formatting count: telling them apart from code is not worth being wrong once.
+
+    Args:
+        environment: whose lock file it is.
+        image: of the pod that runs the job. It stands for the lock file and the Python version, which the side that
+            starts a pod cannot know. One that names a digest stands for exactly one set of libraries; a tag is taken
+            at its word.
     """
     folder = PROJECT / "jobs" / job
     lock = PROJECT / f"requirements-{environment}.txt"
     if not folder.is_dir():
         raise ConfigurationError(f"there is no job {job!r}: {folder} does not exist")
-    if not lock.is_file():
+    if image is None and not lock.is_file():
         raise ConfigurationError(f"{lock} is missing: run `make lock`")
     pending = sorted(folder.rglob("*.py"))
     spec = PROJECT / "include" / "specs" / f"{job}.py"
@@ -39,9 +49,9 @@ def code_identity(job: str, environment: str) -> str:
             continue
         seen.add(path)
         pending.extend(_imports(path, path.stat().st_mtime_ns))
-    state = hashlib.sha256(platform.python_version().encode())
+    state = hashlib.sha256(platform.python_version().encode() if image is None else b"image\0" + image.encode() + b"\0")
     others = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    for path in [*sorted(seen | others), lock]:
+    for path in [*sorted(seen | others), *([lock] if image is None else [])]:
         state.update(path.relative_to(PROJECT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()
 

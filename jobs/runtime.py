@@ -17,29 +17,36 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import fsspec
 from pydantic import ValidationError
 
 from include.artifacts.manifest import InputEntry, Provenance
-from include.artifacts.store import Attempt, Store
-from include.code_identity import PROJECT, code_identity
+from include.artifacts.store import Store
+from include.code_identity import IMAGE, PROJECT, code_identity
 from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
 from include.events import format_event
 from include.specs import spec_class
 from include.specs.base import Artifact, JobSpec
+from jobs.metrics import exposed
 
 S = TypeVar("S", bound=JobSpec)
 
 TERMINATION_LOG = "ANEMONE_TERMINATION_LOG"
 """Environment variable: the file that carries a failure's last sentence out of a pod."""
+
+NODE = "PET_NODE_RANK"
+"""Environment variable: which of the nodes that do this job together this one is, as torchrun reads it; node 0 makes
+the artifact, the others only take part."""
+
+REVISION = "REVISION"
+"""File of an image: the commit that it was built from, with `-dirty` behind it where the checkout held more."""
 
 _REPORTED_PACKAGES = ("torch", "transformers", "nemo-automodel", "nemo-curator", "great-expectations", "mlflow")
 
@@ -49,18 +56,19 @@ class Job(Generic[S]):
 
     Attributes:
         spec: what was asked for.
-        output: folder for the artifact's files.
+        output: folder for the artifact's files; on a node that only takes part it is thrown away.
         scratch: folder for everything else; gone when the job ends.
         store: where the output goes; checkpoints are committed to it as artifacts of their own.
     """
 
-    def __init__(self, spec: S, attempt: Attempt, store: Store, scratch: Path, stack: ExitStack) -> None:
+    def __init__(self, spec: S, output: Path, events: Path, store: Store, scratch: Path, stack: ExitStack) -> None:
         self.spec = spec
         self.store = store
-        self.output = attempt.files
+        self.output = output
         self.scratch = scratch
         self.metrics: dict[str, float | int | str | bool | None] = {}
-        self._events = stack.enter_context(attempt.events.open("a", encoding="utf-8"))
+        self._events = stack.enter_context(events.open("a", encoding="utf-8"))
+        self._metrics = stack.enter_context(exposed(spec.job, spec.output.name))
         self._stack = stack
         self._opened: dict[Artifact, Path] = {}
 
@@ -85,6 +93,7 @@ class Job(Generic[S]):
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
         self._events.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
         self._events.flush()
+        self._metrics.take(event, fields)
 
 
 def main(name: str, run: Callable[[Job[Any]], None]) -> None:
@@ -98,7 +107,7 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
     except AnemoneError as error:
         _fail(error.exit_code, str(error))
     except Exception as error:
-        if _is_full_disk(error):
+        if is_full_disk(error):
             where = getattr(error, "filename", None) or "the disk is full"
             _fail(ExitCode.TRY_AGAIN, f"no space left ({where}): free some, then clear this task")
         traceback.print_exc()
@@ -110,9 +119,8 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
 def load_spec(name: str, uri: str) -> JobSpec:
     """Read and validate a spec. Raises ConfigurationError naming the key that is wrong, TryAgainError without one."""
     try:
-        with fsspec.open(uri, "rb") as stream:
-            document = stream.read()
-        return spec_class(name).model_validate_json(document)
+        folder, _, file = uri.rpartition("/")
+        return spec_class(name).model_validate_json(Store(folder).read_file(file))
     except FileNotFoundError:
         raise TryAgainError(
             f"the spec {uri} does not exist, or its store is away: the next try writes it anew"
@@ -131,7 +139,13 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
         AnemoneError: the work cannot be done, for a reason that the user can act on.
         TryAgainError: the store went away meanwhile.
     """
-    code = code_identity(spec.job, spec.environment)
+    image = os.environ.get(IMAGE)
+    code = code_identity(spec.job, spec.environment, image=image)
+    if code != spec.output.code and image is not None:
+        raise ConfigurationError(
+            f"the image {image} holds another code of job {spec.job} than Airflow's side has "
+            f"(planned {spec.output.code[:12]}, found {code[:12]}): build both from one commit, then clear the task"
+        )
     if code != spec.output.code:
         raise TryAgainError(
             f"the code of job {spec.job} changed between planning and start "
@@ -150,12 +164,14 @@ def _execute(spec: JobSpec, run: Callable[[Job[Any]], None], store: Store) -> No
     if store.manifest(spec.output.name) is not None:
         print(format_event("reused", {"artifact": store.uri(spec.output.name)}), flush=True)
         return
+    if os.environ.get(NODE, "0") != "0":
+        _take_part(spec, run, store)
+        return
     started = datetime.now(UTC)
     with ExitStack() as stack:
         attempt = stack.enter_context(store.attempt(spec.output.name))
-        scratch = Path(tempfile.mkdtemp(prefix=f"anemone-{spec.job}-"))
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        job = Job(spec, attempt, store, scratch, stack)
+        scratch = stack.enter_context(_scratch(spec))
+        job = Job(spec, attempt.files, attempt.events, store, scratch, stack)
         job.event("started", job=spec.job, name=spec.output.name)
         run(job)
         provenance = record_provenance(started)
@@ -176,11 +192,30 @@ def _execute(spec: JobSpec, run: Callable[[Job[Any]], None], store: Store) -> No
         print(format_event("committed" if ours else "reused", {"artifact": store.uri(spec.output.name)}), flush=True)
 
 
+def _take_part(spec: JobSpec, run: Callable[[Job[Any]], None], store: Store) -> None:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(_scratch(spec))
+        job = Job(spec, scratch / "output", scratch / "events.jsonl", store, scratch, stack)
+        job.output.mkdir()
+        job.event("started", job=spec.job, name=spec.output.name, node=os.environ[NODE])
+        run(job)
+        job.event("took_part", node=os.environ[NODE])
+
+
+@contextmanager
+def _scratch(spec: JobSpec) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f"anemone-{spec.job}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _stop(_signal: int, _frame: object) -> None:
     raise StoppedError("stopped on request (SIGTERM) before the artifact was complete: the next try makes it")
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
+def is_full_disk(error: BaseException | None) -> bool:
     """Whether ENOSPC is behind an error; libraries wrap it in errors of their own, or in words only."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
@@ -196,7 +231,8 @@ def _fail(code: ExitCode, sentence: str) -> None:
     line = " ".join(sentence.split())
     print(f"error: {line}", file=sys.stderr, flush=True)
     if target := os.environ.get(TERMINATION_LOG):
-        Path(target).write_text(line[:4000], encoding="utf-8")
+        # Kubernetes takes 4,096 bytes of it, and cuts the rest off in the middle of a character.
+        Path(target).write_bytes(line.encode()[:4000].decode(errors="ignore").encode())
     sys.exit(int(code))
 
 
@@ -225,6 +261,11 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any]:
+    """The commit: an image says in a file from which it was built, a checkout is asked."""
+    if (file := PROJECT / REVISION).is_file():
+        revision = file.read_text(encoding="utf-8").strip()
+        return {"git_sha": revision.removesuffix("-dirty"), "git_dirty": revision.endswith("-dirty")}
+
     def git(*arguments: str) -> str | None:
         try:
             return subprocess.run(

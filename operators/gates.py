@@ -11,7 +11,6 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pydantic import ValidationError
 
-from include.artifacts.store import Store
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 from include.gates import Verdict
 from include.gates.data_quality import data_quality
@@ -20,6 +19,7 @@ from include.platforms import current_platform
 from operators.decisions import DecisionError
 from operators.links import JudgedArtifactLink
 from operators.sentences import keep_sentence
+from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -65,7 +65,7 @@ class GateSensor(BaseSensorOperator):
 
     @keep_sentence
     def execute(self, context: Context) -> None:
-        store, name = Store.of(self.artifact)
+        store, name = store_of(self.artifact)
         try:
             present = store.manifest(name) is not None
         except TryAgainError as error:
@@ -107,7 +107,7 @@ class GateSensor(BaseSensorOperator):
         raise DecisionError(message, event="gate_failed")
 
     def _verdict(self) -> Verdict:
-        store, name = Store.of(self.artifact)
+        store, name = store_of(self.artifact)
         if self.gate == "data_quality":
             return data_quality(store.read_json(name, "result.json"))
         try:

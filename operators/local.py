@@ -10,17 +10,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.artifacts.store import Store
-from include.artifacts.uses import Run
 from include.code_identity import PROJECT
-from include.errors import AnemoneError, ConfigurationError, TryAgainError
-from include.events import format_event
+from include.errors import ConfigurationError, TryAgainError
 from include.platforms import Platform, current_platform
+from operators.job_task import announce, as_airflow_errors, plan_job, reused
 from operators.links import MadeArtifactLink
-from operators.plan import JobFailedError, JobPlan
+from operators.plan import JobPlan
 from operators.sentences import keep_sentence
+from operators.store import platform_store
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -29,8 +27,9 @@ _ERROR = "error: "
 
 _PASSED_ON = {
     *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "TMPDIR", "TZ", "USER"),
-    *("ANEMONE_HOME", "ANEMONE_PLATFORM", "ANEMONE_PORT"),
-    *("AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    *("ANEMONE_HOME", "ANEMONE_PLATFORM", "ANEMONE_PORT", "ANEMONE_SCRATCH"),
+    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("AWS_PROFILE", "AWS_ROLE_ARN", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_DIR", "SSL_CERT_FILE"),
 }
 """Environment variables that every job needs; what else one needs, credentials too, its platform's YAML names."""
@@ -77,37 +76,16 @@ class LocalJobOperator(BaseOperator):
         if self.section is None:
             self.log.info("this recipe has no stage %s", self.task_id)
             return None
-        try:
-            plan = JobPlan.prepare(
-                self.section["job"],
-                config=self.section["config"],
-                inputs=self.inputs,
-                store=Store(self.platform.store, existing=True),
-                refresh=context["run_id"] if self.task_id in context["params"].get("refresh", ()) else "",
-                run=Run(dag_id=self.dag_id, run_id=context["run_id"]),
-            )
-            if manifest := plan.committed():
-                self.log.info(
-                    "reused artifact=%s (made before from the same code, configuration and data; "
-                    "the Param refresh=[%r] makes it anew)",
-                    plan.uri,
-                    self.task_id,
+        with as_airflow_errors():
+            try:
+                plan = plan_job(self, context, platform_store(self.platform))
+                manifest = reused(self, plan) or plan.conclude(*self._run(plan))
+            except OSError as error:
+                message = (
+                    f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
                 )
-            else:
-                manifest = plan.conclude(*self._run(plan))
-        except JobFailedError as error:
-            raise (AirflowException if error.retryable else AirflowFailException)(str(error)) from None
-        except TryAgainError as error:
-            raise AirflowException(str(error)) from None
-        except OSError as error:
-            message = f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
-            raise AirflowException(message) from None
-        except AnemoneError as error:
-            raise AirflowFailException(str(error)) from None
-        self.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": manifest.metrics}
-        return plan.uri
+                raise TryAgainError(message) from None
+        return announce(self, context, plan, manifest)
 
     def on_kill(self) -> None:
         """Ask the supervisor to end the process tree; it goes on doing so after this process is gone."""
@@ -116,6 +94,11 @@ class LocalJobOperator(BaseOperator):
 
     def _run(self, plan: JobPlan) -> tuple[int, str | None]:
         """Exit code (128 + n for signal n) and the job's last `error: …` sentence, if any."""
+        if getattr(plan.spec.config, "nodes", 1) > 1:
+            raise ConfigurationError(
+                f"{plan.spec.job}.nodes is {plan.spec.config.nodes}, and this platform is one machine: set it to 1, or "
+                "ANEMONE_PLATFORM to a cluster"
+            )
         environment = plan.spec.environment
         python = self.platform.python.get(environment)
         if python is None:

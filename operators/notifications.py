@@ -37,11 +37,11 @@ from airflow.sdk.exceptions import AirflowException
 from airflow.sdk.log import redact
 from pydantic import TypeAdapter, ValidationError
 
-from include.artifacts.store import Store
 from include.errors import AnemoneError, ConfigurationError
 from include.notifications import Event, Notification
 from include.platforms import current_platform
 from operators.decisions import DecisionError
+from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -100,7 +100,7 @@ def tell_promotion(context: Context) -> None:
     """Airflow's callback for the task `promote`."""
     ti = context["ti"]
     try:
-        store, name = Store.of(ti.xcom_pull(task_ids=ti.task_id))
+        store, name = store_of(ti.xcom_pull(task_ids=ti.task_id))
         record = store.read_json(name, "champion.json")
     except AnemoneError as error:
         _log.warning("nobody is told of the promotion: %s", error)

@@ -6,6 +6,7 @@ process, a pod, or several.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,13 @@ from pydantic import ValidationError
 
 from include.artifacts.manifest import Manifest
 from include.artifacts.naming import artifact_name
-from include.artifacts.store import Store
+from include.artifacts.store import Store, split_uri
 from include.artifacts.uses import Run, note_uses
 from include.code_identity import code_identity
-from include.errors import AnemoneError, ArtifactError, ConfigurationError, ExitCode
+from include.errors import AnemoneError, ArtifactError, ConfigurationError, ExitCode, TryAgainError
 from include.specs import spec_class
 from include.specs.base import JobSpec, identity
+from operators.store import store_of
 
 _PERMANENT = {ExitCode.BAD_CONFIGURATION, ExitCode.BAD_DATA, ExitCode.FAULT}
 
@@ -54,6 +56,7 @@ class JobPlan:
         store: Store,
         refresh: str = "",
         run: Run | None = None,
+        image: str | None = None,
     ) -> JobPlan:
         """Validate a job and name its output, before anything starts.
 
@@ -64,6 +67,7 @@ class JobPlan:
             store: where the output goes.
             refresh: salt that gives an otherwise equal job another name, so that it runs again.
             run: for which the job is planned; what it takes and makes is noted as used by it.
+            image: of the pod that will run the job; None where it is a process of this machine.
 
         Raises:
             ConfigurationError: a key or value that the job does not take.
@@ -75,11 +79,11 @@ class JobPlan:
         draft = {
             "job": job,
             "config": dict(config),
-            "inputs": {name: _pin(uri) for name, uri in inputs.items() if uri is not None},
+            "inputs": {name: _pin(store, uri) for name, uri in inputs.items() if uri is not None},
             "output": {
                 "store": store.root,
                 "name": "unnamed",
-                "code": code_identity(job, cls_.environment),
+                "code": code_identity(job, cls_.environment, image=image),
                 "refresh": refresh,
             },
         }
@@ -88,11 +92,27 @@ class JobPlan:
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigurationError(f"job {job}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        spec = spec.model_copy(update={"config": cls_.observe(spec.config)})
+        spec = spec.model_copy(update={"config": cls_.observe(spec.config, store.access)})
         output = spec.output.model_copy(update={"name": _name(spec)})
         if run is not None:
             note_uses(store, run, [output.name])
         return cls(spec.model_copy(update={"output": output}), store)
+
+    @classmethod
+    def stored(cls, uri: str, store: Store) -> JobPlan:
+        """The plan whose spec `write_spec` put there: for a job that outlives the process that planned it.
+
+        Raises:
+            TryAgainError: it is not there any more, or was written by another version of the project.
+        """
+        try:
+            document = store.read_file(uri.removeprefix(f"{store.root}/"))
+        except FileNotFoundError:
+            raise TryAgainError(f"the spec {uri} is gone from the store: the next try plans anew") from None
+        try:
+            return cls(spec_class(json.loads(document)["job"]).model_validate_json(document), store)
+        except ValidationError:
+            raise TryAgainError(f"the spec {uri} was written by another version: the next try plans anew") from None
 
     @property
     def name(self) -> str:
@@ -138,13 +158,13 @@ class JobPlan:
 
 def _names_in(store: Store, inputs: Mapping[str, str | None]) -> list[str]:
     """The inputs that lie in `store`."""
-    found = [Store.of(uri) for uri in inputs.values() if uri is not None]
-    return [name for of, name in found if of.root == store.root]
+    found = [split_uri(uri) for uri in inputs.values() if uri is not None]
+    return [name for root, name in found if root == store.root]
 
 
-def _pin(uri: str) -> dict[str, str]:
-    store, name = Store.of(uri)
-    manifest = store.manifest(name)
+def _pin(store: Store, uri: str) -> dict[str, str]:
+    root, name = split_uri(uri)
+    manifest = (store if root == store.root else store_of(uri)[0]).manifest(name)
     if manifest is None:
         raise ArtifactError(f"{uri} does not exist: clear the task that makes it, and those after it")
     return {"uri": uri, "digest": manifest.content_digest}

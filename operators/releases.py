@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from include.artifacts.store import Store
 from include.candidates import release_run_id
 from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
 from operators.sentences import keep_sentence
+from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -87,7 +87,7 @@ def release_inputs(candidate: str) -> dict[str, str | None]:
     "merged", "curated" and "evaluation"}.
     """
     try:
-        store, name = Store.of(candidate)
+        store, name = store_of(candidate)
         record = store.read_json(name, "candidate.json")
     except TryAgainError as error:
         raise AirflowException(str(error)) from None
@@ -111,7 +111,7 @@ def model_choices() -> list[str]:
 
 
 def _registration(event: Any) -> dict[str, str]:
-    store, name = Store.of(event.extra["artifact"])
+    store, name = store_of(event.extra["artifact"])
     record = store.read_json(name, "candidate.json")
     manifest = store.manifest(name)
     assert manifest is not None

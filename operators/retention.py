@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from include.artifacts.store import Store
 from include.artifacts.uses import Run, recorded_runs
 from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
+from operators.store import platform_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,7 +35,7 @@ def planned_retention(context: Context) -> dict[str, Any]:
     """The section of the job `retention`, with the runs that go on now."""
     platform = current_platform()
     try:
-        recorded = recorded_runs(Store(platform.store, existing=True))
+        recorded = recorded_runs(platform_store(platform))
     except TryAgainError as error:
         raise AirflowException(str(error)) from None
     except AnemoneError as error:

@@ -14,7 +14,6 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pydantic import ValidationError
 
 from include.artifacts.naming import digest
-from include.artifacts.store import Store
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 from include.events import format_event
 from include.platforms import current_platform
@@ -23,6 +22,7 @@ from operators.decisions import DecisionError
 from operators.links import EVIDENCE_KEY, EvidenceLink
 from operators.sentences import keep_sentence
 from operators.serving import Controller, OtherRolloutError, news
+from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -273,7 +273,7 @@ def _rollout_id(context: Context, number: int) -> str:
 def _pinned(engine: str | None) -> dict[str, str]:
     if engine is None:
         raise ConfigurationError("a release needs an engine: this task was given none")
-    store, name = Store.of(engine)
+    store, name = store_of(engine)
     manifest = store.manifest(name)
     if manifest is None:
         raise ArtifactError(f"{engine} does not exist: clear the task that makes it, and those after it")

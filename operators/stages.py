@@ -20,7 +20,12 @@ def stage(task_id: str, section: Any, *, inputs: Mapping[str, Any] | None = None
         inputs: artifact URI by input name, usually `other.output`.
         kwargs: any of BaseOperator's arguments.
     """
-    match current_platform().runner:
+    platform = current_platform()
+    match platform.runner:
         case "local":
             from operators.local import LocalJobOperator as Operator
+        case "kubernetes":
+            from operators.distributed import DistributedJobOperator as Operator
+    if platform.cluster is not None and task_id in platform.cluster.pools:
+        kwargs = {"pool": platform.cluster.pools[task_id], **kwargs}
     return Operator(task_id=task_id, section=section, inputs=inputs, **kwargs)

@@ -17,6 +17,7 @@ from include.errors import AnemoneError, TryAgainError
 from include.events import format_event
 from include.platforms import current_platform
 from operators.serving import Controller, news
+from operators.store import store_of
 
 _WATERMARK = "announced"
 _LEAST_SECONDS = 5.0
@@ -43,7 +44,7 @@ class ArtifactTrigger(BaseTrigger):
         return "operators.triggers.ArtifactTrigger", {"uri": self.uri, "poll_seconds": self.poll_seconds}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        store, name = Store.of(self.uri)
+        store, name = store_of(self.uri)
         while not await asyncio.to_thread(self._there, store, name):
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent({"artifact": self.uri})

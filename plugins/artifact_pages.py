@@ -18,6 +18,7 @@ from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store, split_uri
 from include.errors import AnemoneError
 from include.platforms import current_platform
+from operators.store import platform_store
 
 app = FastAPI(dependencies=[Depends(requires_authenticated())], docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -35,13 +36,13 @@ th { font-weight: 600 } h1 { font-size: 1.3rem } h2 { font-size: 1.05rem } code 
 @app.get("/{name}/", response_class=HTMLResponse)
 def artifact_page(name: str) -> str:
     """What the manifest says of one artifact."""
-    return _page(_manifest(Store(current_platform().store), name))
+    return _page(_manifest(platform_store(current_platform()), name))
 
 
 @app.get("/{name}/files/{path:path}")
 def artifact_file(name: str, path: str) -> Response:
     """One file of an artifact, verified."""
-    store = Store(current_platform().store)
+    store = platform_store(current_platform())
     manifest = _manifest(store, name)
     if path not in {file.path for file in manifest.files}:
         raise HTTPException(404, f"{name} holds no {path}")

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from include.errors import ConfigurationError
 from include.laptop.home import home, serving_ports
 from include.notifications import Notification
+from include.platforms.cluster import Cluster
 from include.retention import Policy
 from include.specs.base import Model
 
 _FOLDER = Path(__file__).parent
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class Arrivals(Model):
@@ -71,8 +72,9 @@ class Platform(Model):
     """One place that can run every stage.
 
     Attributes:
-        runner: how a job is started; chooses the operator class.
-        store: root URI of the artifact store.
+        runner: how a job is started; chooses the operator class. `kubernetes` needs `cluster`.
+        store: root URI of the artifact store. `store_connection`: Airflow's connection (type aws) that its components
+            reach a store on S3 with; None: with their own identity, as every job does.
         python: interpreter of each environment (`Spec.environment`), for the local runner.
         environment: variables given to every job.
         grace_seconds: what a job gets between being asked to stop and being killed.
@@ -80,9 +82,11 @@ class Platform(Model):
     """
 
     name: str
-    runner: Literal["local"]
+    runner: Literal["local", "kubernetes"]
     store: str
+    store_connection: str | None = None
     python: dict[str, str] = {}
+    cluster: Cluster | None = None
     environment: dict[str, str] = {}
     grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     arrivals: Arrivals
@@ -91,6 +95,12 @@ class Platform(Model):
     notifications: tuple[Notification, ...] = ()
     cron: str | None = None
     gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+    @model_validator(mode="after")
+    def _has_its_cluster(self) -> Platform:
+        if (self.runner == "kubernetes") != (self.cluster is not None):
+            raise ValueError("runner kubernetes and the section cluster belong together: give both, or neither")
+        return self
 
 
 def current_platform() -> Platform:
@@ -101,6 +111,8 @@ def current_platform() -> Platform:
 @cache
 def load_platform(name: str) -> Platform:
     """Read a platform's YAML and fill in `${VARIABLE}`s from the environment.
+
+    `${VARIABLE:-otherwise}` stands for `otherwise` where the variable is not set, or is empty.
 
     Raises:
         ConfigurationError: no such platform, an unknown or missing key, or a variable that is not set.
@@ -113,10 +125,12 @@ def load_platform(name: str) -> Platform:
     variables = {**os.environ, "ANEMONE_HOME": str(home()), **ports}
 
     def value(match: re.Match[str]) -> str:
-        try:
-            return variables[match[1]]
-        except KeyError:
-            raise ConfigurationError(f"{path.name} needs the environment variable {match[1]}: set it") from None
+        found, otherwise = variables.get(match[1]), match[2]
+        if otherwise is not None:
+            return found or otherwise
+        if found is None:
+            raise ConfigurationError(f"{path.name} needs the environment variable {match[1]}: set it")
+        return found
 
     try:
         return Platform.model_validate(yaml.safe_load(_VARIABLE.sub(value, path.read_text(encoding="utf-8"))))

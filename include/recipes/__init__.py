@@ -51,6 +51,7 @@ class Recipe(Model):
         engine: of the job `engine`; its `max_tokens` is the recipe's, and its `rows` and `max_new_tokens` are those of
             `evaluate`, unless it gives others.
         canary: how a release is led to all of the traffic, and what stops it.
+        sizes: stage → size of its pods on a cluster (`Cluster.sizes`), where the platform's own choice is too small.
     """
 
     description: str
@@ -68,6 +69,7 @@ class Recipe(Model):
     gates: Gates = Gates()
     engine: dict[str, Any] = {}
     canary: CanaryPolicy = CanaryPolicy()
+    sizes: dict[str, str] = {}
 
 
 def recipe_names() -> list[str]:
@@ -123,6 +125,12 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, 
         else:
             sections[key] = None
     sections["champion"] = {"job": "champion", "config": {"model": recipe.model}}
+    for stage, size in recipe.sizes.items():
+        if sections.get(stage) is None or stage in ("gates", "canary"):
+            raise ConfigurationError(
+                f"recipe {name}: sizes: there is no stage {stage!r}{_nearest(stage, [*_STAGES, 'engine'])}"
+            )
+        sections[stage]["size"] = size
     return sections
 
 

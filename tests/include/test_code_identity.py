@@ -60,3 +60,13 @@ def test_an_unknown_job_and_a_missing_lock_are_named(project):
         code_identity("other", "jobs")
     with pytest.raises(ConfigurationError, match="requirements-serving.txt is missing"):
         code_identity("train", "serving")
+
+
+def test_an_image_stands_for_the_lock_file_and_the_python(project, monkeypatch):
+    first = code_identity("train", "jobs", image="jobs@sha256:1")
+    (project / "requirements-jobs.txt").unlink()
+    monkeypatch.setattr(module.platform, "python_version", lambda: "3.12.1")
+    assert code_identity("train", "jobs", image="jobs@sha256:1") == first
+    assert code_identity("train", "jobs", image="jobs@sha256:2") != first
+    (project / "jobs" / "shared.py").write_text("changed = True\n")
+    assert code_identity("train", "jobs", image="jobs@sha256:1") != first

@@ -4,6 +4,7 @@ import pytest
 
 from include import platforms
 from include.errors import ConfigurationError
+from include.platforms.cluster import Cluster
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_the_laptop_keeps_everything_at_home(monkeypatch, tmp_path):
 
 
 def test_an_unknown_platform_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigurationError, match="ANEMONE_PLATFORM is 'moon': choose one of laptop"):
+    with pytest.raises(ConfigurationError, match="ANEMONE_PLATFORM is 'moon': choose one of .*laptop"):
         platforms.load_platform("moon")
 
 
@@ -39,3 +40,59 @@ def test_a_wrong_key_and_a_missing_variable_are_named(folder):
     (folder / "needy.yaml").write_text("name: needy\nstore: s3://${NO_SUCH_BUCKET}/x")
     with pytest.raises(ConfigurationError, match=r"needy\.yaml needs the environment variable NO_SUCH_BUCKET"):
         platforms.load_platform("needy")
+
+
+CLUSTER = {
+    "namespace": "n",
+    "images": {"jobs": "jobs:1", "finetune": "nemo:1"},
+    "service_account": {"jobs": "workers"},
+    "sizes": {"default": {"cpu": "1", "memory": "1Gi"}, "gpu8": {"cpu": "88", "memory": "1000Gi", "gpus": 8}},
+    "stages": {"default": "default", "finetune": "gpu8"},
+}
+
+
+def test_a_variable_may_have_a_value_for_when_it_is_not_set(folder, monkeypatch):
+    (folder / "any.yaml").write_text(
+        "name: any\nrunner: local\nstore: ${ANEMONE_TEST_STORE:-s3://bucket/x}\narrivals: {folder: /x, recipe: a/b}\n"
+        "serving: {url: 'http://x', controller_url: 'http://y', token_file: /t}"
+    )
+    for given, expected in ((None, "s3://bucket/x"), ("", "s3://bucket/x"), ("s3://other/y", "s3://other/y")):
+        if given is not None:
+            monkeypatch.setenv("ANEMONE_TEST_STORE", given)
+        platforms.load_platform.cache_clear()
+        assert platforms.load_platform("any").store == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"stages": {"finetune": "gpu8"}}, "stages needs the key default"),
+        ({"stages": {"default": "huge"}}, "stages name the size 'huge': choose one of default, gpu8"),
+        ({"pin_images": True}, "the image 'jobs:1' has no digest"),
+        ({"labels": {"cost-centre": "research & development"}}, "'research & development' is no value of a label"),
+        ({"sizes": {"default": {"cpu": "one", "memory": "1Gi"}}}, "'one' is no Kubernetes quantity"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_says_why(change, says):
+    with pytest.raises(ValueError, match=says):
+        Cluster.model_validate({**CLUSTER, **change})
+
+
+def test_a_job_goes_before_its_environment():
+    cluster = Cluster.model_validate(CLUSTER)
+    assert [cluster.image(job, "jobs") for job in ("curate", "finetune")] == ["jobs:1", "nemo:1"]
+    assert cluster.account("curate", "jobs") == "workers"
+    assert cluster.account("engine", "serving") is None
+    with pytest.raises(ConfigurationError, match=r"no image for the job engine: add serving to cluster\.images"):
+        cluster.image("engine", "serving")
+
+
+def test_a_recipes_size_goes_before_the_platforms():
+    cluster = Cluster.model_validate(CLUSTER)
+    assert [cluster.size("finetune").gpus, cluster.size("curate").gpus, cluster.size("curate", "gpu8").gpus] == [
+        8,
+        0,
+        8,
+    ]
+    with pytest.raises(ConfigurationError, match="wants curate in pods of size 'gpu80'.*did you mean 'gpu8'"):
+        cluster.size("curate", "gpu80")

@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from jobs import runtime
 
 CONFIG = {"variant": "heldout", "rows": 20}
 
@@ -139,3 +142,11 @@ def test_no_disk_space_is_75_with_one_sentence_and_nothing_half_done(write_spec,
     assert "free some, then clear this task" in last_line(done)
     assert not (full_disk / "store" / name / "manifest.json").exists()
     assert not list((full_disk / "store").glob(f"{name}/attempts/*/files"))
+
+
+@pytest.mark.parametrize(("stated", "dirty"), [("0123abcd", False), ("0123abcd-dirty", True)])
+def test_an_image_says_from_which_commit_it_is(tmp_path, monkeypatch, stated, dirty):
+    (tmp_path / "REVISION").write_text(f"{stated}\n")
+    monkeypatch.setattr(runtime, "PROJECT", tmp_path)
+    provenance = runtime.record_provenance(datetime.now(UTC))
+    assert (provenance.git_sha, provenance.git_dirty) == ("0123abcd", dirty)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from include.errors import ArtifactError, ConfigurationError
+from include.errors import ArtifactError, ConfigurationError, TryAgainError
 from include.specs import spec_class
 from operators.plan import JobFailedError, JobPlan
 
@@ -75,3 +75,19 @@ def test_exit_0_without_an_artifact_is_no_success(store):
     with pytest.raises(JobFailedError, match="left no artifact") as failure:
         plan(store).conclude(0, None)
     assert failure.value.retryable
+
+
+def test_a_plan_that_another_process_has_written_is_the_same(store):
+    planned = plan(store)
+    again = JobPlan.stored(planned.write_spec(), store)
+    assert (again.spec, again.uri) == (planned.spec, planned.uri)
+
+
+def test_a_plan_that_is_gone_is_made_anew_by_the_next_try(store):
+    with pytest.raises(TryAgainError, match=r"x\.json is gone from the store: the next try plans anew"):
+        JobPlan.stored(f"{store.root}/specs/some/x.json", store)
+
+
+def test_an_image_is_part_of_the_name(store):
+    names = {plan(store, image=image).name for image in (None, "jobs:1", "jobs:2")}
+    assert len(names) == 3

@@ -1,0 +1,110 @@
+"""Watches the pod of a deferred task, through what a cluster does to pods and to its own API."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cached_property
+from typing import Any
+
+from aiohttp import ClientError
+from airflow.providers.cncf.kubernetes.exceptions import KubernetesApiError
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, PodLaunchTimeoutException
+from kubernetes_asyncio.client.exceptions import ApiException
+from kubernetes_asyncio.client.models import V1Pod
+
+from operators.verdicts import fate_of, obstacle, overdue, unschedulable
+
+FATE = "fate"
+"""Key of the event: why the pod was being taken away when it was last seen."""
+
+UNREACHABLE = "unreachable_seconds"
+"""Key of the event, and of `trigger_kwargs`: how long the Kubernetes API may be away."""
+
+PATIENCE_SECONDS = 60.0
+"""A Secret may come a moment after the pod that wants it."""
+
+
+class PodJobTrigger(KubernetesPodTrigger):
+    """The provider's trigger, which in addition
+
+    - outlasts a Kubernetes API that is away, up to `trigger_kwargs["unreachable_seconds"]`;
+    - gives up early on a pod that cannot start, and on one whose node is lost;
+    - remembers why a pod is being taken away: once it is gone, nothing else says so;
+    - logs why no node takes the pod.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._stuck_since: float | None = None
+        self._waits_for: str | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "operators.pod_trigger.PodJobTrigger", super().serialize()[1]
+
+    @cached_property
+    def pod_manager(self) -> AsyncPodManager:
+        return _Watching(self)
+
+    async def _get_pod(self) -> V1Pod:
+        pod = await self._read()
+        fate = fate_of(pod)
+        if fate is not None:
+            self.trigger_kwargs = {**self.trigger_kwargs, FATE: fate}
+        if fate is not None and overdue(pod):
+            raise PodLaunchTimeoutException(fate)
+        waits_for = unschedulable(pod)
+        if waits_for is not None and waits_for != self._waits_for:
+            self.log.info("pod %s waits for a node: %s", self.pod_name, waits_for)
+        self._waits_for = waits_for
+        found = obstacle(pod)
+        now = asyncio.get_running_loop().time()
+        if found is None:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since > PATIENCE_SECONDS:
+            raise PodLaunchTimeoutException(str(found))
+        return pod
+
+    async def _read(self) -> V1Pod:
+        clock = asyncio.get_running_loop().time
+        away_since: float | None = None
+        while True:
+            try:
+                return await self.hook.get_pod(name=self.pod_name, namespace=self.pod_namespace)
+            except (ApiException, KubernetesApiError, ClientError, OSError) as error:
+                if isinstance(error, ApiException) and not passes(error):
+                    raise
+                if away_since is None:
+                    away_since = clock()
+                    self.log.warning("the Kubernetes API is away (%s): pod %s goes on meanwhile", error, self.pod_name)
+                elif clock() - away_since > self.trigger_kwargs.get(UNREACHABLE, 0):
+                    raise
+            await asyncio.sleep(self.poll_interval)
+
+
+class _Watching(AsyncPodManager):
+    """Reads pods as its trigger does."""
+
+    def __init__(self, trigger: PodJobTrigger) -> None:
+        super().__init__(async_hook=trigger.hook)
+        self._trigger = trigger
+
+    async def read_pod(self, pod: V1Pod) -> V1Pod:
+        return await self._trigger._get_pod()
+
+    async def fetch_container_logs_before_current_sec(
+        self, pod: V1Pod, container_name: str, since_time: Any = None
+    ) -> Any:
+        """What cannot be read now is read the next time; whether the pod is there is not the log's to say."""
+        try:
+            return await super().fetch_container_logs_before_current_sec(pod, container_name, since_time)
+        except (ApiException, KubernetesApiError, ClientError, OSError) as error:
+            self.log.warning("the log of pod %s cannot be read now (%s)", pod.metadata.name, error)
+            return since_time
+
+
+def passes(error: ApiException) -> bool:
+    """Whether asking again can help."""
+    return error.status in (None, 0, 401, 408, 429) or error.status >= 500

@@ -1,0 +1,280 @@
+"""Watches a training on several nodes: follows node 0's log, and gives up where the nodes do not come together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from aiohttp import ClientError
+from airflow.providers.cncf.kubernetes.exceptions import KubernetesApiError
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from operators.pod_trigger import PATIENCE_SECONDS, passes
+from operators.trainings import FORMS, TRAINING, Form
+from operators.verdicts import ended_by_cluster, fate_of, obstacle, unschedulable
+
+_KILL_TRIES = 5
+_KILL_PAUSE_SECONDS = 3.0
+"""Together less than the 30 s that Airflow gives `on_kill`."""
+
+_LEAST_SECONDS = 5.0
+"""See `operators.triggers`: a task that is resumed sooner would be taken for one that failed."""
+
+
+@dataclass
+class StuckError(Exception):
+    """The training cannot begin. Attributes: `retryable`: whether another try can do better."""
+
+    message: str
+    retryable: bool = True
+
+
+class TrainingTrigger(BaseTrigger):
+    """Fires once a training has ended, is gone, or cannot begin.
+
+    The event is {"status": "succeeded", "failed", "gone", "stuck" or "unreachable", "message", "retryable", "fate": why
+    a pod of it was taken away, "spec": as it was given}.
+
+    Args:
+        name: of the training (`operators.trainings`). `form`: which of them it is. `nodes`: how many pods it has.
+        spec: URI of the spec that it works on; handed through.
+        connection: Airflow's, of the cluster. `in_cluster`: None leaves it to the connection.
+        since: when it was begun (ISO 8601).
+        schedule_timeout_seconds: how long a pod may wait for a node while the others hold theirs.
+        startup_timeout_seconds: from its node to its start.
+        unreachable_seconds: how long the Kubernetes API may be away.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        namespace: str,
+        form: str,
+        nodes: int,
+        spec: str,
+        connection: str,
+        in_cluster: bool | None,
+        since: str,
+        poll_seconds: float,
+        schedule_timeout_seconds: float,
+        startup_timeout_seconds: float,
+        unreachable_seconds: float,
+    ) -> None:
+        super().__init__()
+        self.name, self.namespace, self.form, self.nodes, self.spec = name, namespace, form, nodes, spec
+        self.connection, self.in_cluster, self.since, self.poll_seconds = connection, in_cluster, since, poll_seconds
+        self.schedule_timeout_seconds = schedule_timeout_seconds
+        self.startup_timeout_seconds = startup_timeout_seconds
+        self.unreachable_seconds = unreachable_seconds
+        self._fates: dict[str, str] = {}
+        self._obstacles: dict[str, datetime] = {}
+        self._waiting: dict[str, str] = {}
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "operators.training_trigger.TrainingTrigger", {
+            "name": self.name,
+            "namespace": self.namespace,
+            "form": self.form,
+            "nodes": self.nodes,
+            "spec": self.spec,
+            "connection": self.connection,
+            "in_cluster": self.in_cluster,
+            "since": self.since,
+            "poll_seconds": self.poll_seconds,
+            "schedule_timeout_seconds": self.schedule_timeout_seconds,
+            "startup_timeout_seconds": self.startup_timeout_seconds,
+            "unreachable_seconds": self.unreachable_seconds,
+        }
+
+    @cached_property
+    def hook(self) -> AsyncKubernetesHook:
+        return AsyncKubernetesHook(conn_id=self.connection, in_cluster=self.in_cluster)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        event = await self._watch()
+        await asyncio.sleep(max(0.0, begun + _LEAST_SECONDS - clock()))
+        yield TriggerEvent({"message": None, "retryable": True, **event, "fate": self._fate, "spec": self.spec})
+
+    async def on_kill(self) -> None:
+        """A person cleared the task or marked it: the training goes. Stopping the triggerer comes not here."""
+        kind = FORMS[self.form].kind
+        for number in range(_KILL_TRIES):
+            try:
+                async with self.hook.get_conn() as client:
+                    await CustomObjectsApi(client).delete_namespaced_custom_object(
+                        kind.group,
+                        kind.version,
+                        self.namespace,
+                        kind.plural,
+                        self.name,
+                        propagation_policy="Foreground",
+                    )
+            except ApiException as error:
+                if error.status == 404:
+                    return
+                self.log.error("training %s could not be deleted (try %d): %s", self.name, number + 1, error.reason)
+            except (ClientError, OSError) as error:
+                self.log.error("training %s could not be deleted (try %d): %s", self.name, number + 1, error)
+            else:
+                self.log.info("training %s was deleted: its pods save and end", self.name)
+                return
+            await asyncio.sleep(_KILL_PAUSE_SECONDS)
+
+    @property
+    def _fate(self) -> str | None:
+        return next(iter(self._fates.values()), None)
+
+    async def _watch(self) -> dict[str, Any]:
+        clock = asyncio.get_running_loop().time
+        form, log, away_since = FORMS[self.form], _Log(), None
+        while True:
+            try:
+                async with self.hook.get_conn() as client:
+                    ended = await self._look(client, form, log)
+            except StuckError as stuck:
+                return {"status": "stuck", "message": stuck.message, "retryable": stuck.retryable}
+            except (ApiException, KubernetesApiError, ClientError, OSError) as error:
+                if isinstance(error, ApiException) and error.status == 404:
+                    return {"status": "gone"}
+                if isinstance(error, ApiException) and not passes(error):
+                    return {"status": "unreachable", "message": f"{error.status}: {error.reason}"}
+                if away_since is None:
+                    away_since = clock()
+                    self.log.warning("the Kubernetes API is away (%s): the training goes on meanwhile", error)
+                elif clock() - away_since > self.unreachable_seconds:
+                    return {"status": "unreachable", "message": str(error)}
+            else:
+                away_since = None
+                if ended is not None:
+                    return {"status": ended}
+            await asyncio.sleep(self.poll_seconds)
+
+    async def _look(self, client: ApiClient, form: Form, log: _Log) -> str | None:
+        kind = form.kind
+        training = await CustomObjectsApi(client).get_namespaced_custom_object(
+            kind.group, kind.version, self.namespace, kind.plural, self.name
+        )
+        core = CoreV1Api(client)
+        pods = (await core.list_namespaced_pod(self.namespace, label_selector=f"{TRAINING}={self.name}")).items
+        for pod in pods:
+            fate = ended_by_cluster(pod, form.container)
+            if (words := str(fate) if fate else fate_of(pod)) is not None:
+                self._fates.setdefault(pod.metadata.name, words)
+            if form.first.items() <= (pod.metadata.labels or {}).items():
+                for line in await log.new_lines(core, pod, form.container):
+                    self.log.info("%s", line)
+        ended = form.ended(training)
+        if ended is None and training["metadata"].get("deletionTimestamp") is None:
+            self._require_beginning(pods, form)
+        return ended
+
+    def _require_beginning(self, pods: list[Any], form: Form) -> None:
+        """All nodes or none: raises StuckError where one has kept the others waiting for too long."""
+        now = datetime.now(UTC)
+        if len(pods) < self.nodes and _since(datetime.fromisoformat(self.since), now) > self.schedule_timeout_seconds:
+            raise StuckError(
+                f"training {self.name} has {len(pods)} of its {self.nodes} pods after "
+                f"{self.schedule_timeout_seconds:.0f} s: `kubectl describe {form.kind.plural}/{self.name}` says what "
+                "keeps the others from being made (a quota, a policy, a controller that is away)"
+            )
+        for pod in pods:
+            name = pod.metadata.name
+            if pod.status.phase in ("Succeeded", "Failed"):
+                continue
+            waits_for = unschedulable(pod)
+            if waits_for is not None and self._waiting.get(name) != waits_for:
+                self.log.info("pod %s waits for a node: %s", name, waits_for)
+                self._waiting[name] = waits_for
+            if waits_for is not None and _since(pod.metadata.creation_timestamp, now) > self.schedule_timeout_seconds:
+                others = sum(other.spec.node_name is not None for other in pods)
+                raise StuckError(
+                    f"no node took pod {name} within {self.schedule_timeout_seconds:.0f} s ({waits_for}), and a "
+                    f"training of {self.nodes} nodes needs all of them: the {others} that had one were let go; add "
+                    "nodes, free some, or lower finetune.nodes"
+                )
+            found = obstacle(pod, form.container)
+            if found is None:
+                self._obstacles.pop(name, None)
+            elif _since(self._obstacles.setdefault(name, now), now) > PATIENCE_SECONDS:
+                raise StuckError(str(found), found.retryable)
+            if waits_for is None and pod.status.phase == "Pending":
+                scheduled = next(
+                    (c.last_transition_time for c in pod.status.conditions or () if c.type == "PodScheduled"), None
+                )
+                if scheduled is not None and _since(scheduled, now) > self.startup_timeout_seconds:
+                    raise StuckError(
+                        f"pod {name} did not start within {self.startup_timeout_seconds:.0f} s: see to its node "
+                        f"{pod.spec.node_name}, and to how long its image takes"
+                    )
+
+
+@dataclass
+class _Log:
+    """What was read of a container's log.
+
+    A triggerer that is replaced begins anew, and the task's log then has what went before a second time.
+    """
+
+    pod: str | None = None
+    last: str = ""
+    at_last: set[str] = field(default_factory=set)
+
+    async def new_lines(self, core: CoreV1Api, pod: Any, container: str) -> list[str]:
+        statuses = {found.name: found.state for found in (pod.status and pod.status.container_statuses) or ()}
+        state = statuses.get(container)
+        if state is None or (state.running is None and state.terminated is None):
+            return []
+        if self.pod != pod.metadata.uid:
+            self.pod, self.last, self.at_last = pod.metadata.uid, "", set()
+        since = {"since_seconds": _age(self.last)} if self.last else {}
+        try:
+            response = await core.read_namespaced_pod_log(
+                pod.metadata.name,
+                pod.metadata.namespace,
+                container=container,
+                timestamps=True,
+                _preload_content=False,
+                **since,
+            )
+            text = (await response.read()).decode("utf-8", errors="replace")
+        except (ApiException, ClientError, OSError):
+            # Read again at the next look; where the pod is gone, so is its log.
+            return []
+        if response.status >= 400:
+            return []
+        found = []
+        for line in text.splitlines():
+            stamp, _, words = line.partition(" ")
+            if stamp < self.last or (stamp == self.last and words in self.at_last):
+                continue
+            if stamp != self.last:
+                self.last, self.at_last = stamp, set()
+            self.at_last.add(words)
+            found.append(words)
+        return found
+
+
+def _age(stamp: str) -> int:
+    """Whole seconds since a time as kubelet writes it, and some more; at least 1, which the API asks for."""
+    return max(1, round(_since(datetime.fromisoformat(stamp), datetime.now(UTC))) + 5)
+
+
+def _since(then: datetime, now: datetime) -> float:
+    return (now - then).total_seconds()
+
+
+async def first_event(trigger: BaseTrigger) -> dict[str, Any]:
+    """What a trigger fires with, for a task that waits by itself."""
+    async for event in trigger.run():
+        return event.payload
+    raise AssertionError(f"{trigger} ended without an event")
