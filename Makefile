@@ -6,6 +6,8 @@ export RECIPE ?= demo/0.8M_lora_cpu
 export OVERRIDES ?= {}
 export PROMPT
 export DELETE
+export BASE
+export BUILD_BASE
 export ANEMONE_HOME ?= $(CURDIR)/.anemone
 export ANEMONE_PORT ?= 8080
 override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
@@ -15,7 +17,7 @@ SERVING := $(ANEMONE_HOME)/venvs/serving/bin
 # Tests of what runs in the environment `serving`.
 SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
 
-.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults soak gc bench limits lint lock clean
+.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults soak gc bench limits images compose-check lint lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -72,6 +74,12 @@ limits: setup  ## measure anew where the limits of the demo's gates come from
 bench: setup  ## the figures, beside other tools; one of them: make bench ONLY=curation
 	@$(PYTHON) -m include.laptop.setup bench
 	@$(AIRFLOW)/python tests/benchmarks/bench.py $(ONLY)
+
+images:  ## build the images that run without a GPU, and print their sizes: make images BASE=python:3.11-slim-bookworm
+	@sh include/deploy/docker/images.sh $(IMAGES)
+
+compose-check: setup  ## bring docker-compose.yaml up, run a data set through to its release, and take it down again
+	@$(AIRFLOW)/python -m tests.include.deploy.compose.come_up $(if $(BASE),--base $(BASE)) $(if $(BUILD_BASE),--build-base $(BUILD_BASE))
 
 lint: setup  ## check style, and that no room imports what it must not
 	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo

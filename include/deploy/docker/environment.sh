@@ -1,0 +1,41 @@
+#!/bin/sh
+# environment.sh NAME LOCK: make the environment /opt/venvs/NAME from a lock file, while an image is built.
+#
+# torch comes as its CPU build: from a folder of wheels that the base names in PIP_FIND_LINKS, or from PyTorch's own index.
+set -eu
+name=$1 lock=$2
+venv=/opt/venvs/$name
+python=$venv/bin/python
+
+python3 -m pip install --quiet --no-cache-dir --target /tools "uv==$UV_VERSION"
+uv=/tools/bin/uv
+"$uv" venv --quiet --python "$(command -v python3)" "$venv"
+
+set -- --requirements "$lock"
+version=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' "$lock")
+if [ -n "$version" ]; then
+    backend="--torch-backend cpu"
+    for folder in ${PIP_FIND_LINKS:-}; do
+        folder=${folder#file://}
+        for wheel in "$folder"/torch-"$version"*.whl; do
+            [ -e "$wheel" ] && backend="--find-links $folder"
+        done
+    done
+    # Two words each, and no folder of wheels has a blank in its name.
+    # shellcheck disable=SC2086
+    set -- "$@" $backend
+fi
+# Nothing that is not locked: what pyproject.toml leaves out on purpose does not come back as somebody's dependency.
+"$uv" pip install --no-cache --no-deps --compile-bytecode --python "$python" "$@"
+
+# The project itself, wherever Python is started: tritonserver's stub does not look at PYTHONPATH.
+packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo /opt/anemone >"$packages/anemone.pth"
+
+# Of no use without a GPU or a compiler, and large: CUDA's tools in triton, torch's headers, the other Pythons' stubs.
+rm -rf "$packages"/triton/backends/nvidia/bin "$packages"/triton/backends/nvidia/include \
+    "$packages"/triton/backends/nvidia/lib/cupti "$packages"/torch/include
+minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+for stub in "$packages"/pytriton/tritonserver/python_backend_stubs/*; do
+    [ "${stub##*/}" = "$minor" ] || rm -rf "$stub"
+done

@@ -1,0 +1,43 @@
+# What serves on a CPU: Triton, router and canary controller; and the jobs that prove an engine.
+#
+#   docker build --file include/deploy/docker/serving.Dockerfile --tag anemone/serving:0.1.0 .
+#
+# What it runs on: any Debian-like system with CPython 3.11 and pip.
+ARG BASE=python:3.11-slim-bookworm
+# The same system, where packages come from somewhere else than the public indexes: with a proxy's certificate, pip's
+# configuration, a folder of wheels in PIP_FIND_LINKS. Nothing of it but the environment itself gets into the image.
+ARG BUILD_BASE=${BASE}
+
+FROM ${BUILD_BASE} AS build
+ARG UV_VERSION=0.13.8
+WORKDIR /opt/anemone
+COPY requirements-serving.txt ./
+COPY include/deploy/docker/environment.sh /tools/
+RUN sh /tools/environment.sh serving requirements-serving.txt
+COPY . .
+ARG REVISION=
+RUN sh include/deploy/docker/project.sh serving
+
+FROM ${BASE}
+# tritonserver's stub is linked to Python's library, which a Debian Python comes without.
+RUN ldconfig -p | grep -q libpython3.11 \
+    || (apt-get update && apt-get install --yes --no-install-recommends libpython3.11 && rm -rf /var/lib/apt/lists/*)
+# A user of its own; the root may be read-only: whatever is written goes to /scratch and /tmp.
+RUN groupadd --gid 10001 anemone \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
+    && install -d -o 10001 -g 10001 /scratch /var/lib/anemone/serving
+COPY --from=build /opt/venvs /opt/venvs
+COPY --from=build /opt/anemone /opt/anemone
+ENV HOME=/scratch \
+    PATH=/opt/venvs/serving/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="anemone/serving" \
+      org.opencontainers.image.description="Triton, router and canary controller on a CPU" \
+      org.opencontainers.image.version=${VERSION} \
+      org.opencontainers.image.revision=${REVISION} \
+      org.opencontainers.image.licenses=Apache-2.0
+WORKDIR /opt/anemone
+USER 10001:10001

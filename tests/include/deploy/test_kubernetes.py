@@ -1,0 +1,250 @@
+"""The YAML for a cluster: the API servers of all supported versions take every object, and they fit together."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from include.code_identity import PROJECT
+
+DEPLOY = PROJECT / "include" / "deploy"
+ROOT = DEPLOY / "kubernetes"
+CRDS = PROJECT / "tests" / "kubernetes" / "crds"
+GOLDEN = PROJECT / "tests" / "kubernetes" / "golden"
+VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34")
+TIERS = ("stable", "canary")
+OVERLAYS: dict[str, tuple[list[str], list[str]]] = {
+    "serving": (["serving"], []),
+    "ephemeral": (["serving"], ["ephemeral"]),
+    "gateway": (["serving"], ["gateway"]),
+    "airflow": (["airflow"], []),
+    "kubeflow": (["airflow"], ["kubeflow"]),
+    "monitoring": (["monitoring"], []),
+}
+"""What is built of them: resources and components."""
+
+kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl to build overlays with")
+
+
+def objects(*folders: str) -> Iterator[dict[str, Any]]:
+    for folder in folders or ("",):
+        for path in sorted((ROOT / folder).rglob("*.yaml")):
+            for document in yaml.safe_load_all(path.read_text()):
+                if not document["apiVersion"].startswith("kustomize.config.k8s.io/"):
+                    yield document
+
+
+def name(document: dict[str, Any]) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def closed(schema: Any) -> Any:
+    """The schema of a custom resource that takes no key it does not name, as `kubectl --validate=strict` does."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: closed(value) for key, value in schema.items()}
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
+    if schema.get("x-kubernetes-int-or-string"):
+        found = {"type": ["integer", "string"]}
+    return found
+
+
+def custom_schemas() -> dict[tuple[str, str], Any]:
+    documents = [json.loads(path.read_text()) for path in CRDS.glob("*.json")]
+    return {(crd["apiVersion"], crd["kind"]): closed(crd["schema"]) for crd in documents if "schema" in crd}
+
+
+def check_custom(document: dict[str, Any]) -> None:
+    schema = custom_schemas()[document["apiVersion"], document["kind"]]
+    # The schema of `metadata` is the API server's own, not the resource's.
+    bare = {key: value for key, value in document.items() if key != "metadata"}
+    jsonschema.Draft202012Validator(_without_metadata(schema)).validate(bare)
+
+
+def _without_metadata(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "properties": {key: value for key, value in schema["properties"].items() if key != "metadata"}}
+
+
+def is_custom(document: dict[str, Any]) -> bool:
+    return (document["apiVersion"], document["kind"]) in custom_schemas()
+
+
+def built(folder: Path, overlay: str) -> list[dict[str, Any]]:
+    """What kustomize makes of an overlay; built in a copy, since it takes no absolute path."""
+    resources, components = OVERLAYS[overlay]
+    shutil.copytree(ROOT, folder / "kubernetes")
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [f"../kubernetes/{name}" for name in resources],
+        "components": [f"../kubernetes/{name}" for name in components],
+    }
+    (folder / "overlay").mkdir()
+    (folder / "overlay" / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    command = ["kubectl", "kustomize", str(folder / "overlay")]
+    return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_plain_object_is_valid(version: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
+    plain = [document for document in objects() if not is_custom(document)]
+    assert len(plain) > 15
+    for document in plain:
+        validate(document, version, strict=True)
+
+
+def test_every_custom_object_is_valid() -> None:
+    custom = [document for document in objects() if is_custom(document)]
+    assert {document["kind"] for document in custom} == {"HTTPRoute", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
+    for document in custom:
+        check_custom(document)
+
+
+def test_a_misspelt_key_of_a_custom_object_is_found() -> None:
+    (route,) = [document for document in objects() if document["kind"] == "HTTPRoute"]
+    route["spec"]["rules"][0]["backendRefs"][0]["wieght"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="wieght"):
+        check_custom(route)
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    for document in objects():
+        if document["kind"] == "Deployment":
+            yield name(document), document["spec"]["template"]["spec"]
+
+
+def test_no_pod_has_more_rights_than_it_needs() -> None:
+    found = dict(pods())
+    assert {"Deployment/triton", "Deployment/router", "Deployment/canary-controller"} <= set(found)
+    for where, pod in found.items():
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"], where
+        assert pod["automountServiceAccountToken"] is False, where
+        assert pod["enableServiceLinks"] is False, where
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"], where
+            assert context["capabilities"] == {"drop": ["ALL"]}, where
+            assert "memory" in container["resources"]["limits"], where
+
+
+def test_each_pod_outlives_its_own_drain() -> None:
+    for where, pod in pods():
+        for container in pod["containers"]:
+            pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            drains = [
+                float(argument.partition("=")[2])
+                for argument in container["args"]
+                if argument.startswith(("--exit-seconds=", "--drain-seconds=", "--leave-seconds="))
+            ]
+            assert pod["terminationGracePeriodSeconds"] >= pause + sum(drains), where
+
+
+def test_what_the_commands_are_told_is_what_the_programs_take() -> None:
+    """Each flag exists, and each address names a Service with that port."""
+    services = {
+        document["metadata"]["name"]: {port["port"] for port in document["spec"]["ports"]}
+        for document in objects("serving/router.yaml", "serving") if document["kind"] == "Service"
+    }  # fmt: skip
+    for tier in TIERS:
+        services[f"triton-{tier}"], services[f"triton-agents-{tier}"] = services["triton"], services["triton-agents"]
+    sources = {
+        "jobs.triton": "jobs/triton/__main__.py",
+        "jobs.triton.agent": "jobs/triton/agent.py",
+        "jobs.router": "jobs/router/__main__.py",
+        "jobs.canary": "jobs/canary/__main__.py",
+    }
+    flags_by_loop = {"--http-port", "--grpc-port", "--metrics-port"}
+    seen = set()
+    for where, pod in pods():
+        for container in pod["containers"]:
+            module = container["command"][2]
+            source = (PROJECT / sources[module]).read_text()
+            seen.add(module)
+            for argument in container["args"]:
+                flag, _, value = argument.partition("=")
+                assert f'"{flag}"' in source or flag in flags_by_loop, f"{where}: {module} has no {flag}"
+                if address := re.fullmatch(r"(?:http://)?([a-z][a-z-]*):(\d+)", value):
+                    assert int(address[2]) in services[address[1]], f"{where}: {value}"
+    assert seen == set(sources)
+
+
+@kubectl
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+def test_the_golden_overlays(overlay: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    made = yaml.safe_dump_all(built(tmp_path, overlay), sort_keys=True)
+    golden = GOLDEN / f"{overlay}.yaml"
+    if pytestconfig.getoption("update_golden"):
+        golden.write_text(made)
+    assert golden.read_text() == made, "review the change, then run this test with --update-golden"
+
+
+@kubectl
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+def test_every_image_has_a_tag_and_every_object_one_namespace(overlay: str, tmp_path: Path) -> None:
+    for document in built(tmp_path, overlay):
+        assert document["metadata"]["namespace"] == "anemone"
+        if document["kind"] == "Deployment":
+            for container in document["spec"]["template"]["spec"]["containers"]:
+                assert container["image"] == "anemone/serving:0.1.0" and container["imagePullPolicy"] == "IfNotPresent"
+
+
+@kubectl
+def test_a_cluster_without_volumes_gets_none(tmp_path: Path) -> None:
+    found = built(tmp_path, "ephemeral")
+    assert not [document for document in found if document["kind"] == "PersistentVolumeClaim"]
+    states = [
+        volume
+        for document in found if document["kind"] == "Deployment"
+        for volume in document["spec"]["template"]["spec"]["volumes"] if volume["name"] == "state"
+    ]  # fmt: skip
+    assert len(states) == 2 and all("emptyDir" in volume for volume in states)
+
+
+@kubectl
+def test_only_the_controller_of_a_gateway_may_talk_to_the_kubernetes_api(tmp_path: Path) -> None:
+    found = {name(document): document for document in built(tmp_path, "gateway")}
+    pods = {where: one["spec"]["template"]["spec"] for where, one in found.items() if where.startswith("Deployment/")}
+    talking = {where for where, pod in pods.items() if pod["automountServiceAccountToken"]}
+    assert talking == {"Deployment/canary-controller"}
+    controller = pods["Deployment/canary-controller"]
+    assert controller["serviceAccountName"] == "canary-controller"
+    arguments = controller["containers"][0]["args"]
+    route = found["HTTPRoute/models"]
+    assert f"--gateway-route={route['metadata']['name']}" in arguments
+    assert len({document["metadata"]["namespace"] for document in found.values()}) == 1
+    (rule,) = route["spec"]["rules"]
+    assert f"--gateway-rule={rule['name']}" in arguments
+    services = [ref["name"] for ref in rule["backendRefs"]]
+    at = arguments.index("--gateway-services")
+    assert arguments[at + 1 : at + 3] == services and all(f"Service/{service}" in found for service in services)
+    (granted,) = found["Role/canary-controller"]["rules"]
+    assert granted["resourceNames"] == [route["metadata"]["name"]] and set(granted["verbs"]) == {"get", "patch"}
+
+
+@kubectl
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_tiers_services_and_budget_select_its_own_pods_only(tier: str, tmp_path: Path) -> None:
+    found = {name(document): document for document in built(tmp_path, "serving")}
+    labels = found[f"Deployment/triton-{tier}"]["spec"]["template"]["metadata"]["labels"]
+    (other,) = set(TIERS) - {tier}
+    others = found[f"Deployment/triton-{other}"]["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        found[f"Service/triton-{tier}"]["spec"]["selector"],
+        found[f"Service/triton-agents-{tier}"]["spec"]["selector"],
+        found[f"PodDisruptionBudget/triton-{tier}"]["spec"]["selector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels.items() and not selector.items() <= others.items()
