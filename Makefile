@@ -45,7 +45,7 @@ ask:  ## one request to the live model: make ask PROMPT="show the logs of checko
 	@$(AIRFLOW)/python -m include.laptop.ask "$$PROMPT"
 
 test: setup lint  ## run the whole suite
-	@$(MAKE) --no-print-directory -j 2 --output-sync=line test-airflow test-jobs test-serving
+	@$(MAKE) --no-print-directory -j 3 --output-sync=line test-airflow test-jobs test-serving
 	@$(AIRFLOW)/pytest tests/e2e
 
 test-airflow:

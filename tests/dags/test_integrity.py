@@ -137,11 +137,10 @@ start = time.process_time()
 runpy.run_path({str(path)!r})
 print(time.process_time() - start)
 """
-    used = [
-        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
-        for _ in range(2)
-    ]
-    assert min(used) <= IMPORT_BUDGET
+    command = [sys.executable, "-c", program]
+    # Once more where it was too much: a neighbour's work in the caches costs CPU time, too.
+    used = (float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2))
+    assert any(seconds <= IMPORT_BUDGET for seconds in used)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -17,6 +17,7 @@ PAGES = {
     "jobs-test_data": "Data",
     "jobs-test_training": "Training",
     "jobs-test_memory": "Training",
+    "jobs-test_nodes": "Training",
     "airflow-test_orchestration": "Orchestration",
     "airflow-test_whole_airflow": "Orchestration",
     "airflow-test_hostile_values": "Orchestration",

@@ -20,7 +20,7 @@ from include.gates import Verdict
 from include.gates.data_quality import data_quality
 from include.specs.base import Artifact
 from tests.jobs.conftest import OFFLINE, Outcome, make_artifact, run_job, store, write_spec  # noqa: F401
-from tests.jobs.finetune.conftest import automodel, base, base_folder, config, data, start  # noqa: F401
+from tests.jobs.finetune.conftest import automodel, base, base_folder, config, data, node, pair, start  # noqa: F401
 
 _TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 

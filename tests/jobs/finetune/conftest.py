@@ -20,6 +20,8 @@ import pytest
 from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
 from include.specs.base import Artifact
+from jobs.finetune import nodes
+from tests.ports import free_home_port
 
 TEMPLATE = (Path(__file__).parents[3] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -260,3 +262,29 @@ def _become_job(uri: str, log: Path, temporary: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+@pytest.fixture
+def pair(config: dict[str, Any]) -> dict[str, Any]:
+    """A training on two nodes."""
+    return {**config, "processes": 2, "nodes": 2, "local_batch_size": 4}
+
+
+@pytest.fixture
+def node(start: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Start node `rank` of two; both calls of a test belong together. A node is missed after five seconds."""
+    monkeypatch.setattr(nodes, "SILENT_SECONDS", 5.0)
+    port = free_home_port()
+
+    def begin(
+        config: dict[str, Any], rank: int, *, of: int = 2, more: dict[str, str] | None = None, **inputs: Any
+    ) -> Any:
+        environment = {
+            "PET_NNODES": str(of),
+            "PET_NODE_RANK": str(rank),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(port),
+        }
+        return start(config, {**environment, **(more or {})}, f"node-{rank}", **inputs)
+
+    return begin
