@@ -26,6 +26,7 @@ PAGES = {
     "jobs-test_retention": "Retention",
     "serving-test_release": "Release",
     "serving-test_doors": "Release",
+    "serving-test_tiers": "Release",
     "serving-test_controller_kills": "Release",
     "airflow-test_rollout_kills": "Release",
     "serving-test_soak": "Release",
