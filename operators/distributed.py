@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from include.errors import TryAgainError
 from include.specs import spec_class
 from operators.job_task import as_airflow_errors, plan_job, reused
 from operators.plan import JobFailedError
@@ -225,16 +226,25 @@ class DistributedJobOperator(PodJobOperator):
         if theirs is None or form.ended(found) == "failed":
             return False
         assert self._plan is not None
-        return self._plan.stored(theirs, self.store).name == self._plan.name
+        try:
+            return self._plan.stored(theirs, self.store).name == self._plan.name
+        except TryAgainError:
+            # What cannot be read any more is not what this try wants.
+            return False
 
     def _conclude_training(self, context: Context, event: Mapping[str, Any]) -> str:
         assert self._plan is not None
         name = self._training = self.pod_name(context)
+        ti, status = context["ti"], event["status"]
+        # One that could not be watched goes on, and the next try adopts it; without one, nobody would look after it.
+        stays = (status == "failed" and self.cluster.keep_failed_pods) or (
+            status == "unreachable" and ti.try_number <= ti.max_tries
+        )
         try:
             with api_answers(f"look at training {name}"):
                 manifest = self._judge_training(name, event)
         finally:
-            if not (self.cluster.keep_failed_pods and event["status"] == "failed"):
+            if not stays:
                 with suppress(ApiException, HTTPError):
                     self._delete_object(self._form.kind, name)
         return self._made(context, self._plan, manifest)

@@ -236,6 +236,8 @@ class PodJobOperator(KubernetesPodOperator):
         timeout: timedelta | int | float | None = None,
     ) -> NoReturn:
         _, arguments = trigger.serialize()
+        # Without the connection's extras, in which a kubeconfig may stand: the trigger reads the connection itself.
+        arguments = {**arguments, "connection_extras": None}
         super().defer(trigger=PodJobTrigger(**arguments), method_name=method_name, kwargs=kwargs, timeout=timeout)
 
     def cleanup(

@@ -343,6 +343,7 @@ class Bucket:
         """An object's bytes from `start` to `stop`; where the body breaks off or stalls, the rest is asked for."""
         at, failures = start, 0
         while True:
+            begun = at
             # Of nothing, no range can be asked for.
             asked = {"Range": f"bytes={at}-{'' if stop is None else stop - 1}"} if at or stop else {}
             try:
@@ -360,7 +361,8 @@ class Bucket:
                         at += len(chunk)
                         yield chunk
             except (exceptions.BotoCoreError, HTTPError) as error:
-                failures += 1
+                # A body that comes in pieces comes; only what brings nothing is given up.
+                failures = 1 if at > begun else failures + 1
                 if failures >= self._access.attempts:
                     raise self._sentence("GetObject", error) from error
                 self._pause(failures)

@@ -530,10 +530,13 @@ class Attempt:
             self._may_stand = True
             if self._store.create(f"{self.name}/{MANIFEST}", manifest.encode()):
                 return manifest, True
+            # Asked, not concluded: to a request of ours whose answer was lost, the same request may be a second one.
+            standing = self._store.manifest(self.name)
+            if standing is not None and standing.attempt == self.id:
+                return standing, True
             self._may_stand = False
         finally:
             self._take_back()
-        standing = self._store.manifest(self.name)
         if standing is None:
             raise TryAgainError(f"{self._store.uri(self.name)} was made and removed meanwhile: clear this task")
         return standing, False

@@ -378,6 +378,25 @@ def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch
         task().training_ended(context(), event)
 
 
+@pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
+def test_one_that_could_not_be_watched_goes_on_for_the_next_try(task, kubernetes, try_number, left):
+    trigger = deferred(task())
+    spec = trigger.serialize()[1]["spec"]
+    event = {"status": "unreachable", "message": "403: forbidden", "fate": None, "spec": spec}
+    with pytest.raises(AirflowException, match="could not be watched"):
+        task().training_ended(context(try_number=try_number), event)
+    assert len(kubernetes.jobs) == left
+
+
+def test_one_whose_spec_is_gone_makes_room(task, kubernetes, store):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    Path(job["metadata"]["annotations"]["anemone/spec"].removeprefix("file://")).unlink()
+    deferred(task(), context(try_number=2))
+    (again,) = kubernetes.jobs.values()
+    assert again["metadata"]["uid"] != job["metadata"]["uid"]
+
+
 def test_the_trigger_outlasts_an_api_server_that_is_replaced(task, kubernetes):
     trigger = deferred(task())
     (job,) = kubernetes.jobs.values()

@@ -123,6 +123,14 @@ def test_what_was_made_before_needs_no_pod(task, kubernetes, capsys):
     assert "refresh=['heldout']" in capsys.readouterr().out
 
 
+def test_no_kubeconfig_of_the_connection_lies_in_the_triggers_queue(task, kubernetes, monkeypatch):
+    config = kubernetes.kubeconfig.read_text()
+    extra = json.dumps({"kube_config": config, "in_cluster": False})
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    queued = json.dumps(deferred(task(), context()).trigger.serialize(), default=str)
+    assert "clusters" in config and "clusters" not in queued and 'kube_config":' not in queued
+
+
 def test_a_stage_that_the_recipe_does_not_have_does_nothing(task, kubernetes):
     assert task(section=None).execute(context()) is None
     assert kubernetes.requests == []

@@ -260,6 +260,15 @@ def test_a_shard_that_breaks_off_is_continued(
     assert proxy.faults[0].done == 2
 
 
+def test_a_shard_that_comes_in_many_pieces_comes(store: Store, proxy: Proxy, commit: Callable[..., Manifest]) -> None:
+    data, pieces = "a thousand bytes " * 600, QUICK.attempts + 3
+    commit("model-1", {"weights": data})
+    proxy.faults.append(Fault("GET", "/files/weights", "cut answer", times=pieces, after=1000))
+    with store.open_files("model-1") as folder:
+        assert (folder / "weights").read_text() == data
+    assert proxy.faults[0].done == pieces
+
+
 def test_a_shard_that_always_breaks_off_is_given_up_in_one_sentence(
     store: Store, proxy: Proxy, commit: Callable[..., Manifest]
 ) -> None:

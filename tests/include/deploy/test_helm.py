@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -92,8 +93,12 @@ def test_the_connection_to_the_cluster_is_this_one(environment: dict[str, str]) 
 
 def test_all_images_of_one_version(values: dict[str, Any], environment: dict[str, str]) -> None:
     tag = values["images"]["airflow"]["tag"]
-    (bundle,) = values["dagProcessor"]["dagBundleConfigList"]
-    assert bundle["kwargs"]["tracking_ref"] == f"v{tag}"
     tags = {value.rpartition(":")[2] for name, value in environment.items() if name.endswith("_IMAGE")}
     assert tags == {tag}
     assert values["uid"] == values["gid"] == values["securityContexts"]["pod"]["runAsUser"] == 10001
+
+
+def test_the_bundle_of_dags_can_be_imported(values: dict[str, Any]) -> None:
+    for bundle in values["dagProcessor"]["dagBundleConfigList"]:
+        module, _, name = bundle["classpath"].rpartition(".")
+        assert hasattr(import_module(module), name)
