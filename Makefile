@@ -17,10 +17,10 @@ SERVING := $(ANEMONE_HOME)/venvs/serving/bin
 # Tests of what runs in the environment `serving`.
 SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
 
-.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults soak gc bench limits images compose-check lint lock clean
+.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults test-kubernetes soak gc bench limits images compose-check lint lock clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
 	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080; serving takes + 10 to + 15)"
 
 demo: setup  ## from data sets to live releases and back, watched in this terminal
@@ -61,6 +61,9 @@ test-faults: setup  ## what breaks at night, done on purpose; the README lists i
 	@$(JOBS)/pytest tests/faults/jobs
 	@$(SERVING)/pytest tests/faults/serving
 	@$(AIRFLOW)/pytest tests/faults/airflow
+
+test-kubernetes: setup  ## jobs, DAGs and releases on the cluster that KUBECONFIG names, in a namespace of their own
+	@$(AIRFLOW)/pytest tests/kubernetes
 
 soak: setup  ## a release a minute under traffic, and nothing grows: make soak MINUTES=20
 	@ANEMONE_SOAK_MINUTES=$(or $(MINUTES),20) $(SERVING)/pytest tests/faults/serving/test_soak.py

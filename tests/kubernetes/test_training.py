@@ -1,0 +1,135 @@
+"""Training on a real cluster: on two nodes as on one, and through what takes a pod away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
+
+from include.artifacts.store import Store
+from include.platforms import Platform
+from include.platforms.cluster import Size
+from include.recipes import resolve
+from tests.kubernetes.namespace import JOBS_IMAGE, Namespace, pod, wait_for
+from tests.kubernetes.task import Task
+
+OVERRIDES = {"finetune.steps": 40, "finetune.validate_every": 20, "finetune.warmup_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def inputs(namespace: Namespace) -> dict[str, str]:
+    """URIs of a small base model and of curated rows, made by the jobs that make them."""
+    recipe = resolve("demo/0.8M_lora_cpu")
+
+    def made(job: str, config: dict[str, Any], **inputs: str) -> str:
+        return Task("inputs", {"job": job, "config": config}, inputs, refresh=False).follow()
+
+    base = made("pretrain", {"seed": 0, "steps": 60})
+    rows = made("generate", {"variant": "train", "rows": 600})
+    store, name = Store.of(rows)
+    manifest = store.manifest(name)
+    assert manifest is not None
+    source = f"{rows}/attempts/{manifest.attempt}/files/data.jsonl"
+    data = made("ingest", {**recipe["ingest"]["config"], "source": source})
+    return {"base": base, "data": made("curate", recipe["curate"]["config"], data=data)}
+
+
+@pytest.fixture
+def run() -> str:
+    return f"manual__{uuid4().hex[:8]}"
+
+
+def finetune(size: str = "training", **config: Any) -> dict[str, Any]:
+    section = resolve("demo/0.8M_lora_cpu", OVERRIDES)["finetune"]
+    return {**section, "config": {**section["config"], **config}, "size": size}
+
+
+def curve(uri: str) -> list[float]:
+    store, name = Store.of(uri)
+    return [json.loads(line)["loss"] for line in store.read_bytes(name, "loss.jsonl").splitlines()]
+
+
+def test_two_nodes_train_as_one_does(
+    platform: Platform, namespace: Namespace, inputs: dict[str, str], run: str
+) -> None:
+    two = {"processes": 2, "local_batch_size": 16}
+    one = Task(f"{run}-one", finetune(**two), inputs).follow()
+    both = Task(run, finetune(**two, nodes=2), inputs)
+    deferred = both.begin()
+    assert isinstance(deferred, TaskDeferred)
+    pods = wait_for(lambda: namespace.listed("pod", f"anemone/training={both.pod}"), 60, "pods")
+    wait_for(lambda: len(namespace.listed("pod", f"anemone/training={both.pod}")) == 2, 60, "two pods")
+    assert pods[0]["metadata"]["ownerReferences"][0]["kind"] == "Job"
+    uri = both.resume(deferred)
+    assert uri != one
+    assert len(curve(uri)) == OVERRIDES["finetune.steps"]
+    assert curve(uri) == pytest.approx(curve(one), rel=1e-4)
+
+    def gone() -> bool:
+        return not any(namespace.listed(kind, f"anemone/training={both.pod}") for kind in ("job", "pod", "service"))
+
+    wait_for(gone, 120, "the training to be gone")
+
+
+@pytest.fixture
+def crowded(platform: Platform, namespace: Namespace, use: Callable[..., None]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A size of pods of which a node has room for one, and a pod that comes before it; on whatever node is free."""
+    node, cores = max(_free_cores(namespace).items(), key=lambda found: found[1])
+    half = f"{round(cores * 600)}m"
+    place = {"kubernetes.io/hostname": node}
+    size = Size(cpu=half, memory="2Gi", scratch="2Gi", shm="512Mi", node_selector=place)
+    use(sizes={**platform.cluster.sizes, "half": size})  # type: ignore[union-attr]
+    name = f"{namespace.name}-first"
+    namespace.create(
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": 1000}
+    )
+    first = pod("first", JOBS_IMAGE, ["sleep", "600"], priorityClassName=name, nodeSelector=place)
+    first["spec"]["containers"][0]["resources"]["requests"]["cpu"] = half
+    yield "half", first
+    namespace.delete("pod", "first", "--now")
+    namespace.delete("priorityclass", name)
+
+
+def _free_cores(namespace: Namespace) -> dict[str, float]:
+    """Node → cores that no pod has asked for."""
+    free = {
+        node["metadata"]["name"]: _cores(node["status"]["allocatable"]["cpu"])
+        for node in namespace.listed("node")
+        if not node["spec"].get("unschedulable") and not node["spec"].get("taints")
+    }
+    for found in json.loads(namespace.kubectl("get", "pod", "--all-namespaces", "--output", "json"))["items"]:
+        node = found["spec"].get("nodeName")
+        if node in free and found["status"]["phase"] in ("Pending", "Running"):
+            for container in found["spec"]["containers"]:
+                free[node] -= _cores(container.get("resources", {}).get("requests", {}).get("cpu", "0"))
+    return free
+
+
+def _cores(quantity: str) -> float:
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+def test_a_preempted_training_saves_and_the_next_try_goes_on_from_there(
+    namespace: Namespace, inputs: dict[str, str], crowded: tuple[str, dict[str, Any]], run: str
+) -> None:
+    size, first = crowded
+    task = Task(run, finetune(size, steps=300, checkpoint_every=100_000), inputs)
+    deferred = task.begin()
+    assert isinstance(deferred, TaskDeferred)
+    wait_for(lambda: namespace.phase(task.pod) == "Running", 180, "the training's pod")
+    wait_for(lambda: "train step=" in namespace.log(task.pod), 180, "its first steps", every=0.3)
+    namespace.create(first)
+    with pytest.raises(AirflowException, match=f"pod {task.pod} made room for a pod of a higher priority"):
+        task.resume(deferred)
+    namespace.wait_ready("first")
+    namespace.delete("pod", "first", "--now")
+    uri = task.follow()
+    store, name = Store.of(uri)
+    manifest = store.manifest(name)
+    assert manifest is not None
+    assert 0 < manifest.metrics["resumed_from"] < 300
+    assert len(curve(uri)) == 300
