@@ -28,10 +28,11 @@ import uvloop
 
 from include.artifacts.store import Store
 from jobs.triton.repository import install
-from tests.jobs.router.conftest import TOKEN, Router, free_ports
+from tests.jobs.router.conftest import TOKEN, Router
 from tests.jobs.router.triton_double import TritonDouble, answer
 from tests.jobs.triton.conftest import release, running
 from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+from tests.ports import free_ports
 
 RATE = 150.0
 OPEN_SECONDS = 30.0

@@ -209,7 +209,7 @@ def agreement(name: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]
 
 @asynccontextmanager
 async def baseline(model: Path) -> AsyncIterator[Side]:
-    from tests.jobs.router.conftest import free_ports
+    from tests.ports import free_ports
 
     (port,) = free_ports(1)
     log = model.parent / "baseline.log"
@@ -231,10 +231,11 @@ async def baseline(model: Path) -> AsyncIterator[Side]:
 async def anemone(folder: Path) -> AsyncIterator[Side]:
     from include.artifacts.store import Store
     from jobs.triton.repository import install
-    from tests.jobs.router.conftest import TOKEN, Router, free_ports
+    from tests.jobs.router.conftest import TOKEN, Router
     from tests.jobs.router.triton_double import TritonDouble
     from tests.jobs.triton.conftest import release, running
     from tests.jobs.triton.engine_fixture import commit_engine
+    from tests.ports import free_ports
 
     engine = commit_engine(Store(f"file://{folder}/store"), "engine", folder / "artifact")
     triton = await asyncio.to_thread((context := running(folder / "serving")).__enter__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import metrics
+from tests.ports import free_ports
 
 TRAIN = {"step": 20, "steps": 100, "loss": 0.25, "tokens_per_second": 1234.5, "progress": 0.2}
 
@@ -27,8 +27,7 @@ def value(text: str, name: str, labels: str = '{stage="finetune",artifact="finet
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
-    with socket.create_server(("", 0)) as probe:
-        chosen = probe.getsockname()[1]
+    (chosen,) = free_ports(1)
     monkeypatch.setenv(metrics.PORT, str(chosen))
     monkeypatch.setenv("PATH", "/nowhere")
     return chosen

@@ -88,7 +88,7 @@ def test_on_kill_ends_the_job(stage, tmp_path):
     started = time.monotonic()
     with pytest.raises(AirflowException):
         operator.execute(CONTEXT)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
@@ -129,7 +129,7 @@ operator.execute({CONTEXT!r})
     os.killpg(task.pid, signal.SIGKILL)
     task.wait()
     job = Path(f"/proc/{pid_file.read_text().strip()}")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while job.exists():
         assert time.monotonic() < deadline, "the job outlived its task"
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from include.rollouts import RolloutStatus
 from include.specs.base import Artifact
 from tests.faults.serving.between import Between
 from tests.jobs.canary.services import Clients, Services, make_engines, running
-from tests.jobs.triton.conftest import free_ports
+from tests.ports import free_ports
 
 
 @dataclass

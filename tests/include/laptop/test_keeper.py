@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from include.laptop.home import PROJECT, make_home, run_folder
 from include.laptop.keeper import Patience, keep
 from include.laptop.services import Service
 from include.laptop.serving import Kept
+from tests.ports import free_ports
 
 SERVER = """
 import http.server, sys
@@ -44,9 +44,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def kept() -> Iterator[list[Kept]]:
     services = []
     for name in ("one", "two"):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         command = (sys.executable, "-c", SERVER, str(port))
         services.append(Kept(Service(run_folder(), name), command, f"http://127.0.0.1:{port}/"))
     yield services
@@ -63,7 +61,7 @@ def keeper_of(services: list[Kept]) -> Iterator[None]:
         yield
     finally:
         stopping.set()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -75,7 +73,7 @@ def keeping(kept: list[Kept]) -> Iterator[list[Kept]]:
         yield kept
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -188,8 +186,8 @@ def test_the_keeper_as_a_service_ends_at_sigterm(own_home: Path) -> None:
     try:
         wait_until(lambda: service.log.read_text().count("restarted ") >= 2)
         began = time.monotonic()
-        assert service.stop(grace=8)
-        assert time.monotonic() - began < 6
+        assert service.stop(grace=60)
+        assert time.monotonic() - began < 50
     finally:
         service.stop(grace=0)
         for name in ("triton", "router", "controller"):

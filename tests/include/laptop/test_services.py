@@ -37,14 +37,14 @@ def alive(pid: int) -> bool:
 
 
 def wait_for(text: str, log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while text not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
 
 
 def wait_for_end(service: Service) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while service.running():
         assert time.monotonic() < deadline
         time.sleep(0.02)

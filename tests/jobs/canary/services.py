@@ -18,8 +18,8 @@ import aiohttp
 from include.artifacts.store import Store
 from include.rollouts import CanaryPolicy, Drill, Quality, Release, RolloutRequest, RolloutStatus, TargetStatus
 from include.specs.base import Artifact
-from tests.jobs.triton.conftest import free_ports
 from tests.jobs.triton.engine_fixture import PROMPTS, commit_engine, make_engine
+from tests.ports import free_ports
 
 TARGET = "kubectl"
 TOKEN = "secret"

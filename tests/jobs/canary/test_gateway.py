@@ -21,7 +21,7 @@ from jobs.canary import __main__ as canary_main
 from jobs.canary.gateway import GROUP, Api, HTTPRoute
 from jobs.canary.router import ConflictError, RouterError
 from tests.jobs.canary.services import TARGET, TOKEN, Clients, Services, make_engines, running
-from tests.jobs.triton.conftest import free_ports
+from tests.ports import free_ports
 
 ROUTE = {
     "apiVersion": GROUP,

@@ -17,7 +17,7 @@ import aiohttp
 
 from include.specs.base import Artifact
 from tests.jobs.canary.services import TOKEN, Services, running
-from tests.jobs.triton.conftest import free_ports
+from tests.ports import free_ports
 
 
 @dataclass

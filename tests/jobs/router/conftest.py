@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import aiohttp
 import pytest
 
 from tests.jobs.router.triton_double import TritonDouble
+from tests.ports import free_ports
 
 TOKEN = "a-token"
 CHAMPION, CANARY = "kubectl-v1-aaaaaaaa", "kubectl-v2-bbbbbbbb"
@@ -127,14 +127,6 @@ async def running(folder: Path, *options: str) -> AsyncIterator[Router]:
             await router.stop()
     finally:
         await triton.stop()
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture

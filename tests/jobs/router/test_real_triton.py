@@ -18,11 +18,12 @@ from tritonclient.utils import InferenceServerException
 
 from include.artifacts.store import Store
 from jobs.triton.repository import install
-from tests.jobs.router.conftest import TOKEN, Router, free_ports
+from tests.jobs.router.conftest import TOKEN, Router
 from tests.jobs.router.triton_double import TritonDouble
 from tests.jobs.triton.conftest import Server, release
 from tests.jobs.triton.conftest import running as triton_running
 from tests.jobs.triton.engine_fixture import PROMPTS, commit_engine, make_engine
+from tests.ports import free_ports
 
 
 @dataclass

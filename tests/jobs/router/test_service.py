@@ -17,7 +17,8 @@ import pytest
 
 from jobs.router.log import log, log_trace
 from jobs.router.routes import Route, RouteFile
-from tests.jobs.router.conftest import CHAMPION, TOKEN, Router, free_ports
+from tests.jobs.router.conftest import CHAMPION, TOKEN, Router
+from tests.ports import free_ports
 
 
 def start(folder: Path, *options: str, ports: list[int] | None = None) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from include.rollouts import Release
 from include.specs.base import Artifact
 from jobs.triton.client import TritonClient
 from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+from tests.ports import free_ports
 
 T = TypeVar("T")
 
@@ -95,14 +95,6 @@ class Server:
                 return await asyncio.gather(*(one(session, request) for request in requests))
 
         return asyncio.run(run())
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def command(folder: Path, ports: list[int]) -> list[str]:

@@ -20,7 +20,8 @@ from jobs.triton.client import (
 )
 from jobs.triton.leftovers import clear_leftovers
 from jobs.triton.repository import install
-from tests.jobs.triton.conftest import Server, free_ports, release, running
+from tests.jobs.triton.conftest import Server, release, running
+from tests.ports import free_ports
 
 MESSAGES = [{"role": "user", "content": "네임스페이스 목록을 보여줘"}]
 

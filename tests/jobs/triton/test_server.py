@@ -17,7 +17,8 @@ import pytest
 
 from include.specs.base import Artifact
 from jobs.triton.repository import install
-from tests.jobs.triton.conftest import Server, chat, command, free_ports, release, running
+from tests.jobs.triton.conftest import Server, chat, command, release, running
+from tests.ports import free_ports
 
 
 def regions(server: Server) -> list[Path]:
@@ -109,7 +110,7 @@ def test_what_a_killed_server_left_is_cleared_at_the_next_start(tmp_path: Path, 
         assert server.stubs(name) == [stub]
     with running(tmp_path) as server:
         assert not any(region.exists() for region in left)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 30
         while stub in server.stubs(name) and time.monotonic() < until:
             time.sleep(0.01)
         assert not server.stubs(name)
