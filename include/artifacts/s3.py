@@ -28,6 +28,7 @@ from botocore.loaders import Loader
 from botocore.session import Session
 from urllib3.exceptions import HTTPError
 
+from include.artifacts.identity import no_identity
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 
 T = TypeVar("T")
@@ -155,7 +156,9 @@ class Bucket:
         try:
             return self._access.connect()
         except exceptions.BotoCoreError as error:
-            raise self._sentence("its client", error) from error
+            raise (no_identity(error, self._root) or self._sentence("its client", error)) from error
+        except OSError as error:
+            raise no_identity(error, self._root) or error from error
         except ValueError as error:
             raise ConfigurationError(f"{self._root}: {error}; correct its endpoint") from error
 
@@ -398,6 +401,8 @@ class Bucket:
             try:
                 return getattr(self._client, operation)(Bucket=self._bucket, **parameters)
             except exceptions.ClientError as error:
+                if refusal := no_identity(error, self._root):
+                    raise refusal from error
                 code, status = error.response["Error"].get("Code", ""), _status(error.response)
                 if code in _ABSENT:
                     raise FileNotFoundError(2, "no such object", parameters.get("Key")) from None
@@ -410,7 +415,10 @@ class Bucket:
                     message = error.response["Error"].get("Message", "")
                     raise self._refusal(error.operation_name, code, message, status) from error
             except exceptions.BotoCoreError as error:
-                raise self._sentence(operation, error) from error
+                raise (no_identity(error, self._root) or self._sentence(operation, error)) from error
+            except OSError as error:
+                # Not S3's, which are botocore's: a file without which there is no identity, not an absent object.
+                raise no_identity(error, self._root) or error from error
             self._pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
@@ -463,12 +471,7 @@ class Bucket:
     def _sentence(self, operation: str, error: Exception) -> AnemoneError:
         """What it means that there is no answer, or none that can be read."""
         match error:
-            case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
-                return ConfigurationError(
-                    f"{self._root}: this process has no credentials for it ({_line(error)}): give its pod a service "
-                    "account that may use it, or set AWS_PROFILE"
-                )
-            case exceptions.ProfileNotFound() | exceptions.ConfigParseError() | exceptions.ParamValidationError():
+            case exceptions.ParamValidationError():
                 return ConfigurationError(f"{self._root}: {_line(error)}; correct it")
             case exceptions.NoRegionError():
                 return ConfigurationError(f"{self._root}: no region is given: set AWS_DEFAULT_REGION")
