@@ -32,18 +32,12 @@ from include.artifacts.store import Store
 from include.code_identity import IMAGE, PROJECT, code_identity
 from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
 from include.events import format_event
+from include.job_environment import NODE_RANK, NODES, PRICE_PER_HOUR, TERMINATION_LOG
 from include.specs import spec_class
 from include.specs.base import Artifact, JobSpec
 from jobs.metrics import exposed
 
 S = TypeVar("S", bound=JobSpec)
-
-TERMINATION_LOG = "ANEMONE_TERMINATION_LOG"
-"""Environment variable: the file that carries a failure's last sentence out of a pod."""
-
-NODE = "PET_NODE_RANK"
-"""Environment variable: which of the nodes that do this job together this one is, as torchrun reads it; node 0 makes
-the artifact, the others only take part."""
 
 REVISION = "REVISION"
 """File of an image: the commit that it was built from, with `-dirty` behind it where the checkout held more."""
@@ -164,7 +158,7 @@ def _execute(spec: JobSpec, run: Callable[[Job[Any]], None], store: Store) -> No
     if store.manifest(spec.output.name) is not None:
         print(format_event("reused", {"artifact": store.uri(spec.output.name)}), flush=True)
         return
-    if os.environ.get(NODE, "0") != "0":
+    if os.environ.get(NODE_RANK, "0") != "0":
         _take_part(spec, run, store)
         return
     started = datetime.now(UTC)
@@ -197,9 +191,9 @@ def _take_part(spec: JobSpec, run: Callable[[Job[Any]], None], store: Store) -> 
         scratch = stack.enter_context(_scratch(spec))
         job = Job(spec, scratch / "output", scratch / "events.jsonl", store, scratch, stack)
         job.output.mkdir()
-        job.event("started", job=spec.job, name=spec.output.name, node=os.environ[NODE])
+        job.event("started", job=spec.job, name=spec.output.name, node=os.environ[NODE_RANK])
         run(job)
-        job.event("took_part", node=os.environ[NODE])
+        job.event("took_part", node=os.environ[NODE_RANK])
 
 
 @contextmanager
@@ -240,17 +234,27 @@ def record_provenance(started: datetime) -> Provenance:
     """Where and at what cost this process, and those below it, have worked since `started`."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     now = datetime.now(UTC)
+    seconds = (now - started).total_seconds()
     return Provenance(
         started=started,
         finished=now,
-        wall_seconds=round((now - started).total_seconds(), 3),
+        wall_seconds=round(seconds, 3),
         cpu_seconds=round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
         peak_rss_bytes=max(own.ru_maxrss, children.ru_maxrss) * 1024,
+        cost=_cost(seconds),
         host=socket.gethostname(),
         python=sys.version.split()[0],
         packages={name: found for name in _REPORTED_PACKAGES if (found := _version(name))},
         **_git(),
     )
+
+
+def _cost(seconds: float) -> float | None:
+    """In US dollars, of all nodes that do this job together; None where the platform gives no price."""
+    price = os.environ.get(PRICE_PER_HOUR)
+    if price is None:
+        return None
+    return round(float(price) * int(os.environ.get(NODES, "1")) * seconds / 3600, 6)
 
 
 def _version(package: str) -> str | None:

@@ -13,6 +13,7 @@ from include.artifacts.naming import digest
 from include.errors import AnemoneError, ConfigurationError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
+from include.sizing import require_gpus
 from operators.sentences import keep_sentence
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def resolved_recipe(context: Context) -> dict[str, Any]:
     params = context["params"]
     try:
         sections = resolve(params["recipe"], params["overrides"])
+        if (cluster := current_platform().cluster) is not None:
+            require_gpus(sections, cluster)
         sections["ingest"]["config"]["source"] = params["data"] or _newest_arrival()
         sections["ingest"]["config"]["announced"] = (context["dag_run"].conf or {}).get("digest")
     except AnemoneError as error:

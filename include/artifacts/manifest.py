@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from include.artifacts.naming import content_digest, digest
 from include.errors import ArtifactError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a reader of the previous version could misread a manifest."""
 
 _SEALED_SINCE = 2
@@ -68,13 +68,19 @@ class InputEntry(_Record):
 
 
 class Provenance(_Record):
-    """Where, when and at what cost the artifact was made. None of it is part of the artifact's identity."""
+    """Where, when and at what cost the artifact was made. None of it is part of the artifact's identity.
+
+    Attributes:
+        wall_seconds: of the last try alone, as all of these; what a pod waits for its node and its image is in none.
+        cost: of that time on all nodes, in US dollars; None where the platform gives no price.
+    """
 
     started: datetime
     finished: datetime
     wall_seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
+    cost: float | None = None
     host: str
     python: str
     packages: dict[str, str] = {}
@@ -90,7 +96,7 @@ def _each_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
 
 
 class Manifest(_Record):
-    """Schema 2 of `manifest.json`; a metric that is not a finite number is None."""
+    """Schema 3 of `manifest.json`; a metric that is not a finite number is None."""
 
     schema_version: int = SCHEMA_VERSION
     name: ArtifactName

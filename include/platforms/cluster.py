@@ -22,6 +22,9 @@ def _quantity(text: str) -> str:
     return text
 
 
+_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
 def _label(text: str) -> str:
     if not _LABEL.fullmatch(text):
         raise ValueError(
@@ -35,6 +38,13 @@ Quantity = Annotated[str, AfterValidator(_quantity)]
 """Of a resource, as Kubernetes writes it: `500m`, `4`, `16Gi`."""
 
 
+def amount(quantity: str) -> float:
+    """A quantity as a plain number: bytes, or cores."""
+    match = _QUANTITY.fullmatch(quantity)
+    assert match is not None
+    return float(match[1]) * _UNITS.get(match[2], 1.0)
+
+
 class Size(Model):
     """What one pod gets, and where it may run.
 
@@ -42,11 +52,13 @@ class Size(Model):
         cpu: cores, requested. `memory`: requested, and the limit.
         scratch: of the volume at /scratch, where a job keeps what it downloads and makes; the root is read-only.
         shm: limit of the Memory volume at /dev/shm, through which ranks and data loaders talk; it counts as memory.
-        gpus: of the cluster's `gpu_resource`. `efa`: Elastic Fabric Adapters (`vpc.amazonaws.com/efa`).
+        gpus: of the cluster's `gpu_resource`; one process each, so a job has to have as many (`include.sizing`).
+        gpu_memory: of each GPU; a training that needs more is refused before it asks for one.
+        efa: Elastic Fabric Adapters (`vpc.amazonaws.com/efa`).
         hugepages: of 2 MiB, which EFA's library maps for its buffers: a pod that has none of them is killed by SIGBUS
             where it does.
         environment: variables of pods of this size, NCCL's above all.
-        price_per_hour: of one such pod, in the platform's currency; the report's cost of a stage.
+        price_per_hour: of one such pod, in US dollars: what the manifest and the report call a job's cost.
     """
 
     cpu: Quantity
@@ -54,6 +66,7 @@ class Size(Model):
     scratch: Quantity = "20Gi"
     shm: Quantity | None = None
     gpus: Annotated[int, Field(ge=0)] = 0
+    gpu_memory: Quantity | None = None
     efa: Annotated[int, Field(ge=0)] = 0
     hugepages: Quantity | None = None
     node_selector: dict[str, str] = {}
@@ -146,13 +159,17 @@ class Cluster(Model):
         """The service account of a job's pods; None: the namespace's own."""
         return self.service_account.get(job, self.service_account.get(environment))
 
+    def size_name(self, job: str, wanted: str | None = None) -> str:
+        """What the size of a job's pod is called: the recipe's choice, or the platform's own."""
+        return wanted if wanted is not None else self.stages.get(job, self.stages["default"])
+
     def size(self, job: str, wanted: str | None = None) -> Size:
         """What a job's pod gets: the size that its recipe wants, or the platform's own choice.
 
         Raises:
             ConfigurationError: the recipe wants a size that this platform does not have.
         """
-        name = wanted if wanted is not None else self.stages.get(job, self.stages["default"])
+        name = self.size_name(job, wanted)
         if name not in self.sizes:
             near = get_close_matches(name, self.sizes, n=1)
             hint = f"did you mean {near[0]!r}" if near else f"choose one of {', '.join(sorted(self.sizes))}"

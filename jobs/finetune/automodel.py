@@ -36,7 +36,7 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
             "validate_on_checkpoint": False,
         },
         "dist_env": {"backend": backend, "timeout_minutes": TIMEOUT_MINUTES},
-        "distributed": _distributed(config),
+        "distributed": _distributed(config, backend),
         "model": {
             "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
             "pretrained_model_name_or_path": str(plan.base),
@@ -83,11 +83,23 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
     return sections
 
 
-def _distributed(config: Config) -> dict[str, Any]:
-    if config.strategy == "fsdp2" and config.nodes > 1:
-        # Sharded within a node and repeated on each: node 0 alone has all there is to save.
-        return {"strategy": config.strategy, "dp_replicate_size": config.nodes}
-    return {"strategy": config.strategy}
+def _distributed(config: Config, backend: str) -> dict[str, Any]:
+    section: dict[str, Any] = {
+        "strategy": config.strategy,
+        "activation_checkpointing": config.activation_checkpointing,
+    }
+    if config.processes == 1 and (backend == "nccl" or config.activation_checkpointing):
+        # A single process shares nothing either way. AutoModel 0.7.0's ddp makes all weights bfloat16 on a GPU,
+        # whatever `dtype` says, and is not told of the checkpointing; its fsdp2 changes frozen weights alone, to the
+        # policy's type.
+        return {**section, "strategy": "fsdp2", "mp_policy": {"param_dtype": config.dtype}}
+    if config.strategy == "fsdp2":
+        # Otherwise each GPU holds all gradients in float32, not its share of them, while micro-batches add up.
+        section["defer_fsdp_grad_sync"] = False
+        if config.nodes > 1:
+            # Sharded within a node and repeated on each: node 0 alone has all there is to save.
+            section["dp_replicate_size"] = config.nodes
+    return section
 
 
 def _rows(plan: Plan, part: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def environment(**options: Any) -> Environment:
         "moment": moment,
         "seconds": seconds,
         "bytes": size,
+        "dollars": dollars,
         "pretty": lambda value: json.dumps(value, ensure_ascii=False, indent=1),
     }
     jinja.globals |= {"interval": interval}
@@ -55,14 +56,13 @@ def environment(**options: Any) -> Environment:
 def render_page(record: Record) -> str:
     """The page; every text in it is escaped, for answers and rows are anybody's."""
     template = environment(autoescape=True).get_template("report.html.jinja")
-    wall, cpu = totals(record.chain)
     return template.render(
         record=record,
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         loss_chart=_loss(record.training) if record.training else None,
         canary_charts=_rollout(record.canary) if record.canary and record.canary.looks else [],
-        own_wall=wall,
-        own_cpu=cpu,
+        own=totals(record.chain),
+        priced=any(made.cost is not None for made in record.chain),
         longest=max((made.wall_seconds for made in record.chain), default=0.0) or 1.0,
     )
 
@@ -77,6 +77,11 @@ def seconds(value: float) -> str:
     if value < 100:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def dollars(value: float) -> str:
+    """An amount of US dollars, to the cent where that says anything."""
+    return f"${value:,.2f}" if value >= 0.01 or not value else f"${value:.2g}"
 
 
 def size(value: float) -> str:

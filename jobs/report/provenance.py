@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.report.artifacts import Artifacts
 from jobs.report.record import Made, Versions
@@ -35,6 +35,7 @@ def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[Made, ...]:
                 wall_seconds=made.wall_seconds,
                 cpu_seconds=made.cpu_seconds,
                 peak_bytes=made.peak_rss_bytes,
+                cost=made.cost,
                 config=manifest.config,
             )
         )
@@ -70,10 +71,23 @@ def base_model(artifacts: Artifacts) -> str | None:
     return source.rstrip("/").rpartition("/")[2] if source.startswith("/") else source
 
 
-def totals(chain: Sequence[Made]) -> tuple[float, float]:
-    """(wall, CPU) seconds of what the run made itself."""
+class Totals(NamedTuple):
+    """Of what a run made itself; `cost` in US dollars, of those stages that have a price, None where none has one."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    cost: float | None
+
+
+def totals(chain: Sequence[Made]) -> Totals:
+    """What a run's own stages took."""
     own = [made for made in chain if not made.reused]
-    return sum(made.wall_seconds for made in own), sum(made.cpu_seconds for made in own)
+    costs = [made.cost for made in own if made.cost is not None]
+    return Totals(
+        wall_seconds=sum(made.wall_seconds for made in own),
+        cpu_seconds=sum(made.cpu_seconds for made in own),
+        cost=sum(costs) if costs else None,
+    )
 
 
 def _commit(sha: str | None, dirty: bool | None) -> str:

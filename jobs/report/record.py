@@ -241,6 +241,7 @@ class Made(Model):
     Attributes:
         role: what the run calls it. `inputs`: (role or job, digest) of what it was made from.
         reused: it was made by an earlier run.
+        cost: in US dollars; None where the platform gives no price.
     """
 
     role: str
@@ -254,6 +255,7 @@ class Made(Model):
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    cost: float | None
     config: dict[str, Any]
 
 

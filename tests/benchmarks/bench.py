@@ -29,6 +29,7 @@ BENCHES = {
     "airflow_gap": ("airflow", 6),
     "customize": ("airflow", 4),
     "merge": ("jobs", 5),
+    "sizing": ("jobs", 2),
     "engine": ("jobs", 3),
     "serving": ("serving", 4),
     "router": ("serving", 3),

@@ -4,7 +4,7 @@ import pytest
 
 from include import platforms
 from include.errors import ConfigurationError
-from include.platforms.cluster import Cluster
+from include.platforms.cluster import Cluster, amount
 
 
 @pytest.fixture
@@ -76,6 +76,13 @@ def test_a_variable_may_have_a_value_for_when_it_is_not_set(folder, monkeypatch)
 def test_a_cluster_that_cannot_be_used_says_why(change, says):
     with pytest.raises(ValueError, match=says):
         Cluster.model_validate({**CLUSTER, **change})
+
+
+@pytest.mark.parametrize(
+    ("quantity", "number"), [("500m", 0.5), ("4", 4), ("1.5Gi", 1.5 * 2**30), ("3k", 3000), ("2Ti", 2**41)]
+)
+def test_a_quantity_is_a_number(quantity, number):
+    assert amount(quantity) == number
 
 
 def test_a_job_goes_before_its_environment():

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from include.code_identity import PROJECT
 from include.errors import ConfigurationError
 from include.recipes import recipe_names, resolve
 from include.rollouts import CanaryPolicy
@@ -20,11 +22,13 @@ def test_every_recipe_resolves_to_plain_json(name):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_opens_with_the_command_that_runs_it(name):
-    from include.code_identity import PROJECT
-
     text = (PROJECT / "include" / "recipes" / f"{name}.yaml").read_text()
     head = text[: text.index("description:")]
-    assert f"make run DATA=my.jsonl RECIPE={name}" in head
+    if "gpu" in name:
+        (command,) = re.findall(r"airflow dags trigger customize --conf '(.*)'", head)
+        assert json.loads(command) == {"data": "s3://BUCKET/my.jsonl", "recipe": name}
+    else:
+        assert f"make run DATA=my.jsonl RECIPE={name}" in head
 
 
 def test_files_are_replaced_by_what_they_hold():

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from jobs import runtime
+from jobs.runtime import record_provenance
 
 CONFIG = {"variant": "heldout", "rows": 20}
 
@@ -42,6 +43,15 @@ def test_the_manifest_says_from_what_by_what_and_at_what_cost(run_job, make_arti
     assert manifest.provenance.cpu_seconds > 0 and manifest.provenance.peak_rss_bytes > 10**7
     events = outcome.folder.parent / "events.jsonl"
     assert json.loads(events.read_text().splitlines()[0])["event"] == "started"
+
+
+def test_a_job_costs_its_time_on_all_of_its_nodes_at_the_price_of_one(monkeypatch):
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    assert record_provenance(hour).cost is None
+    monkeypatch.setenv("ANEMONE_PRICE_PER_HOUR", "2.5")
+    assert record_provenance(hour).cost == pytest.approx(2.5, rel=1e-3)
+    monkeypatch.setenv("PET_NNODES", "4")
+    assert record_provenance(hour).cost == pytest.approx(10, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,21 @@ def test_without_a_name_the_newest_arrival_is_taken(inbox):
     assert sections["ingest"]["config"]["source"] == str(inbox / "new.jsonl")
 
 
+def test_a_recipe_whose_processes_do_not_find_their_gpus_ends_the_run_at_its_first_task(monkeypatch):
+    for name in ("ANEMONE_STORE", "ANEMONE_S3_REGION"):
+        monkeypatch.setenv(name, "s3://bucket/anemone")
+    for name in ("JOBS", "SERVING", "NEMO"):
+        monkeypatch.setenv(f"ANEMONE_{name}_IMAGE", "image@sha256:" + "0" * 64)
+    load_platform.cache_clear()
+    platform = load_platform("eks-a100")
+    load_platform.cache_clear()
+    monkeypatch.setattr(runs, "current_platform", lambda: platform)
+    params = {"recipe": "qwen2_5/7B_sft_8gpu", "overrides": {"sizes.finetune": "gpu1"}, "data": "s3://bucket/x.jsonl"}
+    with pytest.raises(AirflowFailException, match=r"finetune runs 8 processes on a node.*set sizes\.finetune: gpu8"):
+        runs.resolved_recipe(context(params))
+    assert runs.resolved_recipe(context({**params, "overrides": {}}))["finetune"]["size"] == "gpu8"
+
+
 def test_an_unknown_recipe_or_key_ends_the_run_at_its_first_task(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.stepz": 1}, "data": None}
     with pytest.raises(AirflowFailException, match="unknown key 'stepz': did you mean 'steps'"):

@@ -155,9 +155,9 @@ DAMAGES = [
     ),
     (
         "newer",
-        in_manifest(lambda document: {**document, "schema_version": 3}),
+        in_manifest(lambda document: {**document, "schema_version": 4}),
         "the manifest is of a newer schema",
-        "has schema 3, this Anemone reads up to 2: update Anemone",
+        "has schema 4, this Anemone reads up to 3: update Anemone",
     ),
     (
         "lineage",

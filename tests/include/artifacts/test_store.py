@@ -128,7 +128,7 @@ def test_damage_is_refused_by_name(store, commit, damage, says):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda m: m | {"schema_version": 3}, "schema 3, this Anemone reads up to 2: update Anemone"),
+        (lambda m: m | {"schema_version": 4}, "schema 4, this Anemone reads up to 3: update Anemone"),
         (lambda m: m | {"schema_version": True}, "schema True"),
         (lambda m: m | {"surprise": 1}, "surprise"),
         (lambda m: m | {"files": [m["files"][0] | {"path": "../../etc/passwd"}]}, "not a plain relative path"),

@@ -7,7 +7,10 @@ from include.specs import config_class, job_names, spec_class
 from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, identity
 
 FIELDS_THAT_CANNOT_CHANGE_A_RESULT = {
-    "finetune": {"checkpoint_every", "hang_seconds", "local_batch_size", "nodes", "processes"},
+    "finetune": {
+        *("activation_checkpointing", "checkpoint_every", "hang_seconds"),
+        *("local_batch_size", "nodes", "processes"),
+    },
     "ingest": {"announced", "settle_seconds"},
 }
 

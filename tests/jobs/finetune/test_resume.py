@@ -44,6 +44,21 @@ def test_two_processes_killed_and_resumed_give_the_same_bytes(start: Callable, l
     assert job.manifest.content_digest == digest
 
 
+def test_a_try_that_computes_activations_again_goes_on_where_one_that_kept_them_ended(
+    start: Callable, long: Config
+) -> None:
+    short = {**long, "steps": 24}
+    job = start(short)
+    job.wait_for("checkpoint step=14")
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    job = start({**short, "activation_checkpointing": True})
+    assert job.wait() == 0, job.output
+    assert job.manifest.metrics["resumed_from"] >= 14
+    losses = [point["loss"] for point in job.curve()]
+    assert max(losses[14:]) < losses[0]
+
+
 def test_a_killed_rank_ends_the_job_to_be_tried_again(start: Callable, long: Config) -> None:
     job = start({**long, "steps": 2000, "processes": 2, "local_batch_size": 4})
     job.wait_for("train step=10 ")

@@ -22,6 +22,7 @@ def test_lora_is_the_default_method() -> None:
         ({"processes": 3}, "global_batch_size 32 is not a multiple"),
         ({"local_batch_size": 8, "processes": 4, "nodes": 3}, "processes 4 cannot be shared evenly by 3 nodes"),
         ({"local_batch_size": 8, "processes": 2, "nodes": 2, "strategy": "fsdp2"}, "leave nothing to shard"),
+        ({"local_batch_size": 8, "processes": 2, "activation_checkpointing": True}, "needs strategy: fsdp2"),
         ({"warmup_steps": 10}, "warmup_steps 10 leaves nothing of 10 steps"),
         ({"min_learning_rate": 0.2}, "min_learning_rate 0.2 is above learning_rate 0.1"),
         ({"learning_rte": 0.2}, "Extra inputs are not permitted"),

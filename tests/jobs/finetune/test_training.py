@@ -67,6 +67,72 @@ def test_two_processes_train_like_one(start: Callable, config: Config) -> None:
     assert AutoTokenizer.from_pretrained(one.files / "model").eos_token == "<|end|>"
 
 
+def test_what_is_computed_again_instead_of_kept_is_the_same(start: Callable, config: Config) -> None:
+    short = {**config, "method": "sft", "learning_rate": 0.01, "steps": 5}
+    kept = start(short)
+    assert kept.wait() == 0, kept.output
+    kept.set_aside()
+    again = start({**short, "activation_checkpointing": True})
+    assert again.name == kept.name
+    assert again.wait() == 0, again.output
+    assert [p["loss"] for p in again.curve()] == pytest.approx([p["loss"] for p in kept.curve()], abs=1e-5)
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+    """A random Qwen2 below `model/`, for which AutoModel brings a model of its own."""
+    import shutil
+
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("qwen")
+    shutil.copytree(base_folder / "model", folder / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=320,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            initializer_range=0.15,
+            tie_word_embeddings=False,
+        )
+    ).save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora", "dtype": "bfloat16"},
+        {"method": "sft", "strategy": "fsdp2", "processes": 2, "local_batch_size": 2, "learning_rate": 0.01},
+    ],
+    ids=["lora", "sft"],
+)
+def test_a_qwen_comes_back_under_the_names_that_transformers_knows(
+    start: Callable, config: Config, make_artifact: Callable, qwen_folder: Path, changes: Config
+) -> None:
+    more = {"activation_checkpointing": True, **changes}
+    job = start({**config, "steps": 6, **more}, base=make_artifact("qwen", folder=qwen_folder))
+    assert job.wait() == 0, job.output
+    assert job.curve()[-1]["loss"] < job.curve()[0]["loss"]
+
+    from transformers import AutoModelForCausalLM
+
+    from jobs.merge.weights import attach_adapter
+
+    if changes["method"] == "lora":
+        # Refuses an adapter of which one name or shape is not the model's.
+        attach_adapter(AutoModelForCausalLM.from_pretrained(qwen_folder / "model"), job.files / "adapter")
+        return
+    _, report = AutoModelForCausalLM.from_pretrained(job.files / "model", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_lora_in_two_processes(start: Callable, config: Config, strategy: str) -> None:
     job = start({**config, "local_batch_size": 4, "processes": 2, "strategy": strategy})

@@ -12,7 +12,7 @@ from include.specs.report import Spec
 from jobs.report.build import build
 from jobs.report.card import render_card
 from jobs.report.page import render_page
-from tests.jobs.report.world import DATA, HOSTILE, World
+from tests.jobs.report.world import DATA, HOSTILE, MODEL, World
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "circle"}
 
@@ -76,6 +76,24 @@ def test_every_section_of_a_release_is_there(page: Reader) -> None:
                   "evidence that the canary is worse", "torch", "abababababab", "came so far"):  # fmt: skip
         assert (words in text) == (words != "came so far"), words
     assert page.tags.count("svg") > 10
+
+
+def test_a_stage_has_its_cost_and_the_run_the_sum_of_its_own(page: Reader, world: World) -> None:
+    text = " ".join("".join(page.text).split())
+    # Made by an earlier run, so that the release's own sum knows of none.
+    assert text.count("256.0 MiB$12.35") == 1 and "256.0 MiB–" in text
+    assert "of CPU, $" not in text
+    world.data()
+    world.model()
+    own = Reader(render_page(build(world.spec("customize", MODEL))))
+    assert "of CPU, $12.35" in " ".join("".join(own.text).split())
+
+
+def test_without_a_price_there_is_no_word_of_one(world: World) -> None:
+    world.data()
+    page = Reader(render_page(build(world.spec("customize", DATA))))
+    text = " ".join("".join(page.text).split())
+    assert "$" not in text and "price" not in text
 
 
 def test_a_stopped_run_says_what_it_never_reached(world: World) -> None:

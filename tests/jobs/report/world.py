@@ -48,9 +48,10 @@ class World:
         files: dict[str, str] | Callable[[Path], Any],
         inputs: tuple[str, ...] = (),
         minutes: float = 1,
+        cost: float | None = None,
         **record: Any,
     ) -> Artifact:
-        """Made `minutes` after the run's start (before it, where that is negative)."""
+        """Made `minutes` after the run's start (before it, where that is negative), for `cost` dollars."""
         name = f"{job}-{next(self._numbers)}"
         finished = STARTED + timedelta(minutes=minutes)
         with self.store.attempt(name) as attempt:
@@ -70,6 +71,7 @@ class World:
                     wall_seconds=10,
                     cpu_seconds=8,
                     peak_rss_bytes=2**28,
+                    cost=cost,
                     host="test",
                     python="3.11.7",
                     packages={"torch": "2.13.0"},
@@ -128,6 +130,7 @@ class World:
             "finetune",
             {"loss.jsonl": jsonl(loss), "validation.jsonl": jsonl([{"step": 2, "loss": 0.5}])},
             inputs=("base", "curated"),
+            cost=12.345,
             config={"method": "lora", "lora": {"dim": 4, "alpha": 8}, "steps": 2, "learning_rate": 0.001},
         )
         parity = {"prompts": 4, "positions": 40, "max_logit_difference": 1e-5, "mean_kl": 1e-9, "top1_agreement": 1.0}

@@ -1,0 +1,206 @@
+"""Does a training have the GPUs that it needs, and do these have the memory? Known before any of them is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+from include.errors import ConfigurationError
+from include.platforms.cluster import Cluster
+from include.specs.finetune import Config, Lora
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+_GIB = 2**30
+
+
+class Memory(NamedTuple):
+    """What a training holds on each GPU, in bytes: a lower bound, since buffers and fragments come on top.
+
+    Attributes:
+        weights, gradients, moments: there at every step, whatever the rows are; the moments are AdamW's two.
+        activations: kept for the backward pass of one micro-batch of rows as long as `max_tokens`, with the logits.
+    """
+
+    weights: float
+    gradients: float
+    moments: float
+    activations: float
+
+    @property
+    def state(self) -> float:
+        """What no smaller micro-batch and no shorter rows make smaller."""
+        return self.weights + self.gradients + self.moments
+
+
+def require_gpus(sections: Mapping[str, Any], cluster: Cluster) -> None:
+    """Hold what a resolved recipe starts against the GPUs of the pods that it gets: one process a GPU, no GPU idle.
+
+    Args:
+        sections: as `include.recipes.resolve` gives them.
+
+    Raises:
+        ConfigurationError: a stage with more processes a node than its size has GPUs, or with fewer; a size that the
+            platform lacks.
+    """
+    for stage, section in sections.items():
+        if not isinstance(section, Mapping) or "job" not in section:
+            continue
+        name = cluster.size_name(section["job"], section.get("size"))
+        gpus = cluster.size(section["job"], section.get("size")).gpus
+        config = section["config"]
+        processes = config.get("processes", 1) // config.get("nodes", 1)
+        if gpus and gpus != processes:
+            raise ConfigurationError(
+                f"{stage} runs {_many(processes, 'process')} on a node, and a pod of the size {name} has "
+                f"{_many(gpus, 'GPU')}: {_remedy(stage, processes, gpus, cluster, trains='processes' in config)}"
+            )
+
+
+def require_memory(config: Config, model: Mapping[str, Any], parameters: int, size: str, gpu_memory: float) -> Memory:
+    """What a training needs of each GPU.
+
+    Args:
+        model: the base model's `config.json`. `parameters`: of the base model.
+        size: what the platform calls its pods. `gpu_memory`: of each of their GPUs, in bytes.
+
+    Raises:
+        ConfigurationError: what it holds at every step is more than a GPU has. The rows can be short, and a try that
+            runs out of memory goes on with half the micro-batch, so activations are never a reason.
+    """
+    memory = training_memory(config, model, parameters)
+    if memory.state > gpu_memory:
+        raise ConfigurationError(
+            f"finetune needs at least {gib(memory.state)} on each GPU (weights {gib(memory.weights)}, gradients "
+            f"{gib(memory.gradients)}, AdamW's moments {gib(memory.moments)}: {parameters / 1e9:.2f} billion "
+            f"parameters, {config.method} in {config.dtype}, {config.strategy} over "
+            f"{_many(config.processes, 'process')}), and one of the size {size} has {gib(gpu_memory)}: "
+            f"{' or '.join(_smaller(config))}"
+        )
+    return memory
+
+
+def training_memory(config: Config, model: Mapping[str, Any], parameters: int) -> Memory:
+    """Count a training's numbers on each GPU.
+
+    Weights, a gradient and AdamW's two moments for each that is trained, all kept in `dtype`; fsdp2 spreads them over
+    the processes of a node, and keeps frozen weights in bfloat16. Source: S. Rajbhandari et al., "ZeRO: Memory
+    Optimizations Toward Training Trillion Parameter Models" (2020), 3.1, for an optimizer without a second copy of the
+    weights; nemo-automodel 0.7.0 for what is kept in which format.
+
+    Activations are those of a gated block with fused attention, without dropout. Source: V. Korthikanti et al.,
+    "Reducing Activation Recomputation in Large Transformer Models" (2022), 4.1, counted anew for RMSNorm, grouped keys
+    and a gate. The loss is computed in float32. Zero where `model` lacks the keys of such a block.
+    """
+    kept = _BYTES[config.dtype]
+    spread = config.strategy == "fsdp2" and config.processes > 1
+    shards = config.processes // config.nodes if spread else 1
+    trained = parameters if config.lora is None else _adapter(config.lora, model)
+    frozen = 0 if config.lora is None else parameters
+    return Memory(
+        weights=(trained * kept + frozen * (min(kept, _BYTES["bfloat16"]) if spread else kept)) / shards,
+        gradients=trained * kept / shards,
+        moments=2 * trained * kept / shards,
+        activations=_activations(model, _BYTES["bfloat16"] if spread else kept, again=config.activation_checkpointing)
+        * config.local_batch_size
+        * config.max_tokens,
+    )
+
+
+def gib(number: float) -> str:
+    """Bytes for a person."""
+    return f"{number / _GIB:.1f} GiB"
+
+
+def _activations(model: Mapping[str, Any], computed: int, *, again: bool) -> float:
+    """Bytes a token, at `computed` bytes a number.
+
+    Args:
+        again: of a block only its parts' inputs are kept, but for the one that is computed again.
+    """
+    shape = _Shape.of(model)
+    if shape is None:
+        return 0.0
+    # Both norms' inputs and outputs; queries, keys, values and what attention makes of them; gate, up, their product
+    # and the gate's activation.
+    block = 4 * shape.hidden + 2 * shape.queries + 2 * shape.keys + 4 * shape.intermediate
+    # The logits, and in float32 their logarithms of probabilities and the gradient.
+    logits = shape.vocabulary * (computed + 2 * _BYTES["float32"])
+    if again:
+        return (shape.layers * 4 * shape.hidden + block) * computed + logits
+    return shape.layers * block * computed + logits
+
+
+def _adapter(lora: Lora, model: Mapping[str, Any]) -> int:
+    """Numbers of an adapter on the linear layers of a Llama block; of others, which a lower bound may miss, none."""
+    shape = _Shape.of(model)
+    if shape is None:
+        return 0
+    linear = {
+        "self_attn.q_proj": (shape.hidden, shape.queries),
+        "self_attn.k_proj": (shape.hidden, shape.keys),
+        "self_attn.v_proj": (shape.hidden, shape.keys),
+        "self_attn.o_proj": (shape.queries, shape.hidden),
+        "mlp.gate_proj": (shape.hidden, shape.intermediate),
+        "mlp.up_proj": (shape.hidden, shape.intermediate),
+        "mlp.down_proj": (shape.intermediate, shape.hidden),
+    }
+    return sum(
+        lora.dim * (inputs + outputs)
+        for layer in range(shape.layers)
+        for name, (inputs, outputs) in linear.items()
+        if any(fnmatch(f"model.layers.{layer}.{name}", pattern) for pattern in lora.target_modules)
+    )
+
+
+class _Shape(NamedTuple):
+    """Widths of a Llama block; `queries` and `keys` are those of all heads together."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    queries: int
+    keys: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> _Shape | None:
+        try:
+            heads = model["num_attention_heads"]
+            width = model.get("head_dim") or model["hidden_size"] // heads
+            return cls(
+                hidden=model["hidden_size"],
+                intermediate=model["intermediate_size"],
+                layers=model["num_hidden_layers"],
+                queries=width * heads,
+                keys=width * (model.get("num_key_value_heads") or heads),
+                vocabulary=model["vocab_size"],
+            )
+        except (KeyError, TypeError, ZeroDivisionError):
+            return None
+
+
+def _smaller(config: Config) -> list[str]:
+    """What would make the state smaller, the gentlest first."""
+    found = []
+    if config.strategy == "ddp" and config.processes > config.nodes:
+        found.append("set finetune.strategy: fsdp2")
+    else:
+        found.append("train with strategy fsdp2 and more finetune.processes, in a size of more GPUs (sizes.finetune)")
+    if config.method == "sft":
+        found.append("set finetune.method: lora")
+    if config.dtype == "float32":
+        found.append("set finetune.dtype: bfloat16")
+    return found
+
+
+def _remedy(stage: str, processes: int, gpus: int, cluster: Cluster, *, trains: bool) -> str:
+    fitting = sorted(name for name, size in cluster.sizes.items() if size.gpus == processes)
+    ways = [f"set sizes.{stage}: {fitting[0]}"] if fitting else []
+    if trains:
+        ways.append(f"let it have {_many(gpus, 'process')} a node ({stage}.processes)")
+    return " or ".join(ways) or f"the platform has no size of {_many(processes, 'GPU')}; add one"
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}{'es' if thing.endswith('s') else 's'}"
