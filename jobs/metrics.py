@@ -17,9 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from include.events import format_event
-
-PORT = "ANEMONE_METRICS_PORT"
-"""Environment variable: the port, on every interface of the pod."""
+from include.job_environment import METRICS_PORT
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SMI_SECONDS = 5.0
@@ -76,11 +74,11 @@ def exposed(stage: str, artifact: str) -> Iterator[Metrics]:
     """The figures of a job, shown at the port that the environment names while the context lasts."""
     metrics = Metrics(stage, artifact)
     server = None
-    if port := os.environ.get(PORT):
+    if port := os.environ.get(METRICS_PORT):
         try:
             server = _server(int(port), metrics)
         except (OSError, ValueError, OverflowError) as error:
-            reason = f"{PORT} is {port!r}, and nothing can be shown there ({error}): the job goes on without"
+            reason = f"{METRICS_PORT} is {port!r}, and nothing can be shown there ({error}): the job goes on without"
             print(format_event("metrics_not_shown", {"reason": reason}), flush=True)
     try:
         yield metrics

@@ -2,70 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from include.artifacts.store import Store
 from include.artifacts.uses import Run
 from include.errors import AnemoneError, TryAgainError
 from include.events import format_event
+from include.platforms import Platform, current_platform
+from operators.links import MadeArtifactLink
 from operators.plan import JobFailedError, JobPlan
+from operators.store import platform_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
     from include.artifacts.manifest import Manifest
 
 
-class JobTask(Protocol):
-    """An operator that runs one job: its section of a resolved recipe, and artifact URI by input name."""
+class JobOperator(BaseOperator):
+    """A task that runs one job, or reuses what it made before, and returns the artifact's URI.
 
-    task_id: str
-    dag_id: str
-    log: Any
-    outlets: Any
-    section: Mapping[str, Any] | None
-    inputs: Mapping[str, str | None]
+    An event of each outlet asset carries {"artifact": URI, "metrics": the manifest's}.
 
+    Args:
+        section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
+            configuration, "size": the recipe's choice of a size of pods, if it has one}; None where the recipe has no
+            such stage, and the task then returns None.
+        inputs: artifact URI by input name; an input that is None is left out.
+        links: what the task's page in the web UI leads to.
+    """
 
-def plan_job(task: JobTask, context: Context, store: Store, *, image: str | None = None) -> JobPlan:
-    """The task's job, validated and named; see `JobPlan.prepare` for what it raises."""
-    assert task.section is not None
-    return JobPlan.prepare(
-        task.section["job"],
-        config=task.section["config"],
-        inputs=task.inputs,
-        store=store,
-        refresh=context["run_id"] if task.task_id in context["params"].get("refresh", ()) else "",
-        run=Run(dag_id=task.dag_id, run_id=context["run_id"]),
-        image=image,
-    )
+    template_fields: Sequence[str] = ("section", "inputs")
+    template_fields_renderers = {"section": "json", "inputs": "json"}
 
+    def __init__(
+        self,
+        *,
+        section: Mapping[str, Any] | None,
+        inputs: Mapping[str, str | None] | None = None,
+        links: Sequence[BaseOperatorLink] = (MadeArtifactLink(),),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.operator_extra_links = tuple(links)
+        self.section = section
+        self.inputs = inputs if inputs is not None else {}
 
-def reused(task: JobTask, plan: JobPlan) -> Manifest | None:
-    """What the job made before, where it did; the log says so, and how to have it made anew."""
-    manifest = plan.committed()
-    if manifest is not None:
-        task.log.info(
-            "reused artifact=%s (made before from the same code, configuration and data; "
-            "the Param refresh=[%r] makes it anew)",
-            plan.uri,
-            task.task_id,
+    @cached_property
+    def platform(self) -> Platform:
+        return current_platform()
+
+    @cached_property
+    def store(self) -> Store:
+        return platform_store(self.platform)
+
+    def plan(self, context: Context, *, image: str | None = None) -> JobPlan:
+        """The task's job, validated and named; see `JobPlan.prepare` for what it raises."""
+        assert self.section is not None
+        return JobPlan.prepare(
+            self.section["job"],
+            config=self.section["config"],
+            inputs=self.inputs,
+            store=self.store,
+            refresh=context["run_id"] if self.task_id in context["params"].get("refresh", ()) else "",
+            run=Run(dag_id=self.dag_id, run_id=context["run_id"]),
+            image=image,
         )
-    return manifest
 
+    def reused(self, plan: JobPlan) -> Manifest | None:
+        """What the job made before, where it did; the log says so, and how to have it made anew."""
+        manifest = plan.committed()
+        if manifest is not None:
+            self.log.info(
+                "reused artifact=%s (made before from the same code, configuration and data; "
+                "the Param refresh=[%r] makes it anew)",
+                plan.uri,
+                self.task_id,
+            )
+        return manifest
 
-def announce(task: JobTask, context: Context, plan: JobPlan, manifest: Manifest) -> str:
-    """Log what was made and tell the task's outlets; returns its URI, which is what the task returns."""
-    task.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))
-    for outlet in task.outlets:
-        context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": manifest.metrics}
-    return plan.uri
+    def announce(self, context: Context, plan: JobPlan, manifest: Manifest) -> str:
+        """Log what was made and tell the task's outlets; returns its URI, which is what the task returns."""
+        self.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": manifest.metrics}
+        return plan.uri
 
 
 @contextmanager

@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-from airflow.sdk import BaseOperator
+from typing import TYPE_CHECKING
 
 from include.code_identity import PROJECT
 from include.errors import ConfigurationError, TryAgainError
-from include.platforms import Platform, current_platform
-from operators.job_task import announce, as_airflow_errors, plan_job, reused
-from operators.links import MadeArtifactLink
+from operators.job_task import JobOperator, as_airflow_errors
 from operators.plan import JobPlan
 from operators.sentences import keep_sentence
-from operators.store import platform_store
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import Context
 
 _ERROR = "error: "
 
@@ -35,41 +28,15 @@ _PASSED_ON = {
 """Environment variables that every job needs; what else one needs, credentials too, its platform's YAML names."""
 
 
-class LocalJobOperator(BaseOperator):
+class LocalJobOperator(JobOperator):
     """Run one job as a process, or reuse what it made before; returns the artifact's URI.
 
     The process tree dies within the platform's grace after this task ends, also when the task is SIGKILLed.
-
-    An event of each outlet asset carries {"artifact": URI, "metrics": the manifest's}.
-
-    Args:
-        section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
-            configuration}; None where the recipe has no such stage, and the task then returns None.
-        inputs: artifact URI by input name; an input that is None is left out.
-        links: what the task's page in the web UI leads to.
     """
 
-    template_fields: Sequence[str] = ("section", "inputs")
-    template_fields_renderers = {"section": "json", "inputs": "json"}
     ui_color = "#e6edf7"
 
-    def __init__(
-        self,
-        *,
-        section: Mapping[str, Any] | None,
-        inputs: Mapping[str, str | None] | None = None,
-        links: Sequence[BaseOperatorLink] = (MadeArtifactLink(),),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.operator_extra_links = tuple(links)
-        self.section = section
-        self.inputs = inputs if inputs is not None else {}
-        self._process: subprocess.Popen[str] | None = None
-
-    @cached_property
-    def platform(self) -> Platform:
-        return current_platform()
+    _process: subprocess.Popen[str] | None = None
 
     @keep_sentence
     def execute(self, context: Context) -> str | None:
@@ -78,14 +45,14 @@ class LocalJobOperator(BaseOperator):
             return None
         with as_airflow_errors():
             try:
-                plan = plan_job(self, context, platform_store(self.platform))
-                manifest = reused(self, plan) or plan.conclude(*self._run(plan))
+                plan = self.plan(context)
+                manifest = self.reused(plan) or plan.conclude(*self._run(plan))
             except OSError as error:
                 message = (
                     f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
                 )
                 raise TryAgainError(message) from None
-        return announce(self, context, plan, manifest)
+        return self.announce(context, plan, manifest)
 
     def on_kill(self) -> None:
         """Ask the supervisor to end the process tree; it goes on doing so after this process is gone."""

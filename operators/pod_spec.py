@@ -7,6 +7,7 @@ from typing import Any
 
 from include.code_identity import IMAGE
 from include.errors import ConfigurationError
+from include.job_environment import METRICS_PORT, PRICE_PER_HOUR, TERMINATION_LOG
 from include.platforms import Platform
 from include.platforms.cluster import Cluster, Size
 from include.specs.base import JobSpec
@@ -19,11 +20,8 @@ SCRATCH = "/scratch"
 SPEC_ANNOTATION = "anemone/spec"
 """URI of the spec that the pod works on: what it is, and what it will have made."""
 
-METRICS_PORT = "ANEMONE_METRICS_PORT"
-"""Environment variable: where a job serves its metrics while it runs (`jobs.metrics`)."""
-
 _EFA = "vpc.amazonaws.com/efa"
-_TERMINATION_LOG = "/dev/termination-log"
+_TERMINATION_PATH = "/dev/termination-log"
 
 _HOMES = {
     "HOME": SCRATCH,
@@ -70,7 +68,7 @@ def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = N
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "terminationMessagePath": _TERMINATION_LOG,
+        "terminationMessagePath": _TERMINATION_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     pod = {
@@ -116,8 +114,9 @@ def _environment(spec: JobSpec, platform: Platform, cluster: Cluster, size: Size
         **platform.environment,
         **size.environment,
         "PYTHONUNBUFFERED": "1",
-        "ANEMONE_TERMINATION_LOG": _TERMINATION_LOG,
+        TERMINATION_LOG: _TERMINATION_PATH,
         IMAGE: cluster.image(spec.job, spec.environment),
+        **({} if size.price_per_hour is None else {PRICE_PER_HOUR: str(size.price_per_hour)}),
     }
     plain = [{"name": name, "value": value} for name, value in values.items() if name not in cluster.secrets]
     secret = [

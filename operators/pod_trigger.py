@@ -13,6 +13,7 @@ from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager,
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.client.models import V1Pod
 
+from operators.pod_logs import LOG_PLACE, FollowedLog
 from operators.verdicts import fate_of, obstacle, overdue, unschedulable
 
 FATE = "fate"
@@ -31,6 +32,8 @@ class PodJobTrigger(KubernetesPodTrigger):
     - outlasts a Kubernetes API that is away, up to `trigger_kwargs["unreachable_seconds"]`;
     - gives up early on a pod that cannot start, and on one whose node is lost;
     - remembers why a pod is being taken away: once it is gone, nothing else says so;
+    - logs each line of the pod once, also where it takes the place of another: the provider's loses and doubles lines
+      at the ends of its intervals, and a replaced triggerer's begins with the first again;
     - logs why no node takes the pod.
     """
 
@@ -38,6 +41,7 @@ class PodJobTrigger(KubernetesPodTrigger):
         super().__init__(**kwargs)
         self._stuck_since: float | None = None
         self._waits_for: str | None = None
+        self._pod_log = FollowedLog(self, self.trigger_kwargs.get(LOG_PLACE))
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return "operators.pod_trigger.PodJobTrigger", super().serialize()[1]
@@ -48,6 +52,8 @@ class PodJobTrigger(KubernetesPodTrigger):
 
     async def _get_pod(self) -> V1Pod:
         pod = await self._read()
+        # However this trigger ends: the task's next step reads on from there.
+        self.trigger_kwargs = {**self.trigger_kwargs, LOG_PLACE: await self._pod_log.place()}
         fate = fate_of(pod)
         if fate is not None:
             self.trigger_kwargs = {**self.trigger_kwargs, FATE: fate}
@@ -66,6 +72,11 @@ class PodJobTrigger(KubernetesPodTrigger):
         elif now - self._stuck_since > PATIENCE_SECONDS:
             raise PodLaunchTimeoutException(str(found))
         return pod
+
+    async def follow_log(self, pod: V1Pod) -> None:
+        """Log what is new of the pod's log."""
+        async with self.hook.get_conn() as client:
+            await self._pod_log.follow(client, pod, self.base_container_name)
 
     async def _read(self) -> V1Pod:
         clock = asyncio.get_running_loop().time
@@ -97,12 +108,7 @@ class _Watching(AsyncPodManager):
     async def fetch_container_logs_before_current_sec(
         self, pod: V1Pod, container_name: str, since_time: Any = None
     ) -> Any:
-        """What cannot be read now is read the next time; whether the pod is there is not the log's to say."""
-        try:
-            return await super().fetch_container_logs_before_current_sec(pod, container_name, since_time)
-        except (ApiException, KubernetesApiError, ClientError, OSError) as error:
-            self.log.warning("the log of pod %s cannot be read now (%s)", pod.metadata.name, error)
-            return since_time
+        await self._trigger.follow_log(pod)
 
 
 def passes(error: ApiException) -> bool:

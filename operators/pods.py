@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException, generic_api_retry
@@ -13,25 +12,23 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator, make_safe_label_value
 from airflow.providers.cncf.kubernetes.utils.pod_manager import PodNotFoundException
 from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, TaskDeferralError, TaskDeferralTimeout
 from kubernetes.client import V1DeleteOptions, V1ObjectMeta, V1Pod, V1Preconditions
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from include.artifacts.naming import digest
-from include.artifacts.store import Store
 from include.errors import ConfigurationError, TryAgainError
-from include.platforms import Platform, current_platform
 from include.platforms.cluster import Cluster
 from include.specs import spec_class
-from operators.job_task import announce, as_airflow_errors, plan_job, reused
-from operators.links import MadeArtifactLink
+from operators.job_task import JobOperator, as_airflow_errors
 from operators.plan import JobFailedError, JobPlan
+from operators.pod_logs import CHUNK_BYTES, LOG_PLACE, LogReader
 from operators.pod_spec import SPEC_ANNOTATION, job_pod
 from operators.pod_trigger import FATE, UNREACHABLE, PodJobTrigger
+from operators.room import require_room
 from operators.sentences import keep_sentence
-from operators.store import platform_store
 from operators.verdicts import (
     OVERDUE_SECONDS,
     away,
@@ -47,7 +44,7 @@ from operators.verdicts import (
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
     from include.artifacts.manifest import Manifest
@@ -58,34 +55,21 @@ _SPEC = "spec"
 _PAUSE_SECONDS = 2.0
 
 
-class PodJobOperator(KubernetesPodOperator):
+class PodJobOperator(JobOperator, KubernetesPodOperator):
     """Run one job as a pod, or reuse what it made before; returns the artifact's URI.
 
     A task has one pod at a time: its name follows from the task, and the API server makes no second one of a name. A
     pod that a crash has left is adopted; one that is being deleted is waited for. Success is exit 0 and a manifest that
-    verifies. An event of each outlet asset carries {"artifact": URI, "metrics": the manifest's}.
+    verifies.
 
     Args:
-        section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
-            configuration, "size": the recipe's choice of a size, if it has one}; None where the recipe has no such
-            stage, and the task then returns None.
-        inputs: artifact URI by input name; an input that is None is left out.
-        links: what the task's page in the web UI leads to.
-        kwargs: any of KubernetesPodOperator's arguments; what they state comes before the platform's.
+        kwargs: `JobOperator`'s, and any of KubernetesPodOperator's arguments; what they state comes before the
+            platform's.
     """
 
-    template_fields: Sequence[str] = ("section", "inputs")
-    template_fields_renderers = {"section": "json", "inputs": "json"}
     ui_color = "#dfe7fd"
 
-    def __init__(
-        self,
-        *,
-        section: Mapping[str, Any] | None,
-        inputs: Mapping[str, str | None] | None = None,
-        links: Sequence[BaseOperatorLink] = (MadeArtifactLink(),),
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         cluster = self.cluster
         defaults = {
             "kubernetes_conn_id": cluster.connection,
@@ -102,16 +86,10 @@ class PodJobOperator(KubernetesPodOperator):
         }
         # do_xcom_push would add the provider's sidecar to the pod; what the task returns is pushed below.
         super().__init__(**{**defaults, **kwargs, "do_xcom_push": False, "random_name_suffix": False})
-        self.operator_extra_links = tuple(links)
-        self.section = section
-        self.inputs = inputs if inputs is not None else {}
         self._spec_uri: str | None = None
         self._plan: JobPlan | None = None
         self._uri: str | None = None
-
-    @cached_property
-    def platform(self) -> Platform:
-        return current_platform()
+        self._log_reader = LogReader()
 
     @property
     def cluster(self) -> Cluster:
@@ -119,23 +97,14 @@ class PodJobOperator(KubernetesPodOperator):
             raise ConfigurationError(f"the platform {self.platform.name} has no cluster: set ANEMONE_PLATFORM")
         return self.platform.cluster
 
-    @cached_property
-    def store(self) -> Store:
-        return platform_store(self.platform)
-
     @keep_sentence
     def execute(self, context: Context) -> str | None:
         if self.section is None:
             self.log.info("this recipe has no stage %s", self.task_id)
             return None
         with as_airflow_errors():
-            job = self.section["job"]
-            image = self.cluster.image(job, spec_class(job).environment)
-            self._plan = plan_job(self, context, self.store, image=image)
-            if manifest := reused(self, self._plan):
-                self._tidy_up(context)
-                return self._made(context, self._plan, manifest)
-            self._spec_uri = self._plan.write_spec()
+            if manifest := self._reuse(context):
+                return self._made(context, manifest)
             return self._concluded(context, {"status": "unseen"}, lambda: super(PodJobOperator, self).execute(context))
 
     @keep_sentence
@@ -143,14 +112,29 @@ class PodJobOperator(KubernetesPodOperator):
         """Where the task goes on once the trigger has fired: to the verdict, or back to waiting."""
         with as_airflow_errors():
             self._take(event[_SPEC])
+            self._log_reader = LogReader(event.get(LOG_PLACE))
             return self._concluded(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Where the trigger itself failed, the next try adopts the pod; without one, nobody would look after it."""
-        if next_method == "__fail__" and context["ti"].try_number > context["ti"].max_tries:
-            self.pod = V1Pod(metadata=V1ObjectMeta(name=self.pod_name(context), namespace=self.namespace))
+        """Where the trigger itself failed, the next try adopts what runs; without one, nobody would look after it."""
+        self._own(context)
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
             self.on_kill()
-        return super().resume_execution(next_method, next_kwargs, context)
+            raise AirflowException(
+                f"the task's time (execution_timeout) was up, and {self.pod_name(context)} was stopped: the next try "
+                "goes on where this one has saved"
+            ) from None
+        except TaskDeferralError:
+            if context["ti"].try_number > context["ti"].max_tries:
+                self.on_kill()
+            raise
+
+    def _own(self, context: Context) -> None:
+        """Know what runs for this task before it is looked at, so that on_kill deletes it."""
+        if self.section is not None:
+            self.pod = V1Pod(metadata=V1ObjectMeta(name=self.pod_name(context), namespace=self.namespace))
 
     def pod_name(self, context: Context) -> str:
         """The same for every try of a task, and for no other task of this store's Airflow."""
@@ -225,6 +209,8 @@ class PodJobOperator(KubernetesPodOperator):
 
     def invoke_defer_method(self, last_log_time: Any = None, context: Context | None = None) -> None:
         self._remember()
+        if context is not None:
+            context["ti"].xcom_push(key=LOG_PLACE, value=self._log_reader.place or {})
         super().invoke_defer_method(last_log_time, context)
 
     def defer(
@@ -256,6 +242,30 @@ class PodJobOperator(KubernetesPodOperator):
             with suppress(ApiException, HTTPError):
                 self._delete_pod(self.remote_pod)
 
+    def _reuse(self, context: Context) -> Manifest | None:
+        """Plan the job: what it made before, or None and a spec for the pods that are to make it."""
+        assert self.section is not None
+        job = self.section["job"]
+        self._plan = self.plan(context, image=self.cluster.image(job, spec_class(job).environment))
+        if manifest := self.reused(self._plan):
+            self._tidy_up(context)
+            return manifest
+        if line := require_room(self._plan, self.cluster, self.section.get("size")):
+            self.log.info("%s", line)
+        self._spec_uri = self._plan.write_spec()
+        return None
+
+    @generic_api_retry
+    def _write_logs(self, pod: V1Pod, follow: bool = False, since_time: Any = None) -> None:
+        """What the trigger has not logged yet."""
+        response = self.client.api_client.call_api(**self._log_reader.request(pod, self.base_container_name))
+        with closing(response):
+            for data in response.stream(CHUNK_BYTES):
+                for line in self._log_reader.take(data):
+                    self.log.info("%s", line)
+        for line in self._log_reader.finish():
+            self.log.info("%s", line)
+
     def _concluded(self, context: Context, event: Mapping[str, Any], step: Any) -> str:
         """What the job made, after `step` has followed its pod to the end."""
         with api_answers(f"follow pod {self.pod_name(context)}"):
@@ -272,11 +282,11 @@ class PodJobOperator(KubernetesPodOperator):
         if self._uri is not None:
             # The pod had ended when it was found, and the provider has gone to the end without deferring.
             return self._uri
-        assert self._plan is not None
-        return self._made(context, self._plan, self._judge(self._plan, context, event))
+        return self._made(context, self._judge(context, event))
 
-    def _judge(self, plan: JobPlan, context: Context, event: Mapping[str, Any]) -> Manifest:
-        name, pod = self.pod_name(context), self.remote_pod
+    def _judge(self, context: Context, event: Mapping[str, Any]) -> Manifest:
+        assert self._plan is not None
+        plan, name, pod = self._plan, self.pod_name(context), self.remote_pod
         if pod is None and event["status"] == "success":
             return plan.conclude(0, None)
         if pod is None:
@@ -303,8 +313,9 @@ class PodJobOperator(KubernetesPodOperator):
             f"pod {name} was still running when the task's time was up; it was stopped", retryable=True
         )
 
-    def _made(self, context: Context, plan: JobPlan, manifest: Manifest) -> str:
-        self._uri = announce(self, context, plan, manifest)
+    def _made(self, context: Context, manifest: Manifest) -> str:
+        assert self._plan is not None
+        self._uri = self.announce(context, self._plan, manifest)
         context["ti"].xcom_push(key=XCOM_RETURN_KEY, value=self._uri)
         return self._uri
 
@@ -312,7 +323,11 @@ class PodJobOperator(KubernetesPodOperator):
         """Whether a pod that is there does, or did, what this try wants."""
         if found.status.phase == "Failed":
             return False
-        ours, theirs = self._plan, (found.metadata.annotations or {}).get(SPEC_ANNOTATION)
+        return self._works_on_ours(found.metadata.annotations)
+
+    def _works_on_ours(self, annotations: Mapping[str, str] | None) -> bool:
+        """Whether what carries these annotations makes what this try is to make."""
+        ours, theirs = self._plan, (annotations or {}).get(SPEC_ANNOTATION)
         if theirs is None or ours is None:
             return False
         try:
@@ -339,6 +354,7 @@ class PodJobOperator(KubernetesPodOperator):
         self.trigger_kwargs = {
             **(self.trigger_kwargs or {}),
             _SPEC: self._spec_uri,
+            LOG_PLACE: self._log_reader.place,
             UNREACHABLE: self.cluster.unreachable_seconds,
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from operators.pod_logs import FollowedLog
 from operators.pod_trigger import PATIENCE_SECONDS, passes
 from operators.trainings import FORMS, TRAINING, Form
 from operators.verdicts import ended_by_cluster, fate_of, obstacle, unschedulable
@@ -39,8 +40,8 @@ class StuckError(Exception):
 class TrainingTrigger(BaseTrigger):
     """Fires once a training has ended, is gone, or cannot begin.
 
-    The event is {"status": "succeeded", "failed", "gone", "stuck" or "unreachable", "message", "retryable", "fate": why
-    a pod of it was taken away, "spec": as it was given}.
+    The event is {"status": "succeeded", "failed", "gone", "stuck" or "unreachable", "message", "fate": why a pod of it
+    was taken away before the others, "retryable": whether another try can do better, "spec": as it was given}.
 
     Args:
         name: of the training (`operators.trainings`). `form`: which of them it is. `nodes`: how many pods it has.
@@ -74,7 +75,7 @@ class TrainingTrigger(BaseTrigger):
         self.schedule_timeout_seconds = schedule_timeout_seconds
         self.startup_timeout_seconds = startup_timeout_seconds
         self.unreachable_seconds = unreachable_seconds
-        self._fates: dict[str, str] = {}
+        self._fates: dict[str, tuple[str, bool]] = {}
         self._obstacles: dict[str, datetime] = {}
         self._waiting: dict[str, str] = {}
 
@@ -103,7 +104,8 @@ class TrainingTrigger(BaseTrigger):
         begun = clock()
         event = await self._watch()
         await asyncio.sleep(max(0.0, begun + _LEAST_SECONDS - clock()))
-        yield TriggerEvent({"message": None, "retryable": True, **event, "fate": self._fate, "spec": self.spec})
+        fate, retryable = next(iter(self._fates.values()), (None, True))
+        yield TriggerEvent({"message": None, "retryable": retryable, **event, "fate": fate, "spec": self.spec})
 
     async def on_kill(self) -> None:
         """A person cleared the task or marked it: the training goes. Stopping the triggerer comes not here."""
@@ -130,13 +132,9 @@ class TrainingTrigger(BaseTrigger):
                 return
             await asyncio.sleep(_KILL_PAUSE_SECONDS)
 
-    @property
-    def _fate(self) -> str | None:
-        return next(iter(self._fates.values()), None)
-
     async def _watch(self) -> dict[str, Any]:
         clock = asyncio.get_running_loop().time
-        form, log, away_since = FORMS[self.form], _Log(), None
+        form, log, away_since = FORMS[self.form], FollowedLog(self), None
         while True:
             try:
                 async with self.hook.get_conn() as client:
@@ -159,20 +157,22 @@ class TrainingTrigger(BaseTrigger):
                     return {"status": ended}
             await asyncio.sleep(self.poll_seconds)
 
-    async def _look(self, client: ApiClient, form: Form, log: _Log) -> str | None:
+    async def _look(self, client: ApiClient, form: Form, log: FollowedLog) -> str | None:
         kind = form.kind
         training = await CustomObjectsApi(client).get_namespaced_custom_object(
             kind.group, kind.version, self.namespace, kind.plural, self.name
         )
-        core = CoreV1Api(client)
-        pods = (await core.list_namespaced_pod(self.namespace, label_selector=f"{TRAINING}={self.name}")).items
-        for pod in pods:
-            fate = ended_by_cluster(pod, form.container)
-            if (words := str(fate) if fate else fate_of(pod)) is not None:
-                self._fates.setdefault(pod.metadata.name, words)
+        pods = (
+            await CoreV1Api(client).list_namespaced_pod(self.namespace, label_selector=f"{TRAINING}={self.name}")
+        ).items
+        # Once one is deleted, its controller deletes the others.
+        for pod in sorted(pods, key=_deleted):
+            if fate := ended_by_cluster(pod, form.container):
+                self._fates.setdefault(pod.metadata.name, (str(fate), fate.retryable))
+            elif words := fate_of(pod):
+                self._fates.setdefault(pod.metadata.name, (words, True))
             if form.first.items() <= (pod.metadata.labels or {}).items():
-                for line in await log.new_lines(core, pod, form.container):
-                    self.log.info("%s", line)
+                await log.follow(client, pod, form.container)
         ended = form.ended(training)
         if ended is None and training["metadata"].get("deletionTimestamp") is None:
             self._require_beginning(pods, form)
@@ -218,55 +218,8 @@ class TrainingTrigger(BaseTrigger):
                     )
 
 
-@dataclass
-class _Log:
-    """What was read of a container's log.
-
-    A triggerer that is replaced begins anew, and the task's log then has what went before a second time.
-    """
-
-    pod: str | None = None
-    last: str = ""
-    at_last: set[str] = field(default_factory=set)
-
-    async def new_lines(self, core: CoreV1Api, pod: Any, container: str) -> list[str]:
-        statuses = {found.name: found.state for found in (pod.status and pod.status.container_statuses) or ()}
-        state = statuses.get(container)
-        if state is None or (state.running is None and state.terminated is None):
-            return []
-        if self.pod != pod.metadata.uid:
-            self.pod, self.last, self.at_last = pod.metadata.uid, "", set()
-        since = {"since_seconds": _age(self.last)} if self.last else {}
-        try:
-            response = await core.read_namespaced_pod_log(
-                pod.metadata.name,
-                pod.metadata.namespace,
-                container=container,
-                timestamps=True,
-                _preload_content=False,
-                **since,
-            )
-            text = (await response.read()).decode("utf-8", errors="replace")
-        except (ApiException, ClientError, OSError):
-            # Read again at the next look; where the pod is gone, so is its log.
-            return []
-        if response.status >= 400:
-            return []
-        found = []
-        for line in text.splitlines():
-            stamp, _, words = line.partition(" ")
-            if stamp < self.last or (stamp == self.last and words in self.at_last):
-                continue
-            if stamp != self.last:
-                self.last, self.at_last = stamp, set()
-            self.at_last.add(words)
-            found.append(words)
-        return found
-
-
-def _age(stamp: str) -> int:
-    """Whole seconds since a time as kubelet writes it, and some more; at least 1, which the API asks for."""
-    return max(1, round(_since(datetime.fromisoformat(stamp), datetime.now(UTC))) + 5)
+def _deleted(pod: Any) -> datetime:
+    return pod.metadata.deletion_timestamp or datetime.max.replace(tzinfo=UTC)
 
 
 def _since(then: datetime, now: datetime) -> float:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from include.job_environment import MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODES
 from operators.pod_spec import CONTAINER, SPEC_ANNOTATION
 
 TRAINING = "anemone/training"
@@ -43,19 +44,20 @@ class Form:
     """One way to train on several nodes.
 
     Attributes:
-        kind: of the object that is the training; deleting it deletes everything of it.
+        name: as a platform names it. `kind`: of the object that is the training; deleting it deletes everything of it.
         container: what the pods' container has to be called.
         first: labels of node 0's pod, beside `TRAINING`.
         succeeded, failed: types of the conditions with which it ends.
         before, after: the other objects, of which some have to be there before it.
     """
 
+    name: str
     kind: Kind
     container: str
-    first: Mapping[str, str]
-    succeeded: str
-    failed: str
     _main: Callable[[str, dict[str, Any], int, int], dict[str, Any]]
+    first: Mapping[str, str] = field(default_factory=lambda: {_INDEX: "0"})
+    succeeded: str = "Complete"
+    failed: str = "Failed"
     before: Callable[[str, dict[str, Any]], list[tuple[Kind, dict[str, Any]]]] = lambda _name, _pod: []
     after: Callable[[str, dict[str, Any]], list[tuple[Kind, dict[str, Any]]]] = lambda _name, _pod: []
 
@@ -101,10 +103,10 @@ def _job(name: str, template: dict[str, Any], nodes: int, _processes: int) -> di
     template = deepcopy(template)
     template["spec"] |= {"restartPolicy": "Never", "subdomain": name}
     place = [
-        {"name": "PET_NNODES", "value": str(nodes)},
-        {"name": "PET_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{_INDEX}']"}}},
-        {"name": "PET_MASTER_ADDR", "value": f"{name}-0.{name}"},
-        {"name": "PET_MASTER_PORT", "value": str(PORT)},
+        {"name": NODES, "value": str(nodes)},
+        {"name": NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{_INDEX}']"}}},
+        {"name": MASTER_ADDRESS, "value": f"{name}-0.{name}"},
+        {"name": MASTER_PORT, "value": str(PORT)},
     ]
     container = next(found for found in template["spec"]["containers"] if found["name"] == CONTAINER)
     container["env"] = [*container.get("env", []), *place]
@@ -179,6 +181,8 @@ def _training_runtime(name: str, template: dict[str, Any]) -> list[tuple[Kind, d
         "spec": {
             "mlPolicy": {"numNodes": 1, "torch": {}},
             "template": {
+                # No ttlSecondsAfterFinished, here or in the Job: Trainer 2.3 makes the JobSet of a failed TrainJob anew
+                # once it is gone, and so trains again (kubeflow/trainer#3737, #3779). A TrainJob has none of its own.
                 "spec": {
                     # Node 0 has to be found before it is ready.
                     "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
@@ -210,30 +214,23 @@ SERVICE = Kind("", "v1", "services")
 _TRAINING_RUNTIME = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes")
 
 FORMS: Mapping[str, Form] = {
-    "job": Form(
-        kind=Kind("batch", "v1", "jobs"),
-        container=CONTAINER,
-        first={_INDEX: "0"},
-        succeeded="Complete",
-        failed="Failed",
-        _main=_job,
-        after=_service,
-    ),
-    "trainjob": Form(
-        kind=Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
-        container="node",
-        first={_INDEX: "0"},
-        succeeded="Complete",
-        failed="Failed",
-        _main=_train_job,
-        before=_training_runtime,
-    ),
-    "pytorchjob": Form(
-        kind=Kind("kubeflow.org", "v1", "pytorchjobs"),
-        container="pytorch",
-        first={"training.kubeflow.org/replica-type": "master"},
-        succeeded="Succeeded",
-        failed="Failed",
-        _main=_pytorch_job,
-    ),
+    form.name: form
+    for form in (
+        Form("job", Kind("batch", "v1", "jobs"), CONTAINER, _job, after=_service),
+        Form(
+            "trainjob",
+            Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
+            "node",
+            _train_job,
+            before=_training_runtime,
+        ),
+        Form(
+            "pytorchjob",
+            Kind("kubeflow.org", "v1", "pytorchjobs"),
+            "pytorch",
+            _pytorch_job,
+            first={"training.kubeflow.org/replica-type": "master"},
+            succeeded="Succeeded",
+        ),
+    )
 }

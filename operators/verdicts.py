@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,7 +161,7 @@ def fate_of(pod: Any, now: datetime | None = None) -> str | None:
     name = pod.metadata.name
     condition = _condition(pod, "DisruptionTarget")
     node = f" (node {pod.spec.node_name})" if pod.spec.node_name else ""
-    if condition is not None and condition.status == "True":
+    if _disrupted(pod):
         what = _DISRUPTIONS.get(
             condition.reason, f"was taken away ({condition.reason}: {_one_line(condition.message)})"
         )
@@ -180,6 +181,26 @@ def overdue(pod: Any, now: datetime | None = None) -> bool:
     """Whether a pod that is being deleted has outlived its grace, and its node's time to say so."""
     end = pod.metadata.deletion_timestamp
     return end is not None and ((now or datetime.now(UTC)) - end).total_seconds() > OVERDUE_SECONDS
+
+
+def failed_first(pods: Iterable[Any], container: str = CONTAINER) -> list[Any]:
+    """Of pods that work together, those that did not end well: first the one whose end says why.
+
+    That is the first that ended by itself, then one that the cluster took; the rest only followed.
+    """
+
+    def weight(pod: Any) -> tuple[int, str]:
+        ended = _state(pod, container, "terminated")
+        when = str(ended.finished_at) if ended is not None else "9"
+        return (2 if followed(pod, container) else 1 if _disrupted(pod) else 0), when
+
+    return sorted((pod for pod in pods if (exit_of(pod, container) or (None,))[0] != ExitCode.OK), key=weight)
+
+
+def followed(pod: Any, container: str = CONTAINER) -> bool:
+    """Whether a pod of several only ended because another had, or has not ended at all."""
+    ended = _state(pod, container, "terminated")
+    return not _disrupted(pod) and (ended is None or ended.exit_code == ExitCode.STOPPED)
 
 
 def gone(name: str, fate: str | None) -> JobFailedError:
@@ -267,6 +288,11 @@ def _state(pod: Any, container: str, kind: str) -> Any:
 
 def _condition(pod: Any, kind: str) -> Any:
     return next((found for found in (pod.status and pod.status.conditions) or () if found.type == kind), None)
+
+
+def _disrupted(pod: Any) -> bool:
+    condition = _condition(pod, "DisruptionTarget")
+    return condition is not None and condition.status == "True"
 
 
 def _sentence(message: str | None) -> str | None:

@@ -22,18 +22,16 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
+from include.job_environment import MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODES
 from include.specs.finetune import Config
 from jobs.finetune.hang import START, HangError
 from jobs.finetune.memory import MemoryExhaustedError
-from jobs.runtime import NODE, is_full_disk
+from jobs.runtime import is_full_disk
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 T = TypeVar("T")
-
-COUNT, ADDRESS, PORT = "PET_NNODES", "PET_MASTER_ADDR", "PET_MASTER_PORT"
-"""Environment variables: how many nodes there are, and where node 0 is; which node this is, is `jobs.runtime.NODE`."""
 
 SILENT_SECONDS = 60.0
 """A node of whose process nothing was heard for so long is taken to be gone: killed, frozen, or cut off."""
@@ -365,20 +363,20 @@ def join(config: Config) -> Iterator[Nodes]:
         ConfigurationError: the environment knows of another number of nodes than `config`, or not who this one is.
         TryAgainError: a node did not come.
     """
-    count = _number(COUNT, "1")
+    count = _number(NODES, "1")
     if count != config.nodes:
         raise ConfigurationError(
-            f"finetune.nodes is {config.nodes}, and this process was started as one of {count} ({COUNT}): several "
+            f"finetune.nodes is {config.nodes}, and this process was started as one of {count} ({NODES}): several "
             "nodes train on a cluster only, where the operator starts as many; correct finetune.nodes, or the platform"
         )
     if count == 1:
         yield Nodes()
         return
-    rank, port, address = _number(NODE), _number(PORT), os.environ.get(ADDRESS, "")
+    rank, port, address = _number(NODE_RANK), _number(MASTER_PORT), os.environ.get(MASTER_ADDRESS, "")
     if not 0 <= rank < count or not address:
         raise ConfigurationError(
-            f"this process is to be one of {count} nodes, and {NODE}={rank}, {ADDRESS}={address!r} do not say which: "
-            "the pod needs both, as the operator sets them"
+            f"this process is to be one of {count} nodes, and {NODE_RANK}={rank}, {MASTER_ADDRESS}={address!r} do not "
+            "say which: the pod needs both, as the operator sets them"
         )
     patience = START * config.hang_seconds
     with Several(count, rank, address, _store(rank, address, port, patience), patience) as nodes:
@@ -399,7 +397,7 @@ def _store(rank: int, address: str, port: int, patience: float) -> TCPStore:
         except RuntimeError as error:
             if os.strerror(EADDRINUSE) not in str(error) and "EADDRINUSE" not in str(error):
                 raise
-            raise TryAgainError(f"port {port} of node 0 is taken ({PORT}): end what listens there") from None
+            raise TryAgainError(f"port {port} of node 0 is taken ({MASTER_PORT}): end what listens there") from None
     until = time.monotonic() + patience
     while True:
         # By hand, in short tries: within TCPStore's own, which take as long, no signal would be answered.

@@ -28,7 +28,7 @@ def value(text: str, name: str, labels: str = '{stage="finetune",artifact="finet
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
     (chosen,) = free_ports(1)
-    monkeypatch.setenv(metrics.PORT, str(chosen))
+    monkeypatch.setenv(metrics.METRICS_PORT, str(chosen))
     monkeypatch.setenv("PATH", "/nowhere")
     return chosen
 
@@ -80,11 +80,11 @@ def test_a_job_goes_on_where_its_figures_cannot_be_shown(
     with metrics.exposed("a", "a-1"), metrics.exposed("b", "b-1") as shown:
         shown.take("train", TRAIN)
         assert 'stage="b"' not in scrape(port)
-    monkeypatch.setenv(metrics.PORT, "many")
+    monkeypatch.setenv(metrics.METRICS_PORT, "many")
     with metrics.exposed("a", "a-1"):
         pass
     told = capsys.readouterr().out.splitlines()
-    assert len(told) == 2 and all("metrics_not_shown" in line and metrics.PORT in line for line in told)
+    assert len(told) == 2 and all("metrics_not_shown" in line and metrics.METRICS_PORT in line for line in told)
 
 
 def test_nothing_else_is_there(port: int) -> None:

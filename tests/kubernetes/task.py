@@ -80,14 +80,18 @@ class Task:
         return self.operator().pod_name(_context(self._run, self._section["job"], 1, self._refresh))
 
 
-def wait(deferred: TaskDeferred) -> dict[str, Any]:
-    """What the triggerer hears of a deferred try; it has read the trigger from Airflow's database."""
+def wait(deferred: TaskDeferred, seconds: float | None = None) -> dict[str, Any]:
+    """What the triggerer hears of a deferred try; it has read the trigger from Airflow's database.
+
+    Raises:
+        TimeoutError: it was shut down after `seconds`, before anything had happened.
+    """
     trigger = _revived(deferred)
 
     async def first() -> dict[str, Any]:
         return (await anext(trigger.run())).payload
 
-    return asyncio.run(first())
+    return asyncio.run(asyncio.wait_for(first(), seconds))
 
 
 def mark_failed(deferred: TaskDeferred) -> None:
@@ -110,4 +114,4 @@ def _context(run: str, task: str, number: int, refresh: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Task(sys.argv[1], json.loads(sys.argv[2]), deferrable=False).begin()
+    Task(sys.argv[1], *map(json.loads, sys.argv[2:]), deferrable=False).begin()

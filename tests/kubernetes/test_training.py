@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.artifacts.store import Store
+from include.code_identity import PROJECT
 from include.platforms import Platform
 from include.platforms.cluster import Size
 from include.recipes import resolve
 from tests.kubernetes.namespace import JOBS_IMAGE, Namespace, pod, wait_for
-from tests.kubernetes.task import Task
+from tests.kubernetes.task import Task, mark_failed, wait
 
+NODES = "anemone/training={}"
+TWO = {"processes": 2, "local_batch_size": 16, "nodes": 2}
 OVERRIDES = {"finetune.steps": 40, "finetune.validate_every": 20, "finetune.warmup_steps": 4}
 
 
@@ -56,23 +62,120 @@ def curve(uri: str) -> list[float]:
 def test_two_nodes_train_as_one_does(
     platform: Platform, namespace: Namespace, inputs: dict[str, str], run: str
 ) -> None:
-    two = {"processes": 2, "local_batch_size": 16}
-    one = Task(f"{run}-one", finetune(**two), inputs).follow()
-    both = Task(run, finetune(**two, nodes=2), inputs)
+    one = Task(f"{run}-one", finetune(**{**TWO, "nodes": 1}), inputs).follow()
+    both = Task(run, finetune(**TWO), inputs)
     deferred = both.begin()
     assert isinstance(deferred, TaskDeferred)
-    pods = wait_for(lambda: namespace.listed("pod", f"anemone/training={both.pod}"), 60, "pods")
-    wait_for(lambda: len(namespace.listed("pod", f"anemone/training={both.pod}")) == 2, 60, "two pods")
+    pods = wait_for(lambda: namespace.listed("pod", NODES.format(both.pod)), 60, "pods")
+    wait_for(lambda: len(namespace.listed("pod", NODES.format(both.pod))) == 2, 60, "two pods")
     assert pods[0]["metadata"]["ownerReferences"][0]["kind"] == "Job"
     uri = both.resume(deferred)
     assert uri != one
     assert len(curve(uri)) == OVERRIDES["finetune.steps"]
     assert curve(uri) == pytest.approx(curve(one), rel=1e-4)
+    until_gone(namespace, both.pod)
+
+
+def until_gone(namespace: Namespace, name: str) -> None:
+    """Until nothing of a training is there any more."""
 
     def gone() -> bool:
-        return not any(namespace.listed(kind, f"anemone/training={both.pod}") for kind in ("job", "pod", "service"))
+        return not any(namespace.listed(kind, NODES.format(name)) for kind in ("job", "pod", "service"))
 
-    wait_for(gone, 120, "the training to be gone")
+    wait_for(gone, 120, f"training {name} to be gone")
+
+
+def until_it_trains(namespace: Namespace, name: str) -> None:
+    """Until node 0 of a training has reported steps: all nodes have come, and catch the signal that ends a pod."""
+
+    def trains() -> bool:
+        first = f"{NODES.format(name)},batch.kubernetes.io/job-completion-index=0"
+        pods = [found for found in namespace.listed("pod", first) if found["status"]["phase"] == "Running"]
+        return any("train step=" in namespace.log(found["metadata"]["name"]) for found in pods)
+
+    wait_for(trains, 300, f"the first steps of training {name}")
+
+
+def uid(namespace: Namespace, name: str) -> str | None:
+    found = namespace.get("job", name)
+    return found["metadata"]["uid"] if found else None
+
+
+def owners(namespace: Namespace, name: str) -> set[str]:
+    """The Jobs whose pods there are under a training's name."""
+    return {found["metadata"]["ownerReferences"][0]["uid"] for found in namespace.listed("pod", NODES.format(name))}
+
+
+@pytest.fixture
+def training(
+    platform: Platform, namespace: Namespace, inputs: dict[str, str], run: str
+) -> Iterator[tuple[Task, TaskDeferred]]:
+    """A task that has deferred, and whose two nodes train until they are stopped."""
+    task = Task(run, finetune(**TWO, steps=20_000, checkpoint_every=100_000), inputs)
+    deferred = task.begin()
+    assert isinstance(deferred, TaskDeferred)
+    until_it_trains(namespace, task.pod)
+    yield task, deferred
+    namespace.delete("job", task.pod, "--now")
+
+
+def test_marking_a_task_as_failed_deletes_its_training_and_a_cleared_one_waits_for_its_end(
+    namespace: Namespace, training: tuple[Task, TaskDeferred]
+) -> None:
+    task, deferred = training
+    first = uid(namespace, task.pod)
+    assert owners(namespace, task.pod) == {first}
+    mark_failed(deferred)
+    found = namespace.get("job", task.pod)
+    assert found is None or "deletionTimestamp" in found["metadata"]
+    again = task.begin()
+    assert isinstance(again, TaskDeferred)
+    second = uid(namespace, task.pod)
+    assert second not in (first, None)
+    assert first not in owners(namespace, task.pod), "pods of both trainings at the same time"
+    mark_failed(again)
+    until_gone(namespace, task.pod)
+
+
+def test_the_next_try_adopts_the_training_of_a_killed_worker(
+    platform: Platform, namespace: Namespace, inputs: dict[str, str], run: str
+) -> None:
+    section = finetune(**TWO, steps=600)
+    command = [sys.executable, "-m", "tests.kubernetes.task", run, json.dumps(section), json.dumps(inputs)]
+    worker = subprocess.Popen(command, cwd=PROJECT)
+    task = Task(run, section, inputs)
+    try:
+        until_it_trains(namespace, task.pod)
+    finally:
+        worker.kill()
+        worker.wait()
+    first = uid(namespace, task.pod)
+    assert first is not None
+    deferred = task.begin()
+    assert uid(namespace, task.pod) in (first, None), "the task had a second training"
+    uri = task.resume(deferred) if isinstance(deferred, TaskDeferred) else deferred
+    store, name = Store.of(uri)
+    manifest = store.manifest(name)
+    assert manifest is not None and manifest.metrics["resumed_from"] == 0
+    until_gone(namespace, task.pod)
+
+
+def test_a_triggerer_that_takes_the_place_of_another_watches_on(
+    namespace: Namespace, training: tuple[Task, TaskDeferred]
+) -> None:
+    """And tells what happens then: a node that is deleted by hand, whose peer only followed."""
+    task, deferred = training
+    with pytest.raises(TimeoutError):
+        wait(deferred, seconds=8)
+    assert owners(namespace, task.pod) == {uid(namespace, task.pod)}
+    second = f"{NODES.format(task.pod)},batch.kubernetes.io/job-completion-index=1"
+    (found,) = namespace.listed("pod", second)
+    name = found["metadata"]["name"]
+    threading.Timer(3, namespace.delete, ("pod", name)).start()
+    with pytest.raises(AirflowException, match=f"pod {name} was deleted, by hand or by the cluster") as failed:
+        task.resume(deferred)
+    assert not isinstance(failed.value, AirflowFailException)
+    until_gone(namespace, task.pod)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ class KubernetesPeer:
         self.folder = folder
         self.pods: dict[str, Pod] = {}
         self.logs: dict[str, str] = {}
+        self._stamps: dict[str, list[str]] = {}
         self.events: list[Pod] = []
         self.requests: list[str] = []
         self.refusal: tuple[int, str] | None = None
@@ -109,9 +110,7 @@ class KubernetesPeer:
                 return 200, {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": self.events}
             case method, ["pods", name, *rest] if name in self.pods:
                 if rest == ["log"]:
-                    stamped = "timestamps=true" in query.lower()
-                    lines = self.logs.get(name, "").splitlines()
-                    return 200, "".join(f"{_now()} {line}\n" if stamped else f"{line}\n" for line in lines)
+                    return 200, self._log(name, {key.lower(): found[0] for key, found in parse_qs(query).items()})
                 if method == "DELETE":
                     return self._delete(self.pods[name], body, query)
                 return 200, self.pods[name]
@@ -169,6 +168,18 @@ class KubernetesPeer:
         """SIGTERM to what runs."""
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
+
+    def _log(self, name: str, wanted: dict[str, str]) -> str:
+        """As kubelet gives it: each line has the time at which it was written, to the nanosecond."""
+        lines = self.logs.get(name, "").splitlines()
+        stamps = self._stamps.setdefault(name, [])
+        while len(stamps) < len(lines):
+            stamps.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}{len(stamps):03d}Z")
+        found = [(stamp, line) for stamp, line in zip(stamps, lines, strict=False)]
+        found = [(stamp, line) for stamp, line in found if stamp >= wanted.get("sincetime", "").rstrip("Z")]
+        found = found[-int(wanted["taillines"]) :] if "taillines" in wanted else found
+        stamped = wanted.get("timestamps", "").lower() == "true"
+        return "".join(f"{stamp} {line}\n" if stamped else f"{line}\n" for stamp, line in found)
 
     def _create(self, pod: Pod) -> tuple[int, Any]:
         if self.refusal is not None:

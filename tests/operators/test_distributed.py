@@ -17,7 +17,7 @@ from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.platforms import load_platform
-from operators import distributed, pods, training_trigger
+from operators import distributed, job_task, training_trigger
 from operators.distributed import DistributedJobOperator
 from operators.training_trigger import TrainingTrigger
 from operators.trainings import TRAINING
@@ -27,17 +27,29 @@ CONDITION = {"lastProbeTime": None, "lastTransitionTime": "2026-01-01T00:00:00Z"
 
 
 class TrainingPeer(KubernetesPeer):
-    """Keeps Jobs, with a pod a node, and Services; what the pods do is the test's affair."""
+    """Keeps Jobs, with a pod a node, Services, and what Kubeflow's controllers read; what pods do is the test's affair.
+
+    Attributes:
+        refusals: (status, message) that answers the creation of a kind, by its plural.
+    """
 
     def __init__(self, folder):
         super().__init__(folder)
         self.jobs, self.services = {}, {}
+        self.kubeflow = {"trainjobs": {}, "trainingruntimes": {}}
+        self.refusals = {}
         self.on_job = lambda job: None
 
     def answer(self, method, path, body, query):
         if self.failing > 0:
             return super().answer(method, path, body, query)
+        if method == "POST" and path[-1] in self.refusals:
+            return _status(*self.refusals[path[-1]])
         match method, path[-2:], path[-1]:
+            case "POST", [_, kind], _ if kind in self.kubeflow:
+                return self._keep(self.kubeflow[kind], body)
+            case _, [kind, name], _ if kind in self.kubeflow:
+                return self._kept(method, self.kubeflow[kind], name, body)
             case "POST", [_, "jobs"], _:
                 return self._make_job(body)
             case "POST", [_, "services"], _:
@@ -70,6 +82,13 @@ class TrainingPeer(KubernetesPeer):
         body["metadata"].update(uid=str(uuid4()), creationTimestamp=_now())
         where[name] = body
         return 201, body
+
+    def _kept(self, method, where, name, body):
+        if name not in where:
+            return _status(404, "not found")
+        if method == "PATCH":
+            where[name]["metadata"].update(body["metadata"])
+        return 200, where.pop(name) if method == "DELETE" else where[name]
 
     def _make_job(self, body):
         code, answer = self._keep(self.jobs, body)
@@ -115,7 +134,7 @@ def platform(store, monkeypatch):
     limits = {"unreachable_seconds": 1, "schedule_timeout_seconds": 30, "startup_timeout_seconds": 30}
     cluster = found.cluster.model_copy(update=limits)
     found = found.model_copy(update={"store": store.root, "cluster": cluster})
-    monkeypatch.setattr(pods, "current_platform", lambda: found)
+    monkeypatch.setattr(job_task, "current_platform", lambda: found)
     return found
 
 
@@ -212,10 +231,6 @@ def test_the_service_belongs_to_the_job(task, kubernetes):
         {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
     ]
     assert job["metadata"]["labels"][TRAINING] == name
-
-
-def test_no_credentials_lie_in_the_triggers_queue(task, kubernetes):
-    assert "planted-kubernetes-token" not in json.dumps(deferred(task()).serialize())
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -405,10 +420,14 @@ def test_the_trigger_outlasts_an_api_server_that_is_replaced(task, kubernetes):
     assert fires(trigger)["status"] == "failed"
 
 
-def test_marking_the_task_deletes_the_training(task, kubernetes):
+def test_marking_the_task_deletes_the_training_and_the_next_one_is_another(task, kubernetes):
     trigger = deferred(task())
+    (first,) = kubernetes.jobs.values()
     asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
     assert kubernetes.jobs == {} and kubernetes.pods == {}
+    deferred(task(), context(try_number=2))
+    (second,) = kubernetes.jobs.values()
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert any(request.startswith("DELETE ") and "/jobs/" in request for request in kubernetes.requests)
 
 
@@ -427,3 +446,97 @@ def test_a_task_that_waits_by_itself_comes_to_the_same_end(task, kubernetes, sto
     kubernetes.on_job = run
     uri = task(deferrable=False).execute(context())
     assert uri.startswith(f"{store.root}/finetune-")
+
+
+def test_what_a_crash_left_after_the_commit_is_taken_away(task, kubernetes, store, commit):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    commit(json.loads(store_text(store, job))["output"]["name"], {"a": "1"}, job="finetune")
+    assert task().execute(context(try_number=2)).startswith(f"{store.root}/finetune-")
+    assert kubernetes.jobs == kubernetes.pods == kubernetes.services == {}
+
+
+@pytest.fixture
+def as_trainjob(platform, monkeypatch):
+    cluster = platform.cluster.model_copy(update={"training": "trainjob"})
+    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+
+
+def test_a_trainjob_owns_the_runtime_that_was_made_for_it(task, kubernetes, as_trainjob):
+    name = deferred(task()).name
+    found = {kind: objects[name] for kind, objects in kubernetes.kubeflow.items()}
+    (owner,) = found["trainingruntimes"]["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("TrainJob", found["trainjobs"]["metadata"]["uid"])
+
+
+def test_where_the_trainjob_is_refused_its_runtime_goes(task, kubernetes, as_trainjob):
+    kubernetes.refusals["trainjobs"] = (400, 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied it')
+    with pytest.raises(AirflowFailException, match="a policy of the cluster refuses to make training"):
+        task().execute(context())
+    assert any(request.startswith("POST ") and "trainingruntimes" in request for request in kubernetes.requests)
+    assert kubernetes.kubeflow == {"trainjobs": {}, "trainingruntimes": {}}
+
+
+def test_a_training_and_its_pods_say_whose_they_are(task, kubernetes, platform, monkeypatch):
+    cluster = platform.cluster.model_copy(update={"labels": {"cost-centre": "ml-platform"}})
+    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+    deferred(task(), context(try_number=3))
+    (job,) = kubernetes.jobs.values()
+    mine = ("dag_id", "task_id", "run_id", "try_number", "anemone/recipe", "cost-centre")
+    for found in (job, *kubernetes.nodes(job), *kubernetes.services.values()):
+        assert [found["metadata"]["labels"][key] for key in mine] == [
+            "customize", "finetune", "manual__1", "3", "demo.x", "ml-platform",
+        ]  # fmt: skip
+
+
+def test_no_credentials_lie_in_the_triggers_queue(task, kubernetes):
+    config = kubernetes.kubeconfig.read_text()
+    assert "planted-kubernetes-token" in config
+    queued = json.dumps(deferred(task()).serialize())
+    assert "planted-kubernetes-token" not in queued and "kube_config" not in queued
+
+
+def test_a_pod_that_was_deleted_by_hand_is_the_verdict_and_not_those_that_followed(task, kubernetes):
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    first, second = kubernetes.nodes(job)
+    for pod in (first, second):
+        kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}})
+    # As the API server tells it: the one that a person deleted, then those that the Job's controller let go.
+    second["metadata"]["deletionTimestamp"], first["metadata"]["deletionTimestamp"] = _now(30), _now(40)
+
+    async def deleted():
+        event = asyncio.create_task(training_trigger.first_event(trigger))
+        await asyncio.sleep(0.5)
+        kubernetes.exit(first, 143, "stopped on request", 2)
+        kubernetes.vanish(second["metadata"]["name"])
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+        return await event
+
+    with pytest.raises(AirflowException, match=f"pod {second['metadata']['name']} was deleted, by hand"):
+        task().training_ended(context(), asyncio.run(asyncio.wait_for(deleted(), 30)))
+
+
+def test_when_the_tasks_time_is_up_its_training_is_stopped(task, kubernetes):
+    deferred(task(execution_timeout=timedelta(hours=1)))
+    with pytest.raises(
+        AirflowException, match=r"time \(execution_timeout\) was up, and anemone-finetune-\w+ was stopped"
+    ):
+        task().resume_execution("__fail__", {"error": "Trigger timeout"}, context())
+    assert kubernetes.jobs == {}
+
+
+def test_a_failed_trigger_leaves_the_training_to_the_next_try_and_the_last_try_takes_it_along(task, kubernetes):
+    deferred(task())
+    for number, left in ((2, 1), (5, 0)):
+        with pytest.raises(Exception, match="Unknown"):
+            task().resume_execution("__fail__", {}, context(try_number=number))
+        assert len(kubernetes.jobs) == left
+
+
+def test_a_worker_that_is_stopped_while_the_task_goes_on_deletes_the_training(task, kubernetes, monkeypatch):
+    trigger = deferred(task())
+    operator = task()
+    monkeypatch.setattr(operator, "training_ended", lambda _context, event: operator.on_kill())
+    operator.resume_execution("training_ended", {"event": {"spec": trigger.spec}}, context())
+    assert kubernetes.jobs == {}

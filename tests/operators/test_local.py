@@ -63,6 +63,17 @@ def test_a_wrong_configuration_is_not_retried(stage):
         stage(section=section(rows=-1)).execute(CONTEXT)
 
 
+def test_a_training_of_several_nodes_is_refused_before_it_starts(stage, store, commit):
+    for name in ("base", "data"):
+        commit(name, {"a": "1"})
+    config = {"steps": 10, "learning_rate": 0.1, "max_tokens": 64, "chat_template": "x", "local_batch_size": 4}
+    config |= {"processes": 2, "nodes": 2}
+    inputs = {name: store.uri(name) for name in ("base", "data")}
+    with pytest.raises(AirflowFailException, match=r"finetune\.nodes is 2, and this platform is one machine"):
+        stage(section={"job": "finetune", "config": config}, inputs=inputs).execute(CONTEXT)
+    assert store.names("finetune") == []
+
+
 def test_a_failure_carries_the_jobs_own_last_sentence(stage, tmp_path):
     ingest = {"job": "ingest", "config": {"source": str(tmp_path / "nothing.jsonl")}}
     with pytest.raises(AirflowException, match="nothing.jsonl"):
@@ -122,7 +133,7 @@ operator.execute({CONTEXT!r})
 """
     task = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     pid_file = tmp_path / "pid"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not pid_file.exists() or not pid_file.read_text().strip():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -15,7 +15,7 @@ from include.errors import ConfigurationError
 from include.platforms import load_platform
 from include.recipes import recipe_names, resolve
 from include.specs import spec_class
-from operators import pods
+from operators import job_task, pods
 from operators.plan import JobPlan
 from operators.pod_spec import job_pod
 
@@ -69,7 +69,7 @@ def specs():
 def rendered(platform, spec, size=None, monkeypatch=None):
     """As the operator sends it to the API server."""
     section = {"job": spec.job, "config": {}, **({"size": size} if size else {})}
-    monkeypatch.setattr(pods, "current_platform", lambda: platform)
+    monkeypatch.setattr(job_task, "current_platform", lambda: platform)
     operator = pods.PodJobOperator(task_id="task", section=section)
     operator._plan, operator._spec_uri = JobPlan(spec, None), URI
     ti = SimpleNamespace(dag_id="customize", task_id="task", run_id="manual__1", map_index=-1, try_number=1)
@@ -138,7 +138,7 @@ def test_a_secret_takes_the_place_of_a_plain_value(platforms, monkeypatch):
 def test_gpus_efa_and_shared_memory_are_the_sizes(platforms, monkeypatch):
     finetune = next(spec for spec in specs() if spec.job == "finetune")
     for name, efa in (("eks-a100", "4"), ("eks-h100", "32")):
-        pod = rendered(platforms[name], finetune, monkeypatch=monkeypatch)["spec"]
+        pod = rendered(platforms[name], finetune, "gpu8", monkeypatch)["spec"]
         (container,) = pod["containers"]
         for kind in ("requests", "limits"):
             wanted = container["resources"][kind]
@@ -147,8 +147,18 @@ def test_gpus_efa_and_shared_memory_are_the_sizes(platforms, monkeypatch):
         (shm,) = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
         assert shm["emptyDir"]["medium"] == "Memory"
         assert container["image"] == VARIABLES["ANEMONE_NEMO_IMAGE"]
-        smaller = rendered(platforms[name], finetune, "default", monkeypatch)["spec"]["containers"][0]["resources"]
-        assert "nvidia.com/gpu" not in smaller["limits"]
+        for size, gpus in ((None, "1"), ("default", None)):
+            smaller = rendered(platforms[name], finetune, size, monkeypatch)["spec"]["containers"][0]["resources"]
+            assert smaller["limits"].get("nvidia.com/gpu") == gpus
+
+
+def test_a_pod_knows_its_price_where_it_has_one(platforms, monkeypatch):
+    finetune = next(spec for spec in specs() if spec.job == "finetune")
+    prices = {
+        size: environment(rendered(platforms["eks-h100"], finetune, size, monkeypatch)).get("ANEMONE_PRICE_PER_HOUR")
+        for size in ("gpu8", "default")
+    }
+    assert prices == {"gpu8": "55.04", "default": None}
 
 
 def test_an_unknown_size_names_the_nearest(platforms):
@@ -176,12 +186,16 @@ def test_the_template_lies_below_what_the_platform_states(platforms, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("name", "platform", "job"),
-    [("cpu-promote", "cpu-cluster", "promote"), ("gpu-efa-finetune", "eks-h100", "finetune")],
+    ("name", "platform", "job", "size"),
+    [
+        ("cpu-promote", "cpu-cluster", "promote", None),
+        ("gpu-finetune", "eks-a100", "finetune", None),
+        ("gpu-efa-finetune", "eks-h100", "finetune", "gpu8"),
+    ],
 )
-def test_the_golden_pods(platforms, monkeypatch, pytestconfig, name, platform, job):
+def test_the_golden_pods(platforms, monkeypatch, pytestconfig, name, platform, job, size):
     spec = next(spec for spec in specs() if spec.job == job)
-    pod = rendered(platforms[platform], spec, monkeypatch=monkeypatch)
+    pod = rendered(platforms[platform], spec, size, monkeypatch)
     del pod["metadata"]["labels"]["airflow_version"]
     text = yaml.safe_dump(pod, sort_keys=True, width=120)
     path = GOLDEN / f"{name}.yaml"

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from include.artifacts.store import Store
 from include.platforms import Platform, load_platform
-from operators import pod_trigger, pods
+from operators import job_task, pod_trigger, pods
 from operators.pods import PodJobOperator
 from tests.operators.kubernetes_api import KubernetesPeer
 
@@ -50,7 +50,7 @@ def platform(store, monkeypatch) -> Platform:
     found = load_platform("cpu-cluster")
     load_platform.cache_clear()
     found = found.model_copy(update={"store": store.root, "grace_seconds": 5.0})
-    monkeypatch.setattr(pods, "current_platform", lambda: found)
+    monkeypatch.setattr(job_task, "current_platform", lambda: found)
     return found
 
 
@@ -112,6 +112,47 @@ def test_a_job_runs_as_a_pod_and_its_task_returns_the_artifact(task, kubernetes,
     assert len(store.read_bytes(Store.of(uri)[1], "data.jsonl").splitlines()) == 5
     assert given["ti"].xcom["return_value"] == uri
     assert kubernetes.pods == {}
+
+
+def test_each_line_of_the_log_is_told_once_by_whoever_reads_it(task, kubernetes, caplog, capsys):
+    """The trigger reads while the pod runs, the task what came after; a second's border is neither's end."""
+    caplog.set_level("INFO")
+    kubernetes.on_create = lambda pod: kubernetes.status(pod, "Running", state={"running": {}})
+    given = context()
+    waiting = deferred(task(logging_interval=0.05), given)
+    (pod,) = kubernetes.pods.values()
+    name = pod["metadata"]["name"]
+    written = [f"line-{number:03d}" for number in range(120)]
+
+    def write():
+        for number, line in enumerate(written):
+            kubernetes.logs[name] = kubernetes.logs.get(name, "") + f"{line}\n"
+            time.sleep(0.02)
+            while number == 60 and sum(request.endswith("/log") for request in kubernetes.requests) < 2:
+                time.sleep(0.02)
+        ended = {"exitCode": 75, "message": "a rank was killed", "reason": "Error", "finishedAt": None}
+        kubernetes.logs[name] += "line-end\n"
+        kubernetes.status(pod, "Failed", state={"terminated": ended})
+
+    threading.Thread(target=write).start()
+    event = fires(waiting.trigger)
+    told = capsys.readouterr().out
+    assert (told + caplog.text).count("line-000") == 1
+    with pytest.raises(AirflowException, match="a rank was killed"):
+        task().trigger_reentry(given, event)
+    told += capsys.readouterr().out + caplog.text
+    assert {line: told.count(line) for line in [*written, "line-end"]} == dict.fromkeys([*written, "line-end"], 1)
+
+
+def test_when_the_tasks_time_is_up_its_pod_is_stopped(task, kubernetes):
+    kubernetes.on_create = lambda pod: kubernetes.status(pod, "Running", state={"running": {}})
+    deferred(task(), context())
+    with pytest.raises(
+        AirflowException, match=r"time \(execution_timeout\) was up, and anemone-generate-\w+ was stopped"
+    ):
+        task().resume_execution("__fail__", {"error": "Trigger timeout"}, context())
+    (pod,) = kubernetes.pods.values()
+    assert pod["metadata"]["deletionTimestamp"]
 
 
 def test_what_was_made_before_needs_no_pod(task, kubernetes, capsys):
@@ -393,7 +434,7 @@ def test_a_lost_node_is_noticed(task, kubernetes):
 
 def test_a_failed_pod_can_be_kept_for_a_look(task, kubernetes, platform, monkeypatch):
     cluster = platform.cluster.model_copy(update={"keep_failed_pods": True})
-    monkeypatch.setattr(pods, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
     kubernetes.on_create = lambda pod: kubernetes.status(
         pod, "Failed", state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
     )

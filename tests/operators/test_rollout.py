@@ -75,6 +75,7 @@ def soon(monkeypatch):
     """Defer at once."""
     monkeypatch.setattr(module, "_BRIEF_SECONDS", 0.0)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(triggers, "_LEAST_SECONDS", 0.1)
 
 
 def clear(context) -> None:

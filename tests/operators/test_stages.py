@@ -8,7 +8,7 @@ import pytest
 
 from include.code_identity import PROJECT
 from include.platforms import load_platform
-from operators import pods, stages
+from operators import job_task, stages
 from operators.local import LocalJobOperator
 from operators.pods import PodJobOperator
 
@@ -24,7 +24,7 @@ def cluster(monkeypatch):
     load_platform.cache_clear()
     platform = load_platform("eks-h100")
     load_platform.cache_clear()
-    for module in (pods, stages):
+    for module in (job_task, stages):
         monkeypatch.setattr(module, "current_platform", lambda: platform)
     return platform
 

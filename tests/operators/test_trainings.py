@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_the_other_forms_are_what_their_controllers_take(form, kinds):
     assert [document["kind"] for document in documents] == kinds
     for document in documents:
         check_custom(document)
+
+
+def test_a_trainjobs_jobset_is_never_deleted_by_itself():
+    """Trainer 2.3 would make that of a failed TrainJob anew, and train again (kubeflow/trainer#3737)."""
+    (runtime,) = [found for found in everything(FORMS["trainjob"]) if found["kind"] == "TrainingRuntime"]
+    assert "ttlSecondsAfterFinished" not in json.dumps(runtime)
+    for form in ("job", "pytorchjob"):
+        assert "ttlSecondsAfterFinished" in json.dumps(everything(FORMS[form]))
 
 
 @pytest.mark.parametrize("form", FORMS)
