@@ -14,12 +14,14 @@ from kubernetes import client, config, utils
 from include.code_identity import PROJECT
 from tests.kubernetes.rbac import Right, granted
 
-FOLDER = PROJECT / "include" / "deploy" / "kubernetes" / "airflow"
+FOLDER = PROJECT / "include" / "deploy" / "kubernetes"
 ROLES = {
-    "airflow-worker": "anemone-operators",
-    "airflow-triggerer": "anemone-operators",
-    "airflow-scheduler": "airflow-executor",
+    "airflow-worker": [("airflow", "anemone-worker"), ("kubeflow", "anemone-worker-kubeflow")],
+    "airflow-triggerer": [("airflow", "anemone-triggerer"), ("kubeflow", "anemone-triggerer-kubeflow")],
+    "airflow-scheduler": [("airflow", "airflow-executor")],
 }
+"""Folder and name of each account's roles."""
+
 _VERBS = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")
 _RESOURCES = (
     *(("", name) for name in ("pods", "pods/log", "pods/exec", "pods/attach", "pods/eviction", "services", "events")),
@@ -27,6 +29,8 @@ _RESOURCES = (
     *(("batch", name) for name in ("jobs", "jobs/status", "cronjobs")),
     *(("apps", name) for name in ("deployments", "deployments/scale", "statefulsets")),
     *(("rbac.authorization.k8s.io", name) for name in ("roles", "rolebindings")),
+    *(("trainer.kubeflow.org", name) for name in ("trainjobs", "trainingruntimes", "clustertrainingruntimes")),
+    ("kubeflow.org", "pytorchjobs"),
 )
 
 pytestmark = pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="KUBECONFIG names no cluster")
@@ -44,7 +48,7 @@ def namespace(api: client.ApiClient) -> Iterator[str]:
     core = client.CoreV1Api(api)
     core.create_namespace({"metadata": {"name": name}})
     try:
-        for file in ("service-accounts", "rbac"):
+        for file in ("airflow/service-accounts", "airflow/rbac", "kubeflow/rbac"):
             for document in yaml.safe_load_all((FOLDER / f"{file}.yaml").read_text()):
                 utils.create_from_dict(api, document, namespace=name)
         yield name
@@ -79,9 +83,10 @@ def rights(api: client.ApiClient, namespace: str, account: str) -> set[Right]:
     return found
 
 
-@pytest.mark.parametrize(("account", "role"), ROLES.items())
-def test_an_account_may_do_what_its_role_says(api: client.ApiClient, namespace: str, account: str, role: str) -> None:
-    assert rights(api, namespace, account) == granted(FOLDER / "rbac.yaml", role)
+@pytest.mark.parametrize("account", ROLES)
+def test_an_account_may_do_what_its_roles_say(api: client.ApiClient, namespace: str, account: str) -> None:
+    said = set[Right]().union(*(granted(FOLDER / folder / "rbac.yaml", role) for folder, role in ROLES[account]))
+    assert rights(api, namespace, account) == said
 
 
 def test_a_jobs_account_may_do_nothing(api: client.ApiClient, namespace: str) -> None:

@@ -10,13 +10,17 @@ ARG UV_VERSION=0.13.8
 # NCCL's way over AWS's Elastic Fabric Adapter, which NVIDIA's images no longer hold whole; empty where there is no EFA.
 # 1.49.0 brings aws-ofi-nccl 1.20.0. The kernel's part is the node's affair.
 ARG EFA_INSTALLER=1.49.0
+# As public image recipes pin it (ai-dynamo/dynamo among them); EC2's user guide lists each version's under "Verify the EFA
+# installer using an MD5 or SHA256 checksum".
+ARG EFA_SHA256=cf2e9281a2328a243c76f911a490faed43ca0fecfe4733c25e34b2e92a32c309
 RUN if [ -n "${EFA_INSTALLER}" ]; then \
         cd /tmp \
-        && curl --fail --silent --show-error --location \
-            "https://efa-installer.amazonaws.com/aws-efa-installer-${EFA_INSTALLER}.tar.gz" | tar xz \
-        && cd aws-efa-installer && apt-get update \
+        && curl --fail --silent --show-error --location --output efa.tar.gz \
+            "https://efa-installer.amazonaws.com/aws-efa-installer-${EFA_INSTALLER}.tar.gz" \
+        && echo "${EFA_SHA256}  efa.tar.gz" | sha256sum --check --strict \
+        && tar xf efa.tar.gz && cd aws-efa-installer && apt-get update \
         && ./efa_installer.sh --yes --enable-gdr --skip-kmod --skip-limit-conf --no-verify \
-        && rm -rf /tmp/aws-efa-installer /var/lib/apt/lists/*; \
+        && rm -rf /tmp/efa.tar.gz /tmp/aws-efa-installer /var/lib/apt/lists/*; \
     fi
 WORKDIR /opt/anemone
 COPY requirements-jobs.txt ./
@@ -33,7 +37,8 @@ RUN sh include/deploy/docker/project.sh \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
     && install -d -o 10001 -g 10001 /scratch \
     && python -c "import include.artifacts.store, include.specs.finetune, jobs.runtime"
-# Where the installer above puts NCCL's plugin; without it NCCL falls back to sockets and says nothing.
+# Where the installer above puts NCCL's plugin; without it NCCL falls back to sockets and says nothing. Which plugin is
+# asked for (NCCL_NET_PLUGIN, for which NVIDIA's images have a default of their own) is said by the platform.
 ENV DO_NOT_TRACK=true \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HOME=/scratch \

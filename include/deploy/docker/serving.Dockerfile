@@ -2,7 +2,7 @@
 #
 #   docker build --file include/deploy/docker/serving.Dockerfile --tag anemone/serving:0.1.0 .
 #
-# What it runs on: any Debian-like system with CPython 3.11 and pip.
+# What it runs on: any Debian-like system with CPython 3.11, or a bare Debian 12, which gets its own.
 ARG BASE=python:3.11-slim-bookworm
 # The same system, where packages come from somewhere else than the public indexes: with a proxy's certificate, pip's
 # configuration, a folder of wheels in PIP_FIND_LINKS. Nothing of it but the environment itself gets into the image.
@@ -19,6 +19,9 @@ ARG REVISION=
 RUN sh include/deploy/docker/project.sh serving
 
 FROM ${BASE}
+RUN command -v python3 >/dev/null \
+    || (apt-get update && apt-get install --yes --no-install-recommends ca-certificates python3 \
+        && apt-get clean && rm -rf /var/lib/apt/lists/*)
 # tritonserver's stub is linked to Python's library, which a Debian Python comes without.
 RUN ldconfig -p | grep -q libpython3.11 \
     || (apt-get update && apt-get install --yes --no-install-recommends libpython3.11 && rm -rf /var/lib/apt/lists/*)

@@ -113,6 +113,24 @@ def test_what_is_added_to_somebody_elses_image_is_locked(name):
     assert not {"torch", "triton"} & set(packages)
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_fetched_past_a_package_manager_is_compared_with_its_checksum(name):
+    instructions = _instructions(name)
+    for word, rest in instructions:
+        if word == "RUN" and re.search(r"\b(curl|wget)\b", rest):
+            (checksum,) = re.findall(r'echo "\$\{(\w+)\} .*\| sha256sum --check --strict', rest)
+            (value,) = [text for keyword, text in instructions if keyword == "ARG" and text.startswith(f"{checksum}=")]
+            assert re.fullmatch(rf"{checksum}=[0-9a-f]{{64}}", value)
+            assert rest.index("sha256sum") < rest.index("tar x")
+
+
+def test_airflow_can_bring_dags_from_git():
+    assert any(word == "RUN" and "apt-get install" in rest and " git " in rest for word, rest in _last_stage("airflow"))
+    locked = (PROJECT / "requirements-deploy.txt").read_text(encoding="utf-8")
+    for package in ("apache-airflow-providers-git", "gitpython", "statsd"):
+        assert re.search(rf"^{package}==", locked, re.MULTILINE), package
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.sh")))
 def test_its_scripts_parse(script):
     result = subprocess.run(["sh", "-n", str(FOLDER / script)], capture_output=True, text=True)

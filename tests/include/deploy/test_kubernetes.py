@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from include.code_identity import PROJECT
+from include.platforms import load_platform
 
 DEPLOY = PROJECT / "include" / "deploy"
 ROOT = DEPLOY / "kubernetes"
@@ -22,6 +23,7 @@ CRDS = PROJECT / "tests" / "kubernetes" / "crds"
 GOLDEN = PROJECT / "tests" / "kubernetes" / "golden"
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34")
 TIERS = ("stable", "canary")
+IMAGES = {"anemone/jobs:0.1.0", "anemone/serving:0.1.0"}
 OVERLAYS: dict[str, tuple[list[str], list[str]]] = {
     "serving": (["serving"], []),
     "ephemeral": (["serving"], ["ephemeral"]),
@@ -29,6 +31,9 @@ OVERLAYS: dict[str, tuple[list[str], list[str]]] = {
     "airflow": (["airflow"], []),
     "kubeflow": (["airflow"], ["kubeflow"]),
     "monitoring": (["monitoring"], []),
+    "mlflow": (["mlflow"], []),
+    "bare": (["bare"], []),
+    "eks": (["serving", "mlflow", "airflow"], ["gateway", "eks"]),
 }
 """What is built of them: resources and components."""
 
@@ -128,7 +133,7 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_no_pod_has_more_rights_than_it_needs() -> None:
     found = dict(pods())
-    assert {"Deployment/triton", "Deployment/router", "Deployment/canary-controller"} <= set(found)
+    assert {f"Deployment/{name}" for name in ("triton", "router", "canary-controller", "mlflow")} <= set(found)
     for where, pod in found.items():
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"], where
         assert pod["automountServiceAccountToken"] is False, where
@@ -170,6 +175,8 @@ def test_what_the_commands_are_told_is_what_the_programs_take() -> None:
     seen = set()
     for where, pod in pods():
         for container in pod["containers"]:
+            if container["command"][0] == "mlflow":
+                continue
             module = container["command"][2]
             source = (PROJECT / sources[module]).read_text()
             seen.add(module)
@@ -198,19 +205,64 @@ def test_every_image_has_a_tag_and_every_object_one_namespace(overlay: str, tmp_
         assert document["metadata"]["namespace"] == "anemone"
         if document["kind"] == "Deployment":
             for container in document["spec"]["template"]["spec"]["containers"]:
-                assert container["image"] == "anemone/serving:0.1.0" and container["imagePullPolicy"] == "IfNotPresent"
+                assert container["image"] in IMAGES and container["imagePullPolicy"] == "IfNotPresent"
 
 
 @kubectl
-def test_a_cluster_without_volumes_gets_none(tmp_path: Path) -> None:
-    found = built(tmp_path, "ephemeral")
+@pytest.mark.parametrize(("overlay", "stateful"), [("ephemeral", 2), ("bare", 3)])
+def test_a_cluster_without_volumes_gets_none(overlay: str, stateful: int, tmp_path: Path) -> None:
+    found = built(tmp_path, overlay)
     assert not [document for document in found if document["kind"] == "PersistentVolumeClaim"]
     states = [
         volume
         for document in found if document["kind"] == "Deployment"
         for volume in document["spec"]["template"]["spec"]["volumes"] if volume["name"] == "state"
     ]  # fmt: skip
-    assert len(states) == 2 and all("emptyDir" in volume for volume in states)
+    assert len(states) == stateful and all("emptyDir" in volume for volume in states)
+
+
+@kubectl
+def test_the_bare_overlay_is_what_the_platform_expects_beside_airflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANEMONE_STORE", "s3://anemone/store")
+    load_platform.cache_clear()
+    try:
+        platform = load_platform("cpu-cluster")
+    finally:
+        load_platform.cache_clear()
+    found = built(tmp_path, "bare")
+    named = {name(document) for document in found}
+    addresses = {
+        f"http://{document['metadata']['name']}:{port['port']}"
+        for document in found if document["kind"] == "Service"
+        for port in document["spec"].get("ports", ())
+    }  # fmt: skip
+    asked = [platform.serving.url, platform.serving.controller_url, platform.environment["MLFLOW_TRACKING_URI"]]
+    assert {re.sub(r"\.anemone\.svc", "", url) for url in asked} <= addresses
+    assert {f"ServiceAccount/{account}" for account in ("airflow-worker", "airflow-triggerer")} <= named
+    (serving,) = [one for one in found if name(one).startswith("ConfigMap/serving")]
+    assert serving["data"]["ANEMONE_STORE"] == platform.store
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
+        assert serving["data"][variable] == platform.environment[variable]
+
+
+@kubectl
+def test_whoever_reaches_the_store_is_a_cloud_identity_on_eks(tmp_path: Path) -> None:
+    found = built(tmp_path, "eks")
+    roles = {
+        document["metadata"]["name"]: document["metadata"].get("annotations", {}).get("eks.amazonaws.com/role-arn")
+        for document in found if document["kind"] == "ServiceAccount"
+    }  # fmt: skip
+    keyed = {
+        document["spec"]["template"]["spec"]["serviceAccountName"]
+        for document in found if document["kind"] == "Deployment"
+        for container in document["spec"]["template"]["spec"]["containers"]
+        if any(entry["name"] == "AWS_SECRET_ACCESS_KEY" for entry in container.get("env", ()))
+    }  # fmt: skip
+    assert keyed == {"anemone-serving", "canary-controller"}
+    assert all(roles[account] for account in keyed | {"anemone-jobs", "airflow-worker", "airflow-triggerer"})
+    assert roles["airflow-scheduler"] is None
 
 
 @kubectl
