@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,6 @@ from jobs.canary.router import RouterError
 from jobs.canary.servers import Servers
 from jobs.canary.target import Target
 from jobs.router.log import log
-from jobs.triton.client import TritonError
 
 HISTORY = timedelta(days=90)
 """How long a rollout that has ended can be asked about; its evidence is in the store, and retention's affair."""
@@ -46,9 +46,9 @@ class Controller:
         self._runners: dict[str, list[Runner]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
-        self._collecting: asyncio.Task[None] | None = None
-        self._uncollected: str | None = None
-        """Why the last collection failed, as it was logged."""
+        self._housekeeping: list[asyncio.Task[None]] = []
+        self._told: dict[tuple[str, str], str] = {}
+        """By event and tier: why it could not be done the last time."""
         self._sequence = 0
         self._retiring = asyncio.Lock()
 
@@ -76,14 +76,14 @@ class Controller:
                 self._spawn(target.name, self._clear_away(target))
             else:
                 self._work(target)
-        self._collecting = asyncio.create_task(self._collect_always())
+        # Apart: to unload a release may take as long as its last request.
+        for what, work in (("collect", self._keep_house), ("declare", self._declare)):
+            self._housekeeping.append(asyncio.create_task(self._always(what, work)))
         log("started", targets=len(self._targets), unfinished=sum(map(len, self._runners.values())))
 
     async def close(self) -> None:
         """End all tasks; nothing is lost, and the next life goes on."""
-        tasks = [task for tasks in self._tasks.values() for task in tasks]
-        if self._collecting is not None:
-            tasks.append(self._collecting)
+        tasks = [*self._housekeeping, *(task for tasks in self._tasks.values() for task in tasks)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -222,7 +222,7 @@ class Controller:
         return self._targets[name]
 
     def _runner(self, rollout: Rollout, target: Target) -> Runner:
-        return Runner(rollout, target, self._records, self._collect)
+        return Runner(rollout, target, self._records, self._collect, self._declare)
 
     def _find(self, rollout: str) -> Rollout | None:
         runner = self._running(rollout)
@@ -233,7 +233,9 @@ class Controller:
 
     def _work(self, target: Target) -> None:
         self._wake[target.name] = asyncio.Event()
-        self._spawn(target.name, self._tend(target), self._lead(target))
+        # Apart: a new server may read a large engine for minutes, and meanwhile the target is looked after.
+        kept = (self._keep(target, target.tend), self._keep(target, target.supply))
+        self._spawn(target.name, *kept, self._lead(target))
 
     def _spawn(self, name: str, *work: Coroutine[Any, Any, None]) -> None:
         self._tasks[name] = [asyncio.create_task(coroutine) for coroutine in work]
@@ -244,10 +246,10 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tend(self, target: Target) -> None:
+    async def _keep(self, target: Target, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await target.tend()
+                await work()
             except Exception as error:
                 log("fault", target=target.name, error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._peers.timing.tend)
@@ -271,18 +273,18 @@ class Controller:
             self._rollouts[runner.rollout.id] = runner.rollout
             runners.pop(0)
 
-    async def _collect_always(self) -> None:
+    async def _always(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever targets there are: what a retired one could not unload has nobody else."""
         while True:
             try:
-                self._forget_old()
-                await self._declare()
-                await self._collect()
-            except TritonError as error:
-                self._tell_uncollected(error)
+                await work()
             except Exception as error:
-                log("fault", task="collect", error=f"{type(error).__name__}: {error}")
+                log("fault", task=what, error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._peers.timing.tend)
+
+    async def _keep_house(self) -> None:
+        self._forget_old()
+        await self._collect()
 
     def _forget_old(self) -> None:
         """Ended rollouts whose evidence is in the store, after as long as `HISTORY` says."""
@@ -293,42 +295,62 @@ class Controller:
 
     async def _collect(self) -> None:
         """Unload and remove what no target needs any more."""
-        async with self._peers.repository_lock:
-            try:
-                foreign = set() if self._targets else await self._routed()
-                for servers in self._peers.tiers:
-                    needed = foreign | self._needed(servers)
-                    for name in sorted(await servers.loaded() - needed):
-                        log("unload", release=name)
-                        await servers.unload(name)
-                    for name in sorted(await servers.installed() - needed):
-                        await servers.remove(name)
-                self._uncollected = None
-            except (RouterError, AnemoneError, OSError) as error:
-                self._tell_uncollected(error)
+        await asyncio.gather(*map(self._collect_from, self._peers.tiers))
 
-    def _tell_uncollected(self, error: Exception) -> None:
-        if str(error) != self._uncollected:
-            self._uncollected = str(error)
-            log("collect_pending", error=error)
+    async def _collect_from(self, servers: Servers) -> None:
+        """A release that does not go keeps no other from going."""
+        problems: list[str] = []
+        async with servers.collecting:
+            try:
+                idle = await servers.loaded() - self._needed(servers)
+                for name in sorted(idle - await self._routed(servers) if idle else ()):
+                    log("unload", tier=servers.name, release=name)
+                    with _noted(problems):
+                        await servers.unload(name)
+                idle = await servers.installed() - self._needed(servers)
+                for name in sorted(idle - await servers.loaded() if idle else ()):
+                    with _noted(problems):
+                        await servers.remove(name)
+            except (RouterError, AnemoneError, OSError) as error:
+                problems.append(str(error))
+        self._tell_once("collect_pending", servers, "; ".join(problems))
+
+    def _tell_once(self, event: str, servers: Servers, problem: str) -> None:
+        if problem and problem != self._told.get((event, servers.name)):
+            log(event, tier=servers.name, error=problem)
+        self._told[event, servers.name] = problem
 
     def _needed(self, servers: Servers) -> set[str]:
         stable = servers is self._peers.stable
         return {name for target in self._targets.values() for name in (target.needed() if stable else target.needs)}
 
-    async def _routed(self) -> set[str]:
-        """What the router sends clients to: a controller that has lost its records must not take it away."""
-        targets = (await self._peers.router.state())["targets"].values()
-        return {name for target in targets for name in (target["champion"], target["canary"]) if name}
+    async def _routed(self, servers: Servers) -> set[str]:
+        """What the router sends clients to, for want of records, or because it has not followed yet: it stays."""
+        peers = self._peers
+        arms = [arm for arm, tier in (("champion", peers.stable), ("canary", peers.canary)) if tier is servers]
+        targets = (await peers.router.state())["targets"].values()
+        return {target[arm] for target in targets for arm in arms if target[arm]}
 
     async def _declare(self) -> None:
         """Say to each tier what a server of it has to have before clients are sent there."""
-        champions = {target.champion_name for target in self._targets.values()} - {None}
-        canaries = {target.canary for target in self._targets.values()} - {None}
+        champions = {name for target in self._targets.values() if (name := target.champion_name)}
+        canaries = {target.canary.name for target in self._targets.values() if target.canary}
         both = self._peers.stable is self._peers.canary
-        await self._peers.stable.serve(champions | canaries if both else champions)
+        asked = [(self._peers.stable, champions | canaries if both else champions)]
         if not both:
-            await self._peers.canary.serve(canaries)
+            asked.append((self._peers.canary, canaries))
+        await asyncio.gather(*(self._declare_to(servers, names) for servers, names in asked))
+
+    async def _declare_to(self, servers: Servers, names: set[str]) -> None:
+        try:
+            if len(names) > 1:
+                # One that no server has would take every server from the clients of the others, and help nobody.
+                names = names & await servers.loaded() or names
+            await servers.serve(names)
+        except (AnemoneError, OSError) as error:
+            self._tell_once("declare_pending", servers, str(error))
+        else:
+            self._tell_once("declare_pending", servers, "")
 
     async def _clear_away(self, target: Target) -> None:
         """The end of a target: no route, nothing loaded, no history."""
@@ -344,3 +366,11 @@ class Controller:
         del self._targets[target.name]
         self._wake.pop(target.name, None)
         log("retired", target=target.name)
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (AnemoneError, OSError) as error:
+        problems.append(str(error))

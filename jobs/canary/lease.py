@@ -36,11 +36,13 @@ class Lease:
             try:
                 await self._router.lease(self._target, self.holder, self._seconds)
                 break
-            except ConflictError:
+            except RouterError as error:
                 if loop.time() > until:
                     raise
-                await self._take_over()
-                await asyncio.sleep(self._seconds / _RENEWALS)
+                if isinstance(error, ConflictError):
+                    with contextlib.suppress(RouterError):
+                        await self._take_over()
+            await asyncio.sleep(self._seconds / _RENEWALS)
         self._task = asyncio.create_task(self._renew())
         return self
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
+from include.errors import AnemoneError
 from jobs.canary.router import RouterError, Traffic
 from jobs.canary.servers import Servers
 from jobs.router.log import log
@@ -38,6 +39,20 @@ class Timing:
     retry: float = 1.0
 
 
+class Patience:
+    """How long something may be amiss. The clock begins when it is first seen to be, however long the look took."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def is_over(self, amiss: bool = True) -> bool:
+        """Say how it is now; what is well again begins anew."""
+        now = asyncio.get_running_loop().time()
+        self._since = (self._since if self._since is not None else now) if amiss else None
+        return self._since is not None and now - self._since > self._seconds
+
+
 @dataclass
 class Peers:
     """Everything outside the controller.
@@ -46,7 +61,6 @@ class Peers:
         stable, canary: the servers of the champion and those of the canary; the same, where there is one tier.
         store: root URI of the store that evidence goes to.
         boot: names this life of the controller.
-        repository_lock: held while a release is put into Triton's repository and while unneeded ones are removed.
     """
 
     router: Traffic
@@ -55,7 +69,6 @@ class Peers:
     store: str
     boot: str
     timing: Timing = Timing()
-    repository_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def tiers(self) -> tuple[Servers, ...]:
@@ -65,13 +78,24 @@ class Peers:
         """None where the model answers a real request; otherwise why it does not."""
         return await servers.problem(name, self.timing.probe)
 
+    async def wait_out(self, awaited: type[Exception], attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat it while it raises `awaited`; raises that once it has lasted for longer than patience."""
+        patience = Patience(self.timing.patience)
+        while True:
+            try:
+                return await attempt()
+            except awaited:
+                if patience.is_over():
+                    raise
+            await asyncio.sleep(self.timing.retry)
+
     async def until_done(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Repeat what has to succeed until the peers let it, saying so once."""
         told = False
         while True:
             try:
                 return await attempt()
-            except (RouterError, TritonError) as error:
+            except (RouterError, AnemoneError, OSError) as error:
                 if not told:
                     log("waiting", what=what, error=error)
                     told = True

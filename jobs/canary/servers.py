@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,6 +23,9 @@ from jobs.triton.remote import Agent, AgentState
 
 T = TypeVar("T")
 
+_LONGEST_PAUSE_SECONDS = 60.0
+"""Before a pod that refuses a release is given it again."""
+
 PROBE = "ping"
 """What the controller asks to see whether a release answers; a single token of answer will do."""
 
@@ -32,9 +35,11 @@ class Servers(Protocol):
 
     Attributes:
         name: for messages.
+        collecting: held while what nobody needs is unloaded and removed; who wants a release kept says so without it.
     """
 
     name: str
+    collecting: asyncio.Lock
 
     async def live(self) -> bool:
         """Whether any server answers at all."""
@@ -42,8 +47,18 @@ class Servers(Protocol):
     async def loaded(self) -> set[str]:
         """Releases that at least one server has ready."""
 
-    async def lacking(self, name: str) -> list[str]:
-        """The servers that do not have a release ready; those that do not answer are among them."""
+    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
+        """The servers that answer, and do not have a release ready.
+
+        Args:
+            instead: only those matter that have this one ready, and so take its requests now; all, where none has.
+        """
+
+    async def silent(self) -> dict[str, TritonError]:
+        """The servers that do not say what they have, and why; clients are not sent there. Raises nothing.
+
+        NotAvailableError stands for no answer, any other error for what a server answered.
+        """
 
     async def installed(self) -> set[str]:
         """Releases in the repository of any server."""
@@ -51,14 +66,21 @@ class Servers(Protocol):
     async def holds(self, release: Release) -> bool:
         """Whether no server would have to read the release's engine from the store."""
 
-    async def install(self, live: LiveRelease) -> str:
-        """Put a release into every repository, and return its name. Raises ArtifactError."""
+    async def called(self, live: LiveRelease) -> str:
+        """The name under which `bring` will put it; that of one which was live before may be another by now."""
 
-    async def restore(self, live: LiveRelease) -> str:
-        """The same for one that was live before; where it lies there still, it is read again. Raises ArtifactError."""
+    async def bring(self, live: LiveRelease, instead: str | None = None) -> None:
+        """Put a named release into the repository, and load it, on every server that `lacking` names.
 
-    async def load(self, name: str) -> None:
-        """Load it on every server that answers."""
+        An engine that lies there still is read again. A server that refuses does not keep the others from having it.
+
+        Raises:
+            ArtifactError: the engine is gone from the store, or the copy of it was altered.
+            TritonError: it does not load.
+        """
+
+    async def supply(self, live: LiveRelease) -> None:
+        """The same, without waiting for servers among several: a new one may read a large engine for minutes."""
 
     async def reload(self, name: str) -> None:
         """Put a fresh process in the place of each that does not answer a real request."""
@@ -101,6 +123,10 @@ class Triton(Protocol):
     ) -> Answer: ...
 
 
+def _called_today(release: Release, drill: Drill) -> str:
+    return repository.release_name(release, Rehearsal(drill=drill), DEFAULT)
+
+
 @dataclass
 class Here:
     """One Triton of this machine, whose repository is the serving folder.
@@ -115,6 +141,8 @@ class Here:
     put: Callable[[Path, Release, Drill], str] = repository.install
     take: Callable[[Path, str], None] = repository.remove
     verify: Callable[[Path, Release], None] = repository.verify
+    call: Callable[[Release, Drill], str] = _called_today
+    collecting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def live(self) -> bool:
         return await self.triton.live()
@@ -122,8 +150,11 @@ class Here:
     async def loaded(self) -> set[str]:
         return {name for name, state in (await self.triton.states()).items() if state == READY}
 
-    async def lacking(self, name: str) -> list[str]:
+    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
         return [] if name in await self.loaded() else [self.name]
+
+    async def silent(self) -> dict[str, TritonError]:
+        return {} if await self.live() else {self.name: NotAvailableError(f"{self.name} does not answer")}
 
     async def installed(self) -> set[str]:
         models = self.folder / repository.MODELS
@@ -132,17 +163,23 @@ class Here:
     async def holds(self, release: Release) -> bool:
         return self._engine(release).is_dir()
 
-    async def install(self, live: LiveRelease) -> str:
-        return await asyncio.to_thread(self.put, self.folder, live.release, live.drill)
+    async def called(self, live: LiveRelease) -> str:
+        """Anemone's own code is part of a name: after an update a release that is not there any more gets another."""
+        if live.name in await self.installed() and await self.holds(live.release):
+            return live.name
+        return await asyncio.to_thread(self.call, live.release, live.drill)
 
-    async def restore(self, live: LiveRelease) -> str:
+    async def bring(self, live: LiveRelease, instead: str | None = None) -> None:
+        if live.name in await self.loaded():
+            return
         if live.name in await self.installed() and await self.holds(live.release):
             await asyncio.to_thread(self.verify, self.folder, live.release)
-            return live.name
-        return await self.install(live)
+        else:
+            await asyncio.to_thread(self.put, self.folder, live.release, live.drill)
+        await self.triton.load(live.name)
 
-    async def load(self, name: str) -> None:
-        await self.triton.load(name)
+    async def supply(self, live: LiveRelease) -> None:
+        await self.bring(live)
 
     async def reload(self, name: str) -> None:
         await self.triton.reload(name)
@@ -177,31 +214,43 @@ class Pods:
     """Tritons of a cluster, each with an agent beside it (`jobs.triton.agent`).
 
     Pods come and go: a new one has nothing, takes no requests until it has what `serve` says, and is given that by
-    `restore` and `load`, which may be said again at any time. A pod that does not answer, or is on its way out, keeps
+    `bring` or `supply`, which may be said again at any time. A pod that does not answer, or is on its way out, keeps
     nobody waiting. A release's name comes from this side, so that pods of two images can serve the same release while
     the one replaces the other.
 
     Args:
         find: the agents that there are now, by address.
+        call: the name that a release gets.
     """
 
-    def __init__(self, name: str, find: Callable[[], Awaitable[dict[str, Agent]]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        find: Callable[[], Awaitable[dict[str, Agent]]],
+        call: Callable[[Release, Drill], str] = _called_today,
+    ) -> None:
         self.name = name
+        self.collecting = asyncio.Lock()
         self._find = find
+        self._call = call
+        self._giving: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._refused: dict[tuple[str, str], tuple[int, float]] = {}
+        """By pod and release: how often in a row it was refused, and when it is tried again."""
         self._turn = count()
         self._away: set[str] = set()
 
     async def live(self) -> bool:
-        return any(state.live for state in (await self._all()).values() if state is not None)
+        return any(isinstance(state, AgentState) for state in (await self._all()).values())
 
     async def loaded(self) -> set[str]:
         return {name for state in (await self._states()).values() for name in state.ready}
 
-    async def lacking(self, name: str) -> list[str]:
-        found = await self._all()
-        return [pod for pod, state in found.items() if state is None or name not in state.ready] or (
-            [] if found else [self.name]
-        )
+    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
+        states = await self._states()
+        return [pod for pod, state in _taking(states, instead).items() if name not in state.ready]
+
+    async def silent(self) -> dict[str, TritonError]:
+        return {pod: state for pod, state in (await self._all()).items() if isinstance(state, TritonError)}
 
     async def installed(self) -> set[str]:
         return {name for state in (await self._states()).values() for name in state.installed}
@@ -210,16 +259,49 @@ class Pods:
         engine = release.engine.digest[:16]
         return all(engine in state.engines for state in (await self._states()).values())
 
-    async def install(self, live: LiveRelease) -> str:
-        name = live.name or repository.release_name(live.release, Rehearsal(drill=live.drill), DEFAULT)
-        await self._everywhere(lambda agent: agent.install(name, live.release, live.drill))
-        return name
+    async def called(self, live: LiveRelease) -> str:
+        return live.name or await asyncio.to_thread(self._call, live.release, live.drill)
 
-    async def restore(self, live: LiveRelease) -> str:
-        return await self.install(live)
+    async def bring(self, live: LiveRelease, instead: str | None = None) -> None:
+        await self._each(
+            {pod: self._give(pod, agent, live) for pod, agent in (await self._agents(live.name, instead)).items()}
+        )
 
-    async def load(self, name: str) -> None:
-        await self._everywhere(lambda agent: agent.load(name))
+    async def supply(self, live: LiveRelease) -> None:
+        now = asyncio.get_running_loop().time()
+        for pod, agent in (await self._agents(live.name)).items():
+            if now >= self._refused.get((pod, live.name), (0, 0.0))[1]:
+                self._give(pod, agent, live)
+
+    def _give(self, pod: str, agent: Agent, live: LiveRelease) -> asyncio.Future[None]:
+        """Goes on, whoever waits for it: what a pod is being given it is not given twice."""
+        key = (pod, live.name)
+
+        async def give() -> None:
+            await agent.install(live.name, live.release, live.drill)
+            await agent.load(live.name)
+
+        def given(task: asyncio.Task[None]) -> None:
+            del self._giving[key]
+            error = None if task.cancelled() else task.exception()
+            if error is None:
+                self._refused.pop(key, None)
+                return
+            tries = self._refused.get(key, (0, 0.0))[0] + 1
+            pause = min(_LONGEST_PAUSE_SECONDS, 2.0**tries)
+            self._refused[key] = (tries, asyncio.get_running_loop().time() + pause)
+            log("not_given", tier=self.name, pod=pod, release=live.name, error=error)
+
+        if key not in self._giving:
+            log("give", tier=self.name, pod=pod, release=live.name)
+            self._giving[key] = asyncio.create_task(give())
+            self._giving[key].add_done_callback(given)
+        return asyncio.shield(self._giving[key])
+
+    async def _agents(self, name: str, instead: str | None = None) -> dict[str, Agent]:
+        """Those of the pods that lack a release."""
+        lacking = await self.lacking(name, instead)
+        return {pod: agent for pod, agent in (await self._find()).items() if pod in lacking}
 
     async def reload(self, name: str) -> None:
         async def where_needed(agent: Agent) -> None:
@@ -275,24 +357,26 @@ class Pods:
 
     async def _states(self) -> dict[str, AgentState]:
         """Of the pods that answer. Raises NotAvailableError where none does."""
-        states = {pod: state for pod, state in (await self._all()).items() if state is not None and state.live}
+        states = {pod: state for pod, state in (await self._all()).items() if isinstance(state, AgentState)}
         if not states:
             raise NotAvailableError(f"no pod of {self.name} answers: see that its Deployment runs")
         return states
 
-    async def _all(self) -> dict[str, AgentState | None]:
-        """Every pod that is not on its way out; None where it does not answer."""
+    async def _all(self) -> dict[str, AgentState | TritonError]:
+        """Every pod that is not on its way out: what it has, or why it does not say so."""
         agents = await self._find()
 
-        async def state(agent: Agent) -> AgentState | None:
+        async def state(pod: str, agent: Agent) -> AgentState | TritonError:
             try:
-                return await agent.state()
-            except TritonError:
-                return None
+                found = await agent.state()
+            except TritonError as error:
+                return error
+            away = NotAvailableError(f"{pod}: its Triton does not answer")
+            return found if found.live or found.leaving else away
 
-        found = dict(zip(agents, await asyncio.gather(*map(state, agents.values())), strict=True))
-        self._tell_away({pod for pod, state in found.items() if state is None or not (state.live or state.leaving)})
-        return {pod: state for pod, state in found.items() if state is None or not state.leaving}
+        found = dict(zip(agents, await asyncio.gather(*map(state, agents, agents.values())), strict=True))
+        self._tell_away({pod for pod, state in found.items() if isinstance(state, TritonError)})
+        return {pod: state for pod, state in found.items() if isinstance(state, TritonError) or not state.leaving}
 
     def _tell_away(self, away: set[str]) -> None:
         if away != self._away:
@@ -300,13 +384,20 @@ class Pods:
             log("pods", tier=self.name, away=",".join(sorted(away)) or "none")
 
     async def _everywhere(self, work: Callable[[Agent], Awaitable[Any]]) -> None:
-        """Raises what a pod answers; those that are away are passed over, unless all are."""
         states = await self._states()
-        agents = {pod: agent for pod, agent in (await self._find()).items() if pod in states}
-        results = await asyncio.gather(*map(work, agents.values()), return_exceptions=True)
+        await self._each({pod: work(agent) for pod, agent in (await self._find()).items() if pod in states})
+
+    async def _each(self, work: dict[str, Awaitable[Any]]) -> None:
+        """Raises what a pod answers, once all have; those that are away are passed over, unless all are."""
+        results = await asyncio.gather(*work.values(), return_exceptions=True)
         problems = [result for result in results if isinstance(result, BaseException)]
         for problem in problems:
             if not isinstance(problem, NotAvailableError):
                 raise problem
-        if len(problems) == len(results):
-            raise problems[0] if problems else NotAvailableError(f"no pod of {self.name} answers")
+        if problems and len(problems) == len(results):
+            raise problems[0]
+
+
+def _taking(states: dict[str, AgentState], name: str | None) -> dict[str, AgentState]:
+    """The pods that take a release's requests; all, where none does."""
+    return {pod: state for pod, state in states.items() if name in state.ready} or states

@@ -11,9 +11,10 @@ from include.rollouts import LiveRelease
 from jobs.canary.peers import Peers
 from jobs.canary.records import Records, Rollout, TargetRecord
 from jobs.canary.router import ConflictError, RouterError
+from jobs.canary.servers import Servers
 from jobs.router.log import log
 from jobs.router.routes import Split
-from jobs.triton.client import TimedOutError, TritonError
+from jobs.triton.client import NotAvailableError, TimedOutError, TritonError
 
 _TRIES = 5
 _MISSES = 2
@@ -32,7 +33,7 @@ class Target:
         holder: in whose name a canary gets traffic.
         healthy: whether the champion answered the last real request.
         needs: names that a rollout wants kept, beside the champion and the warm release.
-        canary: the release that a rollout has found ready, and that Triton therefore has to have.
+        canary: the release that a rollout has found ready, and that the canary's servers therefore have to have.
         interrupt: called with the reason when Triton has lost its models, before they are loaded again.
     """
 
@@ -43,14 +44,15 @@ class Target:
         self.holder = f"controller@{peers.boot}"
         self.healthy = False
         self.needs: set[str] = set()
-        self.canary: str | None = None
+        self.canary: LiveRelease | None = None
         self.interrupt: Callable[[str], None] | None = None
         self._records = records
         self._routing = asyncio.Lock()
         self._misses = 0
+        self._canary_silent = 0
         self._repairs = 0
         self._repair_not_before = 0.0
-        self._warm_not_before = 0.0
+        self._supply_not_before: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -136,7 +138,7 @@ class Target:
             raise refusal
 
     async def tend(self) -> None:
-        """Put right what is not as it should be: routes, what Triton has loaded, a champion that does not answer."""
+        """Put right what is not as it should be: the route, a canary without its model, a champion that is silent."""
         try:
             await self.keep_route()
         except RouterError as error:
@@ -150,62 +152,95 @@ class Target:
             self.healthy = False
             log("repair_failed", target=self.name, release=champion.name, error=error)
 
+    async def supply(self) -> None:
+        """Give servers what they lack: one that has just been made has nothing, and takes no requests before.
+
+        A champion that no server has is brought back by `tend`.
+        """
+        peers, champion = self.peers, self.record.champion
+        if champion is None or self.record.retiring:
+            return
+        try:
+            wanted = [(peers.stable, champion)] if champion.name in await peers.stable.loaded() else []
+        except TritonError:
+            return
+        if self.canary is not None and peers.canary is not peers.stable:
+            wanted.append((peers.canary, self.canary))
+        if (warm := self.warm()) is not None:
+            wanted.append((peers.stable, warm))
+        for servers, live in wanted:
+            await self._supply(servers, live)
+
+    async def _supply(self, servers: Servers, live: LiveRelease) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._supply_not_before.get(live.name, 0.0):
+            return
+        try:
+            if not await servers.lacking(live.name):
+                return
+        except TritonError:
+            return
+        try:
+            await self._put(servers, live)
+        except (AnemoneError, OSError) as error:
+            # A rollback is slower without the warm one, and nothing else.
+            self._supply_not_before[live.name] = now + _LONGEST_PAUSE_SECONDS
+            log("repair_failed", target=self.name, release=live.name, error=error)
+
     async def _tend_models(self, champion: LiveRelease) -> None:
         stable, canary = self.peers.stable, self.peers.canary
         loaded = await stable.loaded()
         lost = {champion.name} - loaded
         if self.canary is not None:
-            lost |= {self.canary} - (loaded if canary is stable else await canary.loaded())
+            try:
+                lost |= {self.canary.name} - (loaded if canary is stable else await canary.loaded())
+                self._canary_silent = 0
+            except TritonError as error:
+                self._canary_silent += 1
+                if self._canary_silent >= _MISSES:
+                    await self._interrupt(str(error))
         if lost:
-            await self._lost(sorted(lost))
+            names = ", ".join(sorted(lost))
+            await self._interrupt(f"Triton has lost {names}: it was restarted, or someone unloaded it")
         if champion.name not in loaded:
             self.healthy = False
             log("repair", target=self.name, release=champion.name, reason="not loaded")
             champion = await self.ensure_loaded(champion)
-        elif await stable.lacking(champion.name):
-            # A server that has just been made; clients are not sent there before it has what it is to serve.
-            await self.ensure_loaded(champion)
         await self._probe(champion)
-        if (warm := self.warm()) is not None and await stable.lacking(warm.name):
-            await self._load_warm(warm)
 
-    async def _load_warm(self, warm: LiveRelease) -> None:
-        """A rollback is slower without it, and nothing else."""
-        now = asyncio.get_running_loop().time()
-        if now < self._warm_not_before:
-            return
-        try:
-            await self.ensure_loaded(warm)
-        except (TritonError, AnemoneError, OSError) as error:
-            self._warm_not_before = now + _LONGEST_PAUSE_SECONDS
-            log("warm_not_loaded", target=self.name, release=warm.name, error=error)
-
-    async def _lost(self, names: list[str]) -> None:
+    async def _interrupt(self, reason: str) -> None:
         """A canary gets no traffic while models are being loaded again: it would only seem to fail."""
         if self.interrupt is None:
             return
-        self.interrupt(f"Triton has lost {', '.join(names)}: it was restarted, or someone unloaded it")
+        self.interrupt(reason)
         try:
             await self.set_route(self.alone())
         except RouterError as error:
             log("route_pending", target=self.name, error=error)
 
     async def ensure_loaded(self, live: LiveRelease) -> LiveRelease:
-        """Load a release that is, or was, live, and return it under the name that it has now.
+        """See that a release that is live stands on some stable server; the others are given it meanwhile.
+
+        Returns it under the name that it has now.
 
         Raises:
             ArtifactError: its installed engine was altered, or it is not installed any more and its engine is gone
                 from the store.
-            TritonError: it does not load.
+            TritonError: it does not load, or not yet.
         """
         stable = self.peers.stable
-        if not await stable.lacking(live.name):
+        if live.name in await stable.loaded():
             return live
-        async with self.peers.repository_lock:
-            name = await stable.restore(live)
-            if name != live.name:
-                live = self._rename(live, name)
-        await stable.load(live.name)
+        live = await self._put(stable, live)
+        if live.name not in await stable.loaded():
+            raise NotAvailableError(f"{live.name} is not loaded on {stable.name} yet")
+        return live
+
+    async def _put(self, servers: Servers, live: LiveRelease) -> LiveRelease:
+        name = await servers.called(live)
+        if name != live.name:
+            live = self._rename(live, name)
+        await servers.supply(live)
         return live
 
     def _rename(self, live: LiveRelease, name: str) -> LiveRelease:

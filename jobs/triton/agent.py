@@ -28,6 +28,7 @@ from jobs.router.routes import ReleaseName
 from jobs.triton import repository
 from jobs.triton.client import READY, TritonClient
 from jobs.triton.durable import fsync
+from jobs.triton.remote import LOAD_SECONDS
 
 M = TypeVar("M", bound=Model)
 
@@ -134,11 +135,11 @@ class AgentApi:
         return web.json_response({})
 
     async def _load(self, request: web.Request) -> web.Response:
-        await self._triton.load(request.match_info["name"])
+        await self._triton.load(request.match_info["name"], timeout=LOAD_SECONDS)
         return web.json_response({})
 
     async def _reload(self, request: web.Request) -> web.Response:
-        await self._triton.reload(request.match_info["name"])
+        await self._triton.reload(request.match_info["name"], timeout=LOAD_SECONDS)
         return web.json_response({})
 
     async def _unload(self, request: web.Request) -> web.Response:

@@ -17,7 +17,10 @@ from include.specs.base import Model
 from jobs.triton.client import Answer, BadInputError, NotAvailableError, TimedOutError, TritonError
 
 _CALL_SECONDS = 10.0
-_LOAD_SECONDS = 180.0
+LOAD_SECONDS = 600.0
+"""An engine of tens of gigabytes goes from the disk to the accelerators."""
+
+_UNLOAD_SECONDS = 180.0
 _INSTALL_SECONDS = 3600.0
 """An engine of tens of gigabytes is read from the store and verified."""
 
@@ -67,16 +70,16 @@ class Agent:
         await self._call("PUT", f"/releases/{name}", body, seconds=_INSTALL_SECONDS)
 
     async def remove(self, name: str) -> None:
-        await self._call("DELETE", f"/releases/{name}", seconds=_LOAD_SECONDS)
+        await self._call("DELETE", f"/releases/{name}", seconds=_UNLOAD_SECONDS)
 
     async def load(self, name: str) -> None:
-        await self._call("POST", f"/releases/{name}/load", seconds=_LOAD_SECONDS)
+        await self._call("POST", f"/releases/{name}/load", seconds=LOAD_SECONDS + _CALL_SECONDS)
 
     async def reload(self, name: str) -> None:
-        await self._call("POST", f"/releases/{name}/reload", seconds=_LOAD_SECONDS)
+        await self._call("POST", f"/releases/{name}/reload", seconds=LOAD_SECONDS + _CALL_SECONDS)
 
     async def unload(self, name: str) -> None:
-        await self._call("POST", f"/releases/{name}/unload", seconds=_LOAD_SECONDS)
+        await self._call("POST", f"/releases/{name}/unload", seconds=_UNLOAD_SECONDS)
 
     async def probe(self, name: str, text: str, *, timeout: float = 10.0) -> None:
         """Have it answer a single token."""
@@ -126,6 +129,7 @@ class Finder:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._token}"})
         self._agents: dict[str, Agent] = {}
+        self._known: dict[str, list[str]] = {}
         return self
 
     async def __aexit__(
@@ -135,16 +139,18 @@ class Finder:
 
     async def __call__(self) -> dict[str, Agent]:
         """By IP address and port; none where the name is not known, which it is not while no pod exists."""
-        found = sorted({one for host, _, port in self._addresses for one in await _resolve(host, port)})
+        found = sorted({one for host, _, port in self._addresses for one in await self._resolve(host, port)})
         self._agents = {one: self._agents.get(one) or Agent(f"http://{one}", self._session) for one in found}
         return self._agents
 
-
-async def _resolve(host: str, port: str) -> list[str]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror:
-        return []
-    return [
-        f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}" for *_, address in found
-    ]
+    async def _resolve(self, host: str, port: str) -> list[str]:
+        """A name server that does not answer has said nothing of the pods: they are where they were."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            return self._known.get(f"{host}:{port}", []) if error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL) else []
+        self._known[f"{host}:{port}"] = [
+            f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+            for *_, address in found
+        ]
+        return self._known[f"{host}:{port}"]

@@ -117,7 +117,7 @@ def test_a_controller_that_dies_at_any_deed_leaves_nothing_half(tmp_path, kind):
     else:
         raise AssertionError("it never ended without dying")
     assert outcomes == {"rolled_back" if kind == "bad" else "promoted"}
-    assert deed > 30
+    assert deed > 25
     assert restarts <= {0, 1}
 
 

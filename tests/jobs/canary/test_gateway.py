@@ -219,17 +219,22 @@ class Gatewayed(Services):
             command += ["--gateway-services", "router", "router-canary"]
             command += ["--canary-router", f"http://127.0.0.1:{self.canary_ports[1]}"]
             at = command.index("-m")
-            command[at : at + 2] = ["-c", _IN_A_POD.format(url=self.api, token=str(self.folder / "token"))]
+            given = {"url": self.api, "token": str(self.folder / "token"), "lease": LEASE_SECONDS}
+            command[at : at + 2] = ["-c", _IN_A_POD.format(**given)]
         return command
 
     def start(self, *names: str) -> None:
         super().start(*(names or ("triton", "router", "router-canary", "canary")))
 
 
+LEASE_SECONDS = 3.0
+"""Shorter than by default: a test waits for it to lapse."""
+
 _IN_A_POD = """
-import runpy
+import functools, runpy
 from pathlib import Path
-from jobs.canary import gateway
+from jobs.canary import gateway, peers
+peers.Peers = functools.partial(peers.Peers, timing=peers.Timing(lease={lease}))
 gateway.Api.of_this_pod = lambda: gateway.Api({url!r}, Path({token!r}), None, "anemone")
 runpy.run_module("jobs.canary", run_name="__main__", alter_sys=True)
 """
@@ -278,61 +283,58 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Artifact]:
     return make_engines(tmp_path_factory.mktemp("engines"))
 
 
-def test_a_canary_is_led_by_the_routes_weights_and_promoted(tmp_path: Path, engines: dict[int, Artifact]) -> None:
+def test_a_gateway_leads_a_bad_canary_one_whose_controller_dies_and_a_good_one(
+    tmp_path: Path, engines: dict[int, Artifact]
+) -> None:
+    """One after the other on the same services: to start them costs more than all three."""
+
     async def run() -> None:
         async with gatewayed(tmp_path, engines) as services:
             first = await services.lead(services.request(1))
             assert first.outcome == "promoted", services.told(first)
             async with Clients(services.gateway_port) as clients:
-                second = await services.lead(services.request(2, 1))
-                assert second.outcome == "promoted", services.told(second)
+                await _a_bad_canary_loses_its_traffic(services)
+                await _without_the_controller_the_canary_is_out_of_force_though_the_weights_stay(services)
+                await _a_good_canary_is_led_by_the_weights_and_promoted(services)
             assert clients.sent > 60 and not clients.failed
-            assert second.figures["canary_requests"] >= 60
-            assert services.kubernetes.weights == [1000, 0]
-            seen = [[op["value"] for op in patch if op["path"].endswith("/weight")] for patch in _patches(services)]
-            assert seen == [[1000, 0], [800, 200], [500, 500], [1000, 0]]
 
     asyncio.run(run())
 
 
-def test_a_bad_canary_loses_its_traffic(tmp_path: Path, engines: dict[int, Artifact]) -> None:
-    async def run() -> None:
-        async with gatewayed(tmp_path, engines) as services:
-            await services.lead(services.request(1))
-            async with Clients(services.gateway_port) as clients:
-                bad = await services.lead(services.request(2, 1, drill="failing"))
-                assert bad.outcome == "rolled_back", services.told(bad)
-            assert not clients.failed
-            assert services.kubernetes.weights == [1000, 0]
-            assert (await services.target()).champion.release.version == "1"
-
-    asyncio.run(run())
+async def _a_bad_canary_loses_its_traffic(services: Gatewayed) -> None:
+    bad = await services.lead(services.request(2, 1, drill="failing"))
+    assert bad.outcome == "rolled_back", services.told(bad)
+    assert services.kubernetes.weights == [1000, 0]
+    assert (await services.target()).champion.release.version == "1"
 
 
-def test_without_the_controller_the_canary_is_out_of_force_though_the_weights_stay(
-    tmp_path: Path, engines: dict[int, Artifact]
-) -> None:
-    async def run() -> None:
-        async with gatewayed(tmp_path, engines) as services:
-            first = await services.lead(services.request(1))
-            async with Clients(services.gateway_port) as clients:
-                await services.ask(services.request(2, 1, min_requests=5000, max_seconds=600))
-                await services.until("release-2-none", lambda status: status.weight == 0.2)
-                services.kill("canary")
-                await asyncio.sleep(11)  # the lease, by default, and a moment
-                assert services.kubernetes.weights == [800, 200]
-                state = await _call(f"http://127.0.0.1:{services.canary_ports[1]}/state")
-                assert state["targets"][TARGET]["weight"] == 0
-                services.start("canary")
-                await services.live()
-                await services.until("release-2-none", lambda status: status.restarts == 1 and status.weight == 0.2)
-                await services.call("POST", "/rollouts/release-2-none/abort", {"reason": "seen enough"})
-                ended = await services.ended("release-2-none")
-            assert ended.outcome == "rolled_back" and ended.champion.name == first.name
-            assert services.kubernetes.weights == [1000, 0]
-            assert not clients.failed
+async def _without_the_controller_the_canary_is_out_of_force_though_the_weights_stay(services: Gatewayed) -> None:
+    rollout = "release-2-abandoned"
+    await services.ask(services.request(2, 1, name=rollout, min_requests=5000, max_seconds=600))
+    await services.until(rollout, lambda status: status.weight == 0.2)
+    services.kill("canary")
+    await asyncio.sleep(LEASE_SECONDS + 1)
+    assert services.kubernetes.weights == [800, 200]
+    state = await _call(f"http://127.0.0.1:{services.canary_ports[1]}/state")
+    assert state["targets"][TARGET]["weight"] == 0
+    services.start("canary")
+    await services.live()
+    await services.until(rollout, lambda status: status.restarts == 1 and status.weight == 0.2)
+    await services.call("POST", f"/rollouts/{rollout}/abort", {"reason": "seen enough"})
+    ended = await services.ended(rollout)
+    assert ended.outcome == "rolled_back" and ended.champion.release.version == "1"
+    assert services.kubernetes.weights == [1000, 0]
 
-    asyncio.run(run())
+
+async def _a_good_canary_is_led_by_the_weights_and_promoted(services: Gatewayed) -> None:
+    before = len(services.kubernetes.patches)
+    second = await services.lead(services.request(2, 1))
+    assert second.outcome == "promoted", services.told(second)
+    assert second.figures["canary_requests"] >= 60
+    assert services.kubernetes.weights == [1000, 0]
+    patches = services.kubernetes.patches[before:]
+    seen = [[op["value"] for op in patch if op["path"].endswith("/weight")] for patch in patches]
+    assert seen == [[800, 200], [500, 500], [1000, 0]]
 
 
 def test_half_of_the_gateways_options_is_a_mistake(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
@@ -343,10 +345,6 @@ def test_half_of_the_gateways_options_is_a_mistake(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as ended:
         canary_main.main()
     assert ended.value.code == 64 and "--gateway-route" in capsys.readouterr().err
-
-
-def _patches(services: Gatewayed) -> list[Any]:
-    return services.kubernetes.patches
 
 
 async def _call(url: str) -> Any:

@@ -35,6 +35,7 @@ class Triton:
         self.refuses: set[str] = set()
         self.dead: set[str] = set()
         self.reloads: list[str] = []
+        self.loads = 0
         self.asked = 0
 
     def _require_up(self) -> None:
@@ -48,17 +49,18 @@ class Triton:
         self._require_up()
         return dict.fromkeys(self.ready, "READY")
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, *, timeout: float) -> None:
         self._require_up()
         if name in self.refuses:
             raise TritonError(f"{name} does not load: this CPU lacks avx512_vnni")
+        self.loads += 1
         self.ready.add(name)
 
     async def unload(self, name: str) -> None:
         self._require_up()
         self.ready.discard(name)
 
-    async def reload(self, name: str) -> None:
+    async def reload(self, name: str, *, timeout: float) -> None:
         self.reloads.append(name)
         self.dead.discard(name)
 
@@ -111,6 +113,13 @@ def drive(folder: Path, work: Callable[[Tier, Pods], Awaitable[Any]], count: int
     return asyncio.run(run())
 
 
+async def bring(pods: Pods, live: LiveRelease) -> str:
+    """Under the name that it has."""
+    name = await pods.called(live)
+    await pods.bring(live.model_copy(update={"name": name}))
+    return name
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> LiveRelease:
     folder = tmp_path_factory.mktemp("engine")
@@ -124,16 +133,18 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> LiveRelease:
 
 def test_every_pod_has_what_is_installed_and_loaded_under_one_name(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.install(live)
-        assert name.startswith("kubectl-v1-") and await pods.installed() == {name}
-        assert await pods.holds(live.release)
+        name = await pods.called(live)
+        assert name.startswith("kubectl-v1-")
         assert await pods.lacking(name) == sorted(tier.addresses)
-        await pods.load(name)
-        assert await pods.lacking(name) == [] and await pods.loaded() == {name}
+        await bring(pods, live)
+        assert await pods.installed() == await pods.loaded() == {name} and await pods.lacking(name) == []
+        assert await pods.holds(live.release)
         assert [prompt.answer for prompt in await pods.golden(live.release)] == ["a"]
         # A name that an earlier image gave it stays, whatever the code of today would call it.
-        assert await pods.restore(live.model_copy(update={"name": "kubectl-v1-old"})) == "kubectl-v1-old"
-        await pods.unload(name)
+        old = live.model_copy(update={"name": "kubectl-v1-old"})
+        assert await bring(pods, old) == "kubectl-v1-old"
+        for each in (name, "kubectl-v1-old"):
+            await pods.unload(each)
         for each in (name, "kubectl-v1-old"):
             await pods.remove(each)
         assert await pods.installed() == set() and not await pods.holds(live.release)
@@ -143,13 +154,12 @@ def test_every_pod_has_what_is_installed_and_loaded_under_one_name(tmp_path: Pat
 
 def test_a_new_pod_lacks_what_the_others_have_and_is_given_it(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.install(live)
-        await pods.load(name)
+        name = await bring(pods, live)
         tier.tritons[1].ready.clear()
         assert await pods.loaded() == {name}  # the other still serves it
         assert await pods.lacking(name) == [tier.addresses[1]]
         assert await pods.problem(name, 1) is None  # only who has it is asked
-        await pods.load(name)
+        await bring(pods, live)
         assert await pods.lacking(name) == []
 
     drive(tmp_path, work)
@@ -158,12 +168,11 @@ def test_a_new_pod_lacks_what_the_others_have_and_is_given_it(tmp_path: Path, li
 def test_a_pod_that_is_away_keeps_nobody_waiting_and_is_named(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
         await tier.leave(1)
-        name = await pods.install(live)
-        await pods.load(name)
+        name = await bring(pods, live)
         assert await pods.loaded() == {name} and await pods.live()
-        assert await pods.lacking(name) == [tier.addresses[1]]
+        assert await pods.lacking(name) == [] and list(await pods.silent()) == [tier.addresses[1]]
         await tier.leave(0)
-        assert not await pods.live()
+        assert not await pods.live() and len(await pods.silent()) == 2
         with pytest.raises(NotAvailableError, match="no pod of the stable tier answers"):
             await pods.loaded()
 
@@ -173,20 +182,48 @@ def test_a_pod_that_is_away_keeps_nobody_waiting_and_is_named(tmp_path: Path, li
 def test_a_pod_on_its_way_out_is_left_alone(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
         tier.apis[1].leaving = True
-        name = await pods.install(live)
-        await pods.load(name)
+        name = await bring(pods, live)
         assert await pods.lacking(name) == []
         assert tier.tritons[1].ready == set()
 
     drive(tmp_path, work)
 
 
-def test_what_one_pod_refuses_is_told_with_its_reason(tmp_path: Path, live: LiveRelease) -> None:
+def test_what_one_pod_refuses_is_told_with_its_reason_and_the_others_have_it(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.install(live)
+        name = await pods.called(live)
         tier.tritons[1].refuses.add(name)
         with pytest.raises(TritonError, match=f"{tier.addresses[1]}.*avx512_vnni"):
-            await pods.load(name)
+            await bring(pods, live)
+        assert await pods.lacking(name) == [tier.addresses[1]] and tier.tritons[0].ready == {name}
+
+    drive(tmp_path, work)
+
+
+def test_a_pod_that_takes_no_requests_of_the_release_that_is_followed_does_not_matter(
+    tmp_path: Path, live: LiveRelease
+) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        name = await pods.called(live)
+        tier.tritons[1].refuses.add(name)
+        tier.tritons[0].ready.add("former")
+        await pods.bring(live.model_copy(update={"name": name}), "former")
+        assert await pods.lacking(name, "former") == []
+        assert await pods.lacking(name, "nowhere") == await pods.lacking(name) == [tier.addresses[1]]
+
+    drive(tmp_path, work)
+
+
+def test_a_pod_is_given_a_release_once_whoever_waits_for_it(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        named = live.model_copy(update={"name": await pods.called(live)})
+        await pods.supply(named)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await pods.bring(named)
+        await asyncio.gather(pods.bring(named), pods.bring(named))
+        assert await pods.lacking(named.name) == []
+        assert [triton.loads for triton in tier.tritons] == [1, 1]
 
     drive(tmp_path, work)
 
@@ -196,15 +233,14 @@ def test_an_engine_that_is_gone_is_an_artifact_error_here_too(tmp_path: Path, li
 
     async def work(tier: Tier, pods: Pods) -> None:
         with pytest.raises(ArtifactError, match="engine-9"):
-            await pods.install(live.model_copy(update={"release": live.release.model_copy(update={"engine": gone})}))
+            await bring(pods, live.model_copy(update={"release": live.release.model_copy(update={"engine": gone})}))
 
     drive(tmp_path, work)
 
 
 def test_only_the_pod_whose_release_has_died_is_given_a_fresh_one(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.install(live)
-        await pods.load(name)
+        name = await bring(pods, live)
         tier.tritons[1].dead.add(name)
         problem = await pods.problem(name, 1)
         assert problem is not None and tier.addresses[1] in str(problem)
@@ -217,8 +253,7 @@ def test_only_the_pod_whose_release_has_died_is_given_a_fresh_one(tmp_path: Path
 
 def test_requests_take_turns(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.install(live)
-        await pods.load(name)
+        name = await bring(pods, live)
         for _ in range(6):
             assert (await pods.generate(name, messages=[], timeout=5)).text == "yes"
         assert [triton.asked for triton in tier.tritons] == [3, 3]
@@ -235,6 +270,22 @@ def test_a_name_that_is_not_known_yet_stands_for_no_pod(monkeypatch: pytest.Monk
     async def run() -> None:
         async with Finder(["triton-agents-canary:8003"], TOKEN) as find:
             pods = Pods("the canary tier", find)
-            assert not await pods.live() and await pods.lacking("a") == ["the canary tier"]
+            assert not await pods.live() and await pods.silent() == {}
+            with pytest.raises(NotAvailableError, match="no pod of the canary tier answers"):
+                await pods.lacking("a")
+
+    asyncio.run(run())
+
+
+def test_a_name_server_that_is_away_takes_no_pods_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with Finder(["127.0.0.1:8003"], TOKEN) as find:
+            before = await find()
+
+            def away(*_: Any, **__: Any) -> None:
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+            monkeypatch.setattr(socket, "getaddrinfo", away)
+            assert await find() == before and list(before) == ["127.0.0.1:8003"]
 
     asyncio.run(run())

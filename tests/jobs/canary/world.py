@@ -1,7 +1,8 @@
 """A controller with all its peers in one process and in virtual time: what the network would do, without the wait.
 
 The peers are small models of the router's admin API and of Triton; their state outlives the controllers that the
-tests kill. `Mortal` stands between a controller and everything that outlives it, and lets it die at any chosen moment.
+tests kill. `Life` stands between a controller and everything that outlives it, and lets it die at any chosen moment.
+With two tiers there is a Triton with an agent in each pod, and a router's request goes to a pod that says it is ready.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from jobs.canary.controller import Controller
 from jobs.canary.peers import Peers, Timing
 from jobs.canary.records import Records, Rollout
 from jobs.canary.router import ConflictError, RouterError
-from jobs.canary.servers import Here
+from jobs.canary.servers import Here, Pods
 from jobs.router.routes import Split
-from jobs.triton.client import Answer, NotAvailableError
+from jobs.triton.client import Answer, NotAvailableError, TritonError
+from jobs.triton.remote import AgentState
 
 TARGET = "kubectl"
 POLICY = CanaryPolicy(
@@ -90,9 +92,11 @@ class FakeTriton:
         behaviour: by release: function of the request's messages to a text, or an exception to raise.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, installed: Callable[[], set[str]]) -> None:
         self.world = world
+        self.installed = installed
         self.up = True
+        self.load_seconds = 0.5
         self.loaded: set[str] = set()
         self.loads: list[str] = []
 
@@ -110,15 +114,15 @@ class FakeTriton:
 
     async def states(self) -> dict[str, str]:
         self._require_up()
-        return {name: "READY" if name in self.loaded else "" for name in self.world.installed()}
+        return {name: "READY" if name in self.loaded else "" for name in self.installed()}
 
     async def load(self, name: str) -> None:
         self._require_up()
-        if name not in self.world.installed():
+        if name not in self.installed():
             raise NotAvailableError(f"{name} does not load: no such model")
         if name in self.world.unloadable:
-            raise NotAvailableError(f"{name} does not load: this CPU lacks avx512_vnni")
-        await asyncio.sleep(0.5)
+            raise TritonError(f"{name} does not load: this CPU lacks avx512_vnni")
+        await asyncio.sleep(self.load_seconds)
         self._require_up()
         self.world.dead_stubs.discard(name)
         if name not in self.loaded:
@@ -128,7 +132,7 @@ class FakeTriton:
     async def unload(self, name: str) -> None:
         self._require_up()
         if name in self.world.stuck:
-            raise NotAvailableError(f"{name} does not unload")
+            raise TritonError(f"{name} does not unload")
         self.loaded.discard(name)
 
     async def reload(self, name: str) -> None:
@@ -146,6 +150,100 @@ class FakeTriton:
         return Answer(answer, "stop", 3, 3)
 
 
+class FakePod:
+    """A Triton and its agent, as `jobs.triton.remote.Agent` shows them to the controller.
+
+    Attributes:
+        up: whether the agent answers. `leaving`: whether the pod is on its way out.
+        refuses: why nothing can be installed here, if so. `trouble`: why it cannot say what it has, if so.
+        install_seconds: how long an engine is copied and verified.
+        installs: names, in the order in which it was told to read them.
+        told: what it is to serve; None in a pod that was never told.
+    """
+
+    def __init__(self, world: World, name: str) -> None:
+        self.name = name
+        self.up = True
+        self.leaving = False
+        self.refuses: str | None = None
+        self.trouble: str | None = None
+        self.install_seconds = 0.0
+        self.installs: list[str] = []
+        self.told: set[str] | None = None
+        self._world = world
+        self._releases: dict[str, Release] = {}
+        self.triton = FakeTriton(world, self.installed)
+
+    def installed(self) -> set[str]:
+        return set(self._releases)
+
+    @property
+    def ready(self) -> bool:
+        """What the kubelet sees."""
+        alive = self.up and self.trouble is None and not self.leaving and self.triton.up
+        return alive and self.told is not None and self.told <= self.triton.loaded
+
+    def has(self, name: str) -> bool:
+        return self.triton.up and name in self.triton.loaded and name not in self._world.dead_stubs
+
+    def _require_up(self) -> None:
+        if not self.up:
+            raise NotAvailableError(f"the agent at {self.name} does not answer")
+
+    async def state(self) -> AgentState:
+        self._require_up()
+        if self.trouble is not None:
+            raise TritonError(f"{self.name}: {self.trouble}")
+        ready = frozenset(self.triton.loaded if self.triton.up else ())
+        engines = frozenset(release.engine.digest[:16] for release in self._releases.values())
+        return AgentState(
+            live=self.triton.up, leaving=self.leaving, ready=ready, installed=frozenset(self._releases), engines=engines
+        )
+
+    async def install(self, name: str, release: Release, drill: str) -> None:
+        self._require_up()
+        self.installs.append(name)
+        await asyncio.sleep(self.install_seconds)
+        self._require_up()
+        if self.refuses is not None:
+            raise ArtifactError(f"{self.name}: {self.refuses}")
+        self._releases[name] = release
+
+    async def remove(self, name: str) -> None:
+        self._require_up()
+        assert name not in self.triton.loaded, f"{name} is removed from {self.name} while it is loaded"
+        self._releases.pop(name, None)
+
+    async def load(self, name: str) -> None:
+        self._require_up()
+        await self.triton.load(name)
+        self._require_up()
+
+    async def reload(self, name: str) -> None:
+        self._require_up()
+        await self.triton.reload(name)
+
+    async def unload(self, name: str) -> None:
+        self._require_up()
+        await self.triton.unload(name)
+
+    async def probe(self, name: str, text: str, *, timeout: float = 10.0) -> None:
+        self._require_up()
+        await self.triton.generate(name, text=text)
+
+    async def generate(self, name: str, *, messages: Any, timeout: float) -> Answer:
+        self._require_up()
+        return await self.triton.generate(name, messages=messages)
+
+    async def golden(self, engine: str) -> str:
+        self._require_up()
+        return _golden_rows()
+
+    async def serve(self, names: set[str]) -> None:
+        self._require_up()
+        self.told = set(names)
+
+
 class FakeRouter:
     """The admin API, and traffic at a steady rate that is shared out by the weight in force."""
 
@@ -153,6 +251,7 @@ class FakeRouter:
         self.world = world
         self.up = True
         self.counting = True
+        self.writing = True
         self.routes: dict[str, dict[str, Any]] = {}
         self.restart()
 
@@ -198,6 +297,8 @@ class FakeRouter:
 
     async def put(self, target: str, route: Any, generation: int, holder: str) -> dict[str, Any]:
         self._require_up()
+        if not self.writing:
+            raise RouterError("the router answered with 500: the route could not be written")
         if self.routes.get(target, {"generation": 0})["generation"] != generation:
             raise ConflictError("another generation")
         if route.weight > 0 and (route.canary is None or self.holder(target) != holder):
@@ -256,12 +357,8 @@ class FakeRouter:
 
     def _serve_one(self, target: str, period: dict[str, Any], arm: str, route: dict[str, Any]) -> None:
         name, counts = route[arm], period[arm]
-        triton = self.world.triton
-        dead = not triton.up or name not in triton.loaded or name in self.world.dead_stubs
-        failed = dead or self.world.fails(name)
-        champion = route["champion"]
-        champion_dead = not triton.up or champion not in triton.loaded or champion in self.world.dead_stubs
-        self.world.client_saw(failed and (arm == "champion" or champion_dead))
+        failed = not self.world.serves(arm, name) or self.world.fails(name)
+        self.world.client_saw(failed and (arm == "champion" or not self.world.serves("champion", route["champion"])))
         counts["finished"] += 1
         counts["failed"] += failed
         if not failed:
@@ -286,6 +383,20 @@ class FakeRouter:
         )
 
 
+def _golden_rows() -> str:
+    rows = [
+        {
+            "id": str(number),
+            "messages": [{"role": "user", "content": f"prompt {number}"}],
+            "reference": f"answer {number}",
+            "answer": f"answer {number}",
+            "exact_match": 1,
+        }
+        for number in range(4)
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def _zero(release: str, bound: float | None) -> dict[str, Any]:
     counts = dict.fromkeys(("finished", "failed", "slow", "in_flight"), 0)
     return {"release": release, **counts, "first_token": [], "total": [[bound, 0]]}
@@ -302,9 +413,10 @@ class World:
         failing, slow, garbled: shares, by release, of requests that go wrong.
         weights: of every route that was ever set.
         lost: requests that no arm answered.
+        stable, canary: the pods of two tiers; none of either on one machine, which has one Triton.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stable: int = 0, canary: int = 0) -> None:
         self.folder = folder
         self.store = Store(f"file://{folder}/store")
         self._number = 0
@@ -321,8 +433,11 @@ class World:
         self.weights: list[float] = []
         self.sent = self.lost = 0
         self._draws = 0
-        self.triton = FakeTriton(self)
+        self.triton = FakeTriton(self, self.installed)
         self.router = FakeRouter(self)
+        self.stable = [FakePod(self, f"stable{number}") for number in range(stable)]
+        self.canary = [FakePod(self, f"canary{number}") for number in range(canary)]
+        self.tiered = bool(stable)
 
     def next(self) -> int:
         self._number += 1
@@ -333,23 +448,16 @@ class World:
         return {path.name for path in models.iterdir()} if models.is_dir() else set()
 
     def install(self, folder: Path, release: Release, drill: str) -> str:
-        rehearsed = "" if drill == "none" else f"-{drill}"
-        name = f"{release.model}-v{release.version}-{release.engine.digest[:8]}{rehearsed}"
+        name = self.called(release, drill)
         engine = folder / "engines" / release.engine.digest[:16]
         engine.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {
-                "id": str(number),
-                "messages": [{"role": "user", "content": f"prompt {number}"}],
-                "reference": f"answer {number}",
-                "answer": f"answer {number}",
-                "exact_match": 1,
-            }
-            for number in range(4)
-        ]
-        (engine / "golden.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (engine / "golden.jsonl").write_text(_golden_rows())
         (folder / "models" / name).mkdir(parents=True, exist_ok=True)
         return name
+
+    def called(self, release: Release, drill: str) -> str:
+        rehearsed = "" if drill == "none" else f"-{drill}"
+        return f"{release.model}-v{release.version}-{release.engine.digest[:8]}{rehearsed}"
 
     def verify(self, folder: Path, release: Release) -> None:
         if release.version in self.altered:
@@ -367,6 +475,13 @@ class World:
     def fails(self, name: str) -> bool:
         return self._drawn(self.failing.get(name, 0.0))
 
+    def serves(self, arm: str, name: str) -> bool:
+        """Whether a request to an arm gets to a Triton that answers with this release."""
+        if not self.tiered:
+            return self.triton.up and name in self.triton.loaded and name not in self.dead_stubs
+        ready = [pod for pod in (self.stable if arm == "champion" else self.canary) if pod.ready]
+        return bool(ready) and ready[self._draws % len(ready)].has(name)
+
     def is_slow(self, name: str) -> bool:
         return self._drawn(self.slow.get(name, 0.05))
 
@@ -378,7 +493,8 @@ class World:
     def check_route(self, route: Split) -> None:
         """What must hold for every route that is ever set."""
         if route.weight:
-            assert route.canary in self.triton.loaded, "traffic for a canary that is not loaded"
+            loaded = [pod.triton.loaded for pod in self.canary] if self.tiered else [self.triton.loaded]
+            assert route.canary in set().union(*loaded), "traffic for a canary that is not loaded"
         record = next((one for one in self.rollouts() if one.status.name == route.champion), None)
         assert record is not None, f"{route.champion} was never asked for"
         assert record.status.outcome == "promoted", f"{route.champion} is champion without a durable promotion"
@@ -469,17 +585,21 @@ class Life:
         self.deeds = 0
         self.dead = False
         self._dies_at = dies_at
-        here = Here(
-            world.folder,
-            self._mortal(world.triton),
-            put=self._guard(world.install),
-            take=self._guard(world.remove),
-            verify=self._guard(world.verify),
-        )
+        if world.tiered:
+            stable, canary = self._pods("the stable tier", world.stable), self._pods("the canary tier", world.canary)
+        else:
+            stable = canary = Here(
+                world.folder,
+                self._mortal(world.triton),
+                put=self._guard(world.install),
+                take=self._guard(world.remove),
+                verify=self._guard(world.verify),
+                call=world.called,
+            )
         peers = Peers(
             self._mortal(world.router),
-            stable=here,
-            canary=here,
+            stable=stable,
+            canary=canary,
             store=world.store.root,
             boot=f"life{world.next()}",
             timing=Timing(tend=2, lease=10, patience=30, probe=5, golden=5, drain=20, retry=1),
@@ -488,6 +608,12 @@ class Life:
         for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):
             setattr(self.records, save, self._guard(getattr(self.records, save)))
         self.controller = Controller(self.records, peers)
+
+    def _pods(self, name: str, pods: list[FakePod]) -> Pods:
+        async def find() -> dict[str, Any]:
+            return {pod.name: self._mortal(pod) for pod in pods}
+
+        return Pods(name, find, call=self.world.called)
 
     def _mortal(self, peer: Any) -> Any:
         names = [name for name in dir(peer) if asyncio.iscoroutinefunction(getattr(peer, name))]
