@@ -269,7 +269,7 @@ def test_a_release_marked_as_failed_goes_back(home: Path) -> None:
 def test_promotion_rollback_and_a_bad_release_lose_no_request(home: Path) -> None:
     """Nor where a release's task is killed, or the triggerer that waits for one: the controller leads it to its end."""
     client = laptop.client()
-    up.start_traffic(110)
+    up.start_traffic(60)
     wait_for(lambda: traffic().get("answered"), 30, "the first answers")
     try:
         for dag, conf, harm, end, live in (
