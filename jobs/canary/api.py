@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from pydantic import BaseModel, ValidationError
 
 from include.rollouts import RolloutRequest
@@ -16,15 +17,18 @@ from jobs.canary.controller import Controller, RefusedError, UnknownError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_BODY = 1024 * 1024
+_OPEN = ("/health", "/metrics")
 
 
 def make_app(controller: Controller, token: str) -> web.Application:
-    """The API as an application; everything but /health needs the bearer token."""
+    """The API as an application; everything but /health and /metrics needs the bearer token."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "")
-        if request.path != "/health" and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        if request.path not in _OPEN and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             return _error(401, "the bearer token is missing or wrong: it is in the serving folder's file token")
         try:
             return await handler(request)
@@ -41,6 +45,10 @@ def make_app(controller: Controller, token: str) -> web.Application:
     @routes.get("/health")
     async def health(_request: web.Request) -> web.Response:
         return web.json_response({"live": True})
+
+    @routes.get("/metrics")
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @routes.get("/state")
     async def state(_request: web.Request) -> web.Response:

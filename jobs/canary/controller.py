@@ -71,6 +71,9 @@ class Controller:
                 target.promote(rollout)
                 target.route = target.alone()
             self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
+        for runners in self._runners.values():
+            for runner in runners[:-1]:
+                runner.hurry()
         for target in list(self._targets.values()):
             if target.record.retiring:
                 self._spawn(target.name, self._clear_away(target))
@@ -123,6 +126,7 @@ class Controller:
                 )
             if not first.decided:
                 first.stop(f"superseded by the rollback {request.id}")
+            first.hurry()
         self._sequence += 1
         rollout = Rollout(
             request=request,
@@ -233,8 +237,8 @@ class Controller:
 
     def _work(self, target: Target) -> None:
         self._wake[target.name] = asyncio.Event()
-        # Apart: a new server may read a large engine for minutes, and meanwhile the target is looked after.
-        kept = (self._keep(target, target.tend), self._keep(target, target.supply))
+        # Apart: to read a large engine, or to load one again, may take minutes; meanwhile the rest is looked after.
+        kept = (self._keep(target, work) for work in (target.follow, target.tend, target.supply))
         self._spawn(target.name, *kept, self._lead(target))
 
     def _spawn(self, name: str, *work: Coroutine[Any, Any, None]) -> None:
@@ -272,6 +276,15 @@ class Controller:
                 continue
             self._rollouts[runner.rollout.id] = runner.rollout
             runners.pop(0)
+            if runner.left is not None:
+                self._tasks[target.name].append(asyncio.create_task(self._keep_left(runner)))
+
+    async def _keep_left(self, runner: Runner) -> None:
+        try:
+            await runner.keep_left()
+        except OSError as error:
+            log("evidence_pending", rollout=runner.rollout.id, error=error)
+        self._rollouts[runner.rollout.id] = runner.rollout
 
     async def _always(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever targets there are: what a retired one could not unload has nobody else."""
@@ -300,20 +313,25 @@ class Controller:
     async def _collect_from(self, servers: Servers) -> None:
         """A release that does not go keeps no other from going."""
         problems: list[str] = []
-        async with servers.collecting:
-            try:
-                idle = await servers.loaded() - self._needed(servers)
-                for name in sorted(idle - await self._routed(servers) if idle else ()):
-                    log("unload", tier=servers.name, release=name)
-                    with _noted(problems):
-                        await servers.unload(name)
-                idle = await servers.installed() - self._needed(servers)
-                for name in sorted(idle - await servers.loaded() if idle else ()):
-                    with _noted(problems):
-                        await servers.remove(name)
-            except (RouterError, AnemoneError, OSError) as error:
-                problems.append(str(error))
+        try:
+            idle = (await servers.loaded() | await servers.installed()) - self._needed(servers)
+            idle -= await self._routed(servers) if idle else set()
+        except (RouterError, AnemoneError, OSError) as error:
+            problems.append(str(error))
+        else:
+            await asyncio.gather(*(self._take_away(servers, name, problems) for name in sorted(idle)))
         self._tell_once("collect_pending", servers, "; ".join(problems))
+
+    async def _take_away(self, servers: Servers, name: str, problems: list[str]) -> None:
+        async with servers.collecting[name]:
+            if name in self._needed(servers):
+                return
+            with _noted(problems):
+                if name in await servers.loaded():
+                    log("unload", tier=servers.name, release=name)
+                    await servers.unload(name)
+                if name in await servers.installed():
+                    await servers.remove(name)
 
     def _tell_once(self, event: str, servers: Servers, problem: str) -> None:
         if problem and problem != self._told.get((event, servers.name)):
@@ -326,28 +344,34 @@ class Controller:
 
     async def _routed(self, servers: Servers) -> set[str]:
         """What the router sends clients to, for want of records, or because it has not followed yet: it stays."""
-        peers = self._peers
+        peers, routed = self._peers, await self._peers.router.routed()
         arms = [arm for arm, tier in (("champion", peers.stable), ("canary", peers.canary)) if tier is servers]
-        targets = (await peers.router.state())["targets"].values()
-        return {target[arm] for target in targets for arm in arms if target[arm]}
+        return set().union(*(routed[arm] for arm in arms))
 
     async def _declare(self) -> None:
         """Say to each tier what a server of it has to have before clients are sent there."""
         champions = {name for target in self._targets.values() if (name := target.champion_name)}
         canaries = {target.canary.name for target in self._targets.values() if target.canary}
+        known = champions | canaries | {name for target in self._targets.values() for name in target.known()}
         both = self._peers.stable is self._peers.canary
         asked = [(self._peers.stable, champions | canaries if both else champions)]
         if not both:
             asked.append((self._peers.canary, canaries))
-        await asyncio.gather(*(self._declare_to(servers, names) for servers, names in asked))
+        await asyncio.gather(*(self._declare_to(servers, names, known) for servers, names in asked))
 
-    async def _declare_to(self, servers: Servers, names: set[str]) -> None:
+    async def _declare_to(self, servers: Servers, names: set[str], known: set[str]) -> None:
+        """Where records are lost, what the router leads to says what a server has to have."""
         try:
+            try:
+                names = names | (await self._routed(servers) - known)
+            except RouterError:
+                if not names:
+                    raise
             if len(names) > 1:
                 # One that no server has would take every server from the clients of the others, and help nobody.
                 names = names & await servers.loaded() or names
             await servers.serve(names)
-        except (AnemoneError, OSError) as error:
+        except (RouterError, AnemoneError, OSError) as error:
             self._tell_once("declare_pending", servers, str(error))
         else:
             self._tell_once("declare_pending", servers, "")

@@ -34,18 +34,25 @@ class Deeds:
         """Before it is decided that it takes all of the traffic, every server that takes requests answers with it.
 
         One that refuses, for longer than patience lasts, decides against the release. One that is silent for as long
-        gets no requests either, and is given the release when it is back; a rollback does not wait for it.
+        is given it when it is back; a rollback does not wait for it. Nor does a rollback fail on one that refuses, or
+        wait for longer than patience lasts for one that is slow, if another answers: without the release a server is
+        not ready for clients. A canary gets no requests meanwhile, since nobody judges it.
         """
         peers = self._peers
         stable, patience = peers.stable, peers.timing.patience
         if stable is peers.canary:
             return Verdict("promoted")
-        self._journal.save(self._journal.status.state, f"loading {live.name} on {stable.name}")
+        if self._target.route.weight:
+            await self._end_traffic()
+        self._journal.save(self._journal.status.state, f"loading {live.name} on {stable.name}", weight=0.0)
         refusing, silence = Patience(patience), Patience(patience)
         while True:
             silent = await stable.silent()
             refusal = await self._unfit(live) or (None if self._is_rollback else _answered(silent))
             if refusing.is_over(refusal is not None):
+                if self._is_rollback and await self._answers(live):
+                    self._tell(f"goes on without some of {stable.name}, which are not ready for clients: {refusal}")
+                    return Verdict("promoted")
                 if not await stable.live():
                     raise UnansweredError(str(refusal))
                 return Verdict("rolled_back", (f"{stable.name} cannot take {live.name} over: {refusal}",))
@@ -53,16 +60,37 @@ class Deeds:
                 break
             await asyncio.sleep(peers.timing.retry)
         if silent:
-            self._journal.save(
-                self._journal.status.state, f"goes on without {', '.join(silent)}: no answer, so no requests either"
+            self._tell(
+                f"goes on without {', '.join(silent)} ({next(iter(silent.values()))}): given the release once the "
+                "controller is answered; requests that clients get through to there before fail"
             )
         return Verdict("promoted")
+
+    def _tell(self, message: str) -> None:
+        self._journal.save(self._journal.status.state, message)
+
+    async def _end_traffic(self) -> None:
+        """Of the canary. Raises UnansweredError."""
+
+        async def attempt() -> None:
+            await self._target.set_route(self._target.alone())
+
+        try:
+            await self._peers.wait_out(RouterError, attempt)
+        except RouterError as error:
+            raise UnansweredError(str(error)) from None
+
+    async def _answers(self, live: LiveRelease) -> bool:
+        """Whether a stable server does with it."""
+        problem = self._peers.stable.problem(live.name, self._peers.timing.probe, one_will_do=True)
+        return await problem is None
 
     async def _unfit(self, live: LiveRelease) -> str | None:
         """Why the stable servers that take requests cannot take its traffic now; loads it where it is not."""
         stable, champion = self._peers.stable, self._target.champion_name
         try:
-            await stable.bring(live, champion)
+            patience = self._peers.timing.patience
+            await stable.bring(live, champion, one_will_do=self._is_rollback, patience=patience)
             if problem := await self._peers.problem(stable, live.name):
                 return str(problem)
             lacking = await stable.lacking(live.name, champion)
@@ -80,6 +108,8 @@ class Deeds:
             raise UnansweredError(f"{servers.name} has gone, or has lost its models")
 
     async def unready(self, live: LiveRelease) -> str | None:
+        if refusal := self._peers.router.refuses(self._target.name):
+            return refusal
         engine = live.release.engine
         # A copy that is installed is as good as the artifact, and verified again when it is loaded.
         if not await self._held(live.release):
@@ -102,7 +132,7 @@ class Deeds:
     async def _held(self, release: Release) -> bool:
         servers = self._peers.stable if self._is_rollback else self._peers.canary
         try:
-            return await servers.holds(release)
+            return await servers.holds(release, one_will_do=self._is_rollback)
         except TritonError:
             return False
 
@@ -114,8 +144,10 @@ class Deeds:
             return str(error)
         # A rollback is what a champion, or a canary's tier, that does not answer may need.
         for servers in (self._peers.stable,) if self._is_rollback else self._peers.tiers:
-            if not await servers.live():
-                return f"{servers.name} does not answer"
+            try:
+                await servers.loaded()
+            except TritonError as error:
+                return str(error)
         champion = self._target.record.champion
         if champion is None or self._is_rollback:
             return None
@@ -123,32 +155,39 @@ class Deeds:
         return f"the champion {champion.name} does not answer ({problem})" if problem else None
 
     async def load(self, servers: Servers, release: LiveRelease) -> tuple[LiveRelease, list[GoldenPrompt]]:
-        """Install and load, under a name that is known before. Raises AnemoneError or OSError where that fails."""
+        """Install and load, under a name that is known before; for a rollback one server that has it will do.
+
+        Raises:
+            AnemoneError, OSError: that fails; for a rollback, for as long as patience lasts.
+        """
         name = await servers.called(release)
-        async with servers.collecting:
+        async with servers.collecting[name]:
             self._target.needs.add(name)
         live = release.model_copy(update={"name": name, "since": datetime.now(UTC)})
         self._journal.change(release=live)
         self._journal.save("load", f"loading version {live.release.version} as {name}", name=name)
 
         async def attempt() -> list[GoldenPrompt]:
-            await servers.bring(live, instead)
+            patience = self._peers.timing.patience
+            await servers.bring(live, instead, one_will_do=self._is_rollback, patience=patience)
             return await servers.golden(live.release)
 
         champion = self._target.record.champion
         instead = champion.name if champion and servers is self._peers.stable else None
-        # A server that has gone meanwhile is replaced by one that has nothing.
-        return live, await self._peers.wait_out(NotAvailableError, attempt)
+        # A server that has gone meanwhile is replaced by one that has nothing. What is live now is no better for a
+        # rollback that fails.
+        return live, await self._peers.wait_out(AnemoneError if self._is_rollback else NotAvailableError, attempt)
 
     async def prove(self, servers: Servers, name: str, golden: list[GoldenPrompt]) -> str | None:
         """Have it answer for real, then give the very texts that its engine gave; returns what is wrong."""
         self._journal.save("ready", f"{name} is loaded: a first real request")
-        if problem := await self._peers.problem(servers, name):
+        probe = self._peers.timing.probe
+        if await servers.problem(name, probe, one_will_do=self._is_rollback):
             try:
                 await servers.reload(name)
             except TritonError as error:
                 return f"{name} does not answer, and cannot be loaded again: {error}"
-            if problem := await self._peers.problem(servers, name):
+            if problem := await servers.problem(name, probe, one_will_do=self._is_rollback):
                 return f"{name} is loaded, but does not answer: {problem}"
         quality = self._policy.quality
         self._journal.save("smoke", f"{name} answers: the golden prompts")

@@ -5,6 +5,9 @@ the gateway gives it to the canary, and to the champion where the canary fails, 
 lapsed: the lease is with that router, since a gateway can hold none. So a controller that dies leaves the weights as
 they are, and nothing of the canary's in force; its next life sets them back. The rule's weights hold for all that it
 matches, so a route serves one target.
+
+The canary's router may be away: then the champion takes all of the traffic, which asks only for the route and for the
+stable router.
 """
 
 from __future__ import annotations
@@ -13,16 +16,19 @@ import asyncio
 import os
 import ssl
 from collections import Counter, deque
+from collections.abc import Awaitable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import aiohttp
 
 from include.errors import ConfigurationError
-from jobs.canary.router import ConflictError, RouterError, Traffic
+from jobs.canary.router import TIMEOUT_SECONDS, ConflictError, RouterError, Traffic, releases
 from jobs.router.log import log
 from jobs.router.routes import Split
+
+T = TypeVar("T")
 
 GROUP = "gateway.networking.k8s.io/v1"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -104,12 +110,16 @@ class HTTPRoute:
 
         Raises:
             RouterError: the API does not answer or refuses, or the route is not as it has to be.
-            ConflictError: somebody else changes the route all the time.
+            ConflictError: somebody else changes the route all the time; what the API said last is in the message.
         """
         canary = round(_WHOLE * weight)
         wanted = (_WHOLE - canary, canary)
+        refused, refusal = None, ""
         for _ in range(_TRIES):
             route = await self._call("GET")
+            version = route["metadata"]["resourceVersion"]
+            if version == refused:
+                raise RouterError(f"{refusal}; nobody else has changed it meanwhile")
             at, found = self._find(route)
             if tuple(ref.get("weight", 1) for _, ref in found) == wanted:
                 return
@@ -117,7 +127,7 @@ class HTTPRoute:
             changes = [
                 {"op": "test", "path": f"{rule}/name", "value": self._rule},
                 # Of a patch that carries a version, the API server takes none but for that very version.
-                {"op": "replace", "path": "/metadata/resourceVersion", "value": route["metadata"]["resourceVersion"]},
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
             ]
             for (index, ref), number in zip(found, wanted, strict=True):
                 backend = f"{rule}/backendRefs/{index}"
@@ -125,11 +135,14 @@ class HTTPRoute:
                 changes.append({"op": "add", "path": f"{backend}/weight", "value": number})
             try:
                 await self._call("PATCH", changes)
-            except ConflictError:
+            except ConflictError as error:
+                refused, refusal = version, str(error)
                 continue
             log("gateway", route=self._what, stable=wanted[0], canary=wanted[1])
             return
-        raise ConflictError(f"{self._what} is changed by somebody else all the time: see who does, and stop it")
+        raise ConflictError(
+            f"{self._what} is changed by somebody else all the time: see who does, and stop it ({refusal})"
+        )
 
     def _find(self, route: dict[str, Any]) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
         """Index of the rule, and index and reference of each backend in it."""
@@ -169,17 +182,18 @@ class HTTPRoute:
         if response.status < 400:
             return document
         message = f"the Kubernetes API answered {method} of {self._what} with {response.status}: "
-        message += str(document.get("message"))
-        # A `test` that does not hold any more is a change by somebody else, too.
+        causes = (document.get("details") or {}).get("causes") or ()
+        message += "; ".join(map(str, [document.get("message"), *(cause.get("message") for cause in causes)]))
+        # A `test` that does not hold any more is answered like a value that is not allowed.
         raise (ConflictError if response.status in (409, 422) else RouterError)(message)
 
 
 class _Change(NamedTuple):
-    """One change of the target's route, and what it was for each router."""
+    """One change of the target's route, and its generation with each router; None with one that was not told."""
 
     split: Split
     stable: int
-    canary: int
+    canary: int | None
 
 
 class Gateway:
@@ -195,28 +209,32 @@ class Gateway:
         self._target = target
         self._boot = boot
         self._lives = 0
-        self._boots: tuple[str, str] | None = None
+        self._boots: tuple[str, str | None] | None = None
         self._changes: list[_Change] = []
         self._samples: deque[dict[str, Any]] = deque(maxlen=_KEPT_SAMPLES)
         self._read = [0, 0]
         self._sequence = self._lost = 0
+        self._silent = ""
 
     async def state(self) -> dict[str, Any]:
-        stable, canary = await asyncio.gather(self._stable.state(), self._canary.state())
-        boot = self._begin(stable["boot"], canary["boot"])
-        found, there = stable["targets"].get(self._target), canary["targets"].get(self._target)
+        stable, canary = await asyncio.gather(self._stable.state(), self._answered(self._canary.state()))
+        boot = self._begin(stable["boot"], canary["boot"] if canary else None)
+        found = stable["targets"].get(self._target)
         if found is None:
             return {"boot": boot, "targets": {}}
-        weight = await self._route.weight()
         # Until this life has set it, no route is one that its counts could be told by.
         asked = self._changes[-1].split if self._changes else Split()
+        there = canary["targets"].get(self._target) if canary else {**asked.model_dump(), "lease": {"holder": None}}
+        weight = await self._route.weight()
         if abs(weight - asked.weight) * _WHOLE < 0.5:
             weight = asked.weight
-        if there and there["canary"] and not there["weight"]:
+        if canary and there and there["canary"] and not there["weight"]:
             weight = 0.0  # the lease has lapsed: what comes to the canary's router is answered by the champion
+        # What the canary's router was not told while it was away, it has to be told now.
+        told = self._changes and (not canary or (there and there["champion"] == found["champion"]))
         shown = {
             "generation": len(self._changes),
-            "champion": found["champion"] if self._changes else None,
+            "champion": found["champion"] if told else None,
             "canary": there["canary"] if there else None,
             "weight": weight,
             "sample": found["sample"],
@@ -225,20 +243,44 @@ class Gateway:
         }
         return {"boot": boot, "targets": {self._target: shown}}
 
+    async def routed(self) -> dict[str, set[str]]:
+        stable, canary, weight = await asyncio.gather(
+            self._stable.state(), self._answered(self._canary.state()), self._route.weight()
+        )
+        if canary is None and weight:
+            raise RouterError(
+                f"{weight:.1%} of the traffic goes to the canary's router, which cannot be asked what it does with it "
+                f"({self._silent})"
+            )
+        return releases(stable, canary) if canary else releases(stable)
+
+    def refuses(self, target: str) -> str | None:
+        if target == self._target:
+            return None
+        return (
+            f"the gateway's rule leads the traffic of {self._target}, not of {target}: release {target} to a serving "
+            "side of its own, or run this one without --gateway-route"
+        )
+
     async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
-        if target != self._target:
-            raise ConflictError(f"the gateway's rule leads the traffic of {self._target}, and of nothing else")
+        if refusal := self.refuses(target):
+            raise ConflictError(refusal)
+        if not route.weight:
+            # Before anything else, since it is what takes the traffic from a canary whose router is away.
+            await self._route.set(0.0)
         now = await self.state()
         if generation != len(self._changes):
             raise ConflictError(f"{target} is at generation {len(self._changes)}, the change is based on {generation}")
         whole = route.model_copy(update={"weight": 1.0 if route.weight else 0.0})
         alone = route.model_copy(update={"canary": None, "weight": 0.0})
-        if not route.weight:
-            await self._route.set(0.0)
-        there = await self._put(self._canary, whole, holder)
-        here = await self._put(self._stable, alone, holder)
+        there: int | None
         if route.weight:
+            there = await self._put(self._canary, whole, holder)
+            here = await self._put(self._stable, alone, holder)
             await self._route.set(route.weight)
+        else:
+            here = await self._put(self._stable, alone, holder)
+            there = await self._answered(self._put(self._canary, whole, holder))
         self._changes.append(_Change(route, here, there))
         return {**route.model_dump(), "generation": len(self._changes), "boot": now["boot"]}
 
@@ -249,18 +291,30 @@ class Gateway:
         self._lives += 1
 
     async def lease(self, target: str, holder: str, seconds: float) -> None:
-        await self._canary.lease(target, holder, seconds)
+        """Where the canary's router is away, its share goes back to the champion: no gateway sees that by itself."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await self._canary.lease(target, holder, seconds)
+        except ConflictError:
+            raise
+        except (RouterError, TimeoutError) as error:
+            await self._route.set(0.0)
+            raise RouterError(f"the canary's router renews no lease: {_words(error)}") from None
 
     async def release(self, target: str, holder: str) -> None:
         await self._canary.release(target, holder)
 
     async def counts(self, target: str) -> dict[str, Any]:
-        stable, canary = await asyncio.gather(self._stable.counts(target), self._canary.counts(target))
-        boot = self._begin(stable["boot"], canary["boot"])
+        asked = self._canary.counts(target)
+        if not (self._changes and self._changes[-1].split.weight):
+            asked = self._answered(asked)  # no traffic goes there: there is nothing to judge, or to wait for
+        stable, canary = await asyncio.gather(self._stable.counts(target), asked)
+        boot = self._begin(stable["boot"], canary["boot"] if canary else None)
+        led_by_canary = canary["generations"] if canary else ()
         parts = []
         for number, change in enumerate(self._changes, 1):
             here = [part for part in stable["generations"] if part["generation"] == change.stable]
-            there = [part for part in canary["generations"] if part["generation"] == change.canary]
+            there = [part for part in led_by_canary if part["generation"] == change.canary]
             led = [part for part in there if part["weight"]]
             rest = [part for part in there if not part["weight"]]
             weight = change.split.weight if led else 0.0
@@ -291,8 +345,13 @@ class Gateway:
                     self._samples.append({**sample, "seq": self._sequence, "generation": own[sample["generation"]]})
         return {"boot": boot, "samples": [one for one in self._samples if one["seq"] > after], "lost": self._lost}
 
-    def _begin(self, stable: str, canary: str) -> str:
-        """Another life, where a router has begun one; what it had counted before stays with whoever has read it."""
+    def _begin(self, stable: str, canary: str | None) -> str:
+        """Another life, where a router has begun one; what it had counted before stays with whoever has read it.
+
+        Of a router that is away (None) that is not known before it is back.
+        """
+        if canary is None and self._boots:
+            canary = self._boots[1]
         if self._boots != (stable, canary):
             self._boots = (stable, canary)
             self._lives += 1
@@ -302,11 +361,29 @@ class Gateway:
             self._sequence = self._lost = 0
         return f"{self._boot}.{self._lives}"
 
+    async def _answered(self, asked: Awaitable[T]) -> T | None:
+        """The answer of the canary's router; None where it does not give one soon."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                answer = await asked
+        except (RouterError, TimeoutError) as error:
+            problem = _words(error)
+            if problem != self._silent:
+                log("canary_router_silent", error=problem)
+            self._silent = problem
+            return None
+        self._silent = ""
+        return answer
+
     async def _put(self, router: Traffic, split: Split, holder: str) -> int:
         """The router's generation afterwards."""
         found = (await router.state())["targets"].get(self._target)
         put = await router.put(self._target, split, found["generation"] if found else 0, holder)
         return put["generation"]
+
+
+def _words(error: Exception) -> str:
+    return str(error) or f"no answer within {TIMEOUT_SECONDS:.0f} s"
 
 
 def _sum(parts: list[dict[str, Any]], arm: str) -> dict[str, Any] | None:

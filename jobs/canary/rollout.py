@@ -10,10 +10,10 @@ again at the first step; whatever happens after it goes forward. Every action ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from include.errors import AnemoneError
 from include.rollouts import LiveRelease, Outcome, RolloutStatus
@@ -31,12 +31,18 @@ from jobs.canary.target import Target
 from jobs.canary.verdict import UnansweredError, Verdict
 from jobs.router.log import log
 
+T = TypeVar("T")
+
 MAX_RESTARTS = 2
 _EVIDENCE_TRIES = 3
 
 
 class Runner:
-    """Leads one rollout."""
+    """Leads one rollout.
+
+    Attributes:
+        left: what goes on after its end, because a rollback waited.
+    """
 
     def __init__(
         self,
@@ -52,12 +58,16 @@ class Runner:
             declare: says to the servers what they have to have before clients are sent there.
         """
         self.target = target
+        self.left: asyncio.Task[Rollout] | None = None
         self._journal = Journal(rollout, records)
         self._records = records
         self._collect = collect
         self._declare = declare
         self._peers: Peers = target.peers
         self._halt = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._collecting: asyncio.Task[None] | None = None
+        """Held, or the task might be collected itself while it runs."""
         self._interruption: str | None = None
         self._fault: str | None = None
         self._resumes = Resumes()
@@ -86,6 +96,10 @@ class Runner:
         self._journal.change(stop=reason)
         self._records.save_rollout(self.rollout)
         self._halt.set()
+
+    def hurry(self) -> None:
+        """A rollback waits for its end: nothing that can be done afterwards keeps it waiting."""
+        self._hurried.set()
 
     def resume(self) -> None:
         """Let a held canary be watched for another `max_seconds`."""
@@ -255,15 +269,15 @@ class Runner:
         champion = self.target.record.champion
         if name is not None and (champion is None or champion.name != name):
             await self._drain(name)
-            self._journal.save("rolling_back", f"{name} has no traffic and no request in flight")
+            self._journal.save("rolling_back", f"{name} has no traffic any more")
             self.target.needs.discard(name)
-            await self._collect()
+            self._collecting = await self._unless_hurried(self._collect())
 
     async def _route_champion(self) -> None:
         await self._peers.until_done("the router follows", lambda: self.target.set_route(self.target.alone()))
 
     async def _drain(self, name: str) -> None:
-        """Wait for the requests that a release still answers, as long as `drain` allows."""
+        """Wait for the requests that a release still answers, as long as `drain` allows and no rollback waits."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._peers.timing.drain
         left = 0
@@ -274,13 +288,46 @@ class Runner:
                     return
             except RouterError as error:
                 log("counts_missing", rollout=self.rollout.id, error=error)
+            if self._hurried.is_set():
+                break
             await asyncio.sleep(min(self._peers.timing.retry, 0.2))
         if left:
-            message = f"{left} requests on {name} were still in flight after {self._peers.timing.drain:.0f} s"
+            when = "at a rollback" if self._hurried.is_set() else f"after {self._peers.timing.drain:.0f} s"
+            message = f"{left} requests on {name} were still in flight {when}"
             self._journal.save(self.status.state, message)
 
+    async def _unless_hurried(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Wait for it, but no longer than until a rollback waits; the task may go on."""
+        task, hurried = asyncio.create_task(work), asyncio.create_task(self._hurried.wait())
+        try:
+            await asyncio.wait((task, hurried), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _end(task)
+            raise
+        finally:
+            await _end(hurried)
+        if task.done():
+            task.result()
+        return task
+
     async def _finish(self) -> None:
-        """Leave the evidence; a store that takes none does not keep the verdict waiting."""
+        """End the record, with its evidence unless a rollback waits; then `left` is what goes on."""
+        storing = await self._unless_hurried(self._stored())
+        if storing.done():
+            self._journal.keep(storing.result())
+            return
+        words = _words(self.status.outcome or "rolled_back")
+        message = f"finished: {words}; a rollback waits, so the evidence is stored meanwhile"
+        self._journal.save("finished", message, champion=self.target.record.champion, weight=0.0, step=None)
+        self.left = storing
+
+    async def keep_left(self) -> None:
+        """Once it has ended: keep the record with the evidence that was still being stored then, if it was."""
+        if self.left is not None:
+            self._journal.keep(await self.left)
+
+    async def _stored(self) -> Rollout:
+        """Leave the evidence; returns the ended record. A store that takes none does not keep the verdict waiting."""
         uri = evidence.evidence_uri(self._peers.store, self.rollout.id)
         champion = self.target.record.champion
         words = _words(self.status.outcome or "rolled_back")
@@ -299,7 +346,7 @@ class Runner:
                 else:
                     reason = f"finished: {words}; the evidence could not be stored ({error}), it is in {looks}"
                     finished = self._journal.noted("finished", reason, champion=champion, weight=0.0, step=None)
-        self._journal.keep(finished)
+        return finished
 
 
 def _words(outcome: Outcome) -> str:

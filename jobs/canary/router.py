@@ -95,6 +95,12 @@ class Traffic(Protocol):
     async def state(self) -> dict[str, Any]:
         """{"boot", "targets": {target: …}}."""
 
+    async def routed(self) -> dict[str, set[str]]:
+        """{"champion", "canary"}: the releases that clients are sent to now, whoever set that, and however long ago."""
+
+    def refuses(self, target: str) -> str | None:
+        """Why this target can never be led here; None where it can."""
+
     async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
         """Set a target's route, `generation` being the one last seen (0 where it has none).
 
@@ -139,6 +145,12 @@ class Router:
 
     async def state(self) -> dict[str, Any]:
         return await self._call("GET", "/state", form=_STATE)
+
+    async def routed(self) -> dict[str, set[str]]:
+        return releases(await self.state())
+
+    def refuses(self, target: str) -> str | None:
+        return None
 
     async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
         body = {**route.model_dump(), "generation": generation, "holder": holder}
@@ -188,3 +200,9 @@ class Router:
             raise RouterError(
                 f"the router at {self._url} could not be asked ({type(error).__name__}: {error}): see that it runs"
             ) from None
+
+
+def releases(*states: dict[str, Any]) -> dict[str, set[str]]:
+    """What the targets in these states name, by arm; a canary also where no weight is in force now."""
+    targets = [target for state in states for target in state["targets"].values()]
+    return {arm: {target[arm] for target in targets if target[arm]} for arm in ("champion", "canary")}

@@ -24,6 +24,10 @@ _LATE_MISSES = 4
 _LONGEST_PAUSE_SECONDS = 60.0
 
 
+class _NotYetError(NotAvailableError):
+    """Servers are being given a release: no failure, or it is told by those who give it."""
+
+
 class Target:
     """A target's durable record, the route that the router is to have, and its champion's health.
 
@@ -52,7 +56,10 @@ class Target:
         self._canary_silent = 0
         self._repairs = 0
         self._repair_not_before = 0.0
-        self._supply_not_before: dict[str, float] = {}
+        self._supply_not_before: dict[tuple[str, str], float] = {}
+        """By tier and release."""
+        self._bringing: str | None = None
+        """The champion that servers are being given, so that it is told once."""
 
     @property
     def name(self) -> str:
@@ -108,6 +115,11 @@ class Target:
         releases = (self.record.champion, self.warm())
         return self.needs | {release.name for release in releases if release}
 
+    def known(self) -> set[str]:
+        """Names of every release that a record speaks of, needed or not."""
+        releases = (self.record.champion, *self.record.previous)
+        return self.needs | {release.name for release in releases if release}
+
     async def set_route(self, route: Split) -> None:
         """Have the router do this from now on. Raises RouterError where it cannot be told now; `tend` will."""
         self.route = route
@@ -137,17 +149,22 @@ class Target:
             assert refusal is not None
             raise refusal
 
-    async def tend(self) -> None:
-        """Put right what is not as it should be: the route, a canary without its model, a champion that is silent."""
+    async def follow(self) -> None:
+        """Put right what the router does."""
         try:
             await self.keep_route()
         except RouterError as error:
             log("route_pending", target=self.name, error=error)
+
+    async def tend(self) -> None:
+        """Put right what is not as it should be: a canary without its model, a champion that is silent."""
         champion = self.record.champion
         if champion is None or self.record.retiring:
             return
         try:
             await self._tend_models(champion)
+        except _NotYetError:
+            self.healthy = False
         except (TritonError, AnemoneError, OSError) as error:
             self.healthy = False
             log("repair_failed", target=self.name, release=champion.name, error=error)
@@ -160,20 +177,20 @@ class Target:
         peers, champion = self.peers, self.record.champion
         if champion is None or self.record.retiring:
             return
+        if self.canary is not None and peers.canary is not peers.stable:
+            await self._supply(peers.canary, self.canary)
         try:
-            wanted = [(peers.stable, champion)] if champion.name in await peers.stable.loaded() else []
+            if champion.name not in await peers.stable.loaded():
+                return
         except TritonError:
             return
-        if self.canary is not None and peers.canary is not peers.stable:
-            wanted.append((peers.canary, self.canary))
+        await self._supply(peers.stable, champion)
         if (warm := self.warm()) is not None:
-            wanted.append((peers.stable, warm))
-        for servers, live in wanted:
-            await self._supply(servers, live)
+            await self._supply(peers.stable, warm, beside=champion.name)
 
-    async def _supply(self, servers: Servers, live: LiveRelease) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._supply_not_before.get(live.name, 0.0):
+    async def _supply(self, servers: Servers, live: LiveRelease, beside: str | None = None) -> None:
+        key, now = (servers.name, live.name), asyncio.get_running_loop().time()
+        if now < self._supply_not_before.get(key, 0.0):
             return
         try:
             if not await servers.lacking(live.name):
@@ -181,31 +198,37 @@ class Target:
         except TritonError:
             return
         try:
-            await self._put(servers, live)
+            await self._put(servers, live, beside)
         except (AnemoneError, OSError) as error:
             # A rollback is slower without the warm one, and nothing else.
-            self._supply_not_before[live.name] = now + _LONGEST_PAUSE_SECONDS
+            self._supply_not_before[key] = now + _LONGEST_PAUSE_SECONDS
             log("repair_failed", target=self.name, release=live.name, error=error)
 
     async def _tend_models(self, champion: LiveRelease) -> None:
         stable, canary = self.peers.stable, self.peers.canary
         loaded = await stable.loaded()
         lost = {champion.name} - loaded
-        if self.canary is not None:
+        if self.canary is None:
+            self._canary_silent = 0
+        else:
             try:
                 lost |= {self.canary.name} - (loaded if canary is stable else await canary.loaded())
                 self._canary_silent = 0
             except TritonError as error:
                 self._canary_silent += 1
                 if self._canary_silent >= _MISSES:
+                    self._canary_silent = 0
                     await self._interrupt(str(error))
         if lost:
             names = ", ".join(sorted(lost))
             await self._interrupt(f"Triton has lost {names}: it was restarted, or someone unloaded it")
         if champion.name not in loaded:
             self.healthy = False
-            log("repair", target=self.name, release=champion.name, reason="not loaded")
+            if self._bringing != champion.name:
+                log("repair", target=self.name, release=champion.name, reason="not loaded")
+            self._bringing = champion.name
             champion = await self.ensure_loaded(champion)
+        self._bringing = None
         await self._probe(champion)
 
     async def _interrupt(self, reason: str) -> None:
@@ -233,14 +256,14 @@ class Target:
             return live
         live = await self._put(stable, live)
         if live.name not in await stable.loaded():
-            raise NotAvailableError(f"{live.name} is not loaded on {stable.name} yet")
+            raise _NotYetError(f"{live.name} is not loaded on {stable.name} yet")
         return live
 
-    async def _put(self, servers: Servers, live: LiveRelease) -> LiveRelease:
+    async def _put(self, servers: Servers, live: LiveRelease, beside: str | None = None) -> LiveRelease:
         name = await servers.called(live)
         if name != live.name:
             live = self._rename(live, name)
-        await servers.supply(live)
+        await servers.supply(live, beside)
         return live
 
     def _rename(self, live: LiveRelease, name: str) -> LiveRelease:

@@ -24,6 +24,9 @@ _UNLOAD_SECONDS = 180.0
 _INSTALL_SECONDS = 3600.0
 """An engine of tens of gigabytes is read from the store and verified."""
 
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 6))
+"""Seconds of silence before the first probe, seconds between probes, and how many may go unanswered."""
+
 KINDS: dict[str, type[AnemoneError]] = {
     kind.__name__: kind
     for kind in (
@@ -115,6 +118,16 @@ class Agent:
         return document
 
 
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A node that is lost closes no connection: without this, a call that may last an hour would wait for all of it."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
 class Finder:
     """The agents behind addresses. Use as an asynchronous context manager.
 
@@ -127,7 +140,10 @@ class Finder:
         self._token = token
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._token}"})
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._token}"},
+            connector=aiohttp.TCPConnector(socket_factory=_kept_alive),
+        )
         self._agents: dict[str, Agent] = {}
         self._known: dict[str, list[str]] = {}
         return self

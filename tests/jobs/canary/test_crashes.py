@@ -26,7 +26,7 @@ async def _settle(life: Life, rollout: str) -> RolloutStatus:
     status = await life.until_ended(rollout)
     assert status is not None
     await life.until(lambda: life.controller.target(TARGET).healthy, 60)
-    await asyncio.sleep(3)
+    await asyncio.sleep(6)  # the champion first, the warm release at the next look
     return status
 
 
@@ -216,6 +216,21 @@ def test_a_warm_release_that_does_not_load_does_not_keep_the_champion_from_its_r
             return world.dead_stubs
 
     assert run_virtually(work()) == set()
+
+
+def test_after_a_restart_of_triton_the_champion_is_loaded_before_the_warm_release(world):
+    async def work():
+        async with Life(world) as life, Traffic(world):
+            await life.release(world.request(1))
+            await life.release(world.request(2, 1, policy=QUICK))
+            world.triton.load_seconds = 20.0
+            world.triton.restart()
+            world.triton.begun.clear()
+            await life.until(lambda: len(world.triton.loaded) == 2, 100)
+            return world.triton.begun
+
+    (first, _), (second, beside) = run_virtually(work())
+    assert (first, second) == (world.name(2), world.name(1)) and world.name(2) in beside
 
 
 @pytest.mark.parametrize("left", [b"", b'{"rollout": "relea'])

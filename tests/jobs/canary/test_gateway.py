@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,15 @@ from aiohttp import web
 
 from include.specs.base import Artifact
 from jobs.canary import __main__ as canary_main
-from jobs.canary.gateway import GROUP, Api, HTTPRoute
-from jobs.canary.router import ConflictError, RouterError
+from jobs.canary import gateway as gateway_module
+from jobs.canary.gateway import GROUP, Api, Gateway, HTTPRoute
+from jobs.canary.router import ConflictError, Router, RouterError
+from jobs.router.routes import Split
 from tests.jobs.canary.services import TARGET, TOKEN, Clients, Services, make_engines, running
+from tests.jobs.router.conftest import CANARY, CHAMPION
+from tests.jobs.router.conftest import TOKEN as ROUTER_TOKEN
+from tests.jobs.router.conftest import Router as RealRouter
+from tests.jobs.router.conftest import running as real_router
 from tests.ports import free_ports
 
 ROUTE = {
@@ -53,6 +60,7 @@ class KubernetesApi:
 
     Attributes:
         meddle: called before each patch is looked at.
+        objection: what an admission policy has against every patch, if anything.
     """
 
     def __init__(self) -> None:
@@ -60,6 +68,7 @@ class KubernetesApi:
         self.patches: list[Any] = []
         self.tokens: set[str] = set()
         self.meddle: Callable[[], None] = lambda: None
+        self.objection: str | None = None
 
     @property
     def weights(self) -> list[Any]:
@@ -93,6 +102,8 @@ class KubernetesApi:
 
     def _patch(self, operations: list[dict[str, Any]]) -> web.Response:
         self.patches.append(operations)
+        if self.objection is not None:
+            return _status(422, 'HTTPRoute "models" is invalid', self.objection)
         patched = copy.deepcopy(self.route)
         for operation in operations:
             *path, last = operation["path"].strip("/").split("/")
@@ -112,8 +123,9 @@ class KubernetesApi:
         return web.json_response(self.route)
 
 
-def _status(code: int, message: str) -> web.Response:
-    return web.json_response({"kind": "Status", "message": message, "code": code}, status=code)
+def _status(code: int, message: str, *causes: str) -> web.Response:
+    details = {"causes": [{"message": cause} for cause in causes]}
+    return web.json_response({"kind": "Status", "message": message, "details": details, "code": code}, status=code)
 
 
 def drive(api: KubernetesApi, folder: Path, work: Callable[[HTTPRoute], Any], rule: str = "models") -> Any:
@@ -164,9 +176,17 @@ def test_a_change_by_somebody_else_is_read_and_kept(tmp_path: Path) -> None:
 def test_who_changes_it_all_the_time_wins_and_is_told_of(tmp_path: Path) -> None:
     api = KubernetesApi()
     api.meddle = api.touch
-    with pytest.raises(ConflictError, match="changed by somebody else all the time"):
+    with pytest.raises(ConflictError, match="changed by somebody else all the time.*the object has been modified"):
         drive(api, tmp_path, lambda route: route.set(0.25))
     assert api.weights == [None, 0]
+
+
+def test_what_the_api_does_not_allow_is_told_in_its_own_words_and_asked_once(tmp_path: Path) -> None:
+    api = KubernetesApi()
+    api.objection = "spec.rules[1]: weights are changed on weekdays only"
+    with pytest.raises(RouterError, match="422.*weights are changed on weekdays only.*nobody else") as told:
+        drive(api, tmp_path, lambda route: route.set(0.25))
+    assert not isinstance(told.value, ConflictError) and len(api.patches) == 1
 
 
 @pytest.mark.parametrize(
@@ -189,6 +209,128 @@ def test_outside_a_pod_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(Exception, match="there is no Kubernetes API to reach from here"):
         Api.of_this_pod()
+
+
+@dataclass
+class Led:
+    """A gateway's driver before two real routers, the canary's having `CANARY` with a fifth of the traffic."""
+
+    stable: RealRouter
+    canary: RealRouter
+    kubernetes: KubernetesApi
+    driver: Gateway
+    again: Callable[[], Gateway]
+    """The driver of the controller's next life."""
+
+    async def shown(self) -> dict[str, Any]:
+        return (await self.driver.state())["targets"][TARGET]
+
+    async def put(self, **route: Any) -> None:
+        generation = (await self.shown())["generation"]
+        await self.driver.put(TARGET, Split(champion=CHAMPION, **route), generation, "me")
+
+
+@asynccontextmanager
+async def led(folder: Path) -> AsyncIterator[Led]:
+    kubernetes = KubernetesApi()
+    folder.joinpath("token").write_text(ROUTER_TOKEN)
+    async with (
+        asyncio.timeout(60),
+        real_router(folder / "stable") as stable,
+        real_router(folder / "canary") as canary,
+        kubernetes.served() as url,
+        Router(f"http://127.0.0.1:{stable.admin_port}", ROUTER_TOKEN) as to_stable,
+        Router(f"http://127.0.0.1:{canary.admin_port}", ROUTER_TOKEN) as to_canary,
+        HTTPRoute(Api(url, folder / "token", None, "anemone"), "models", "models", "router", "router-canary") as route,
+    ):
+
+        def driver() -> Gateway:
+            return Gateway(to_stable, to_canary, route, TARGET, "life")
+
+        found = Led(stable, canary, kubernetes, driver(), driver)
+        await found.driver.lease(TARGET, "me", 60)
+        await found.put(canary=CANARY, weight=0.2)
+        assert kubernetes.weights == [800, 200]
+        yield found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_module, "TIMEOUT_SECONDS", 0.3)
+
+
+def test_a_canary_whose_router_hangs_loses_its_traffic_and_the_router_is_told_when_it_is_back(
+    tmp_path: Path, impatient: None
+) -> None:
+    async def run() -> None:
+        async with led(tmp_path) as it:
+            it.canary.process.send_signal(signal.SIGSTOP)
+            try:
+                await it.put()
+                assert it.kubernetes.weights == [1000, 0]
+                shown = await it.shown()
+                assert (shown["champion"], shown["canary"], shown["weight"]) == (CHAMPION, None, 0)
+                (*_, last) = (await it.driver.counts(TARGET))["generations"]
+                assert last["champion"]["release"] == CHAMPION and last["weight"] == 0
+                assert await it.driver.routed() == {"champion": {CHAMPION}, "canary": set()}
+            finally:
+                it.canary.process.send_signal(signal.SIGCONT)
+            # Not as it is to be: whoever keeps the route puts it again.
+            assert (await it.shown())["canary"] == CANARY
+            await it.put()
+            assert (await it.shown())["canary"] is None
+            assert await it.canary.weight() == 0
+
+    asyncio.run(run())
+
+
+def test_with_the_canarys_router_its_share_goes_too_and_comes_back_with_it(tmp_path: Path, impatient: None) -> None:
+    async def run() -> None:
+        async with led(tmp_path) as it:
+            it.canary.process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(RouterError, match="no answer within"):
+                    await it.driver.lease(TARGET, "me", 60)
+            finally:
+                it.canary.process.send_signal(signal.SIGCONT)
+            assert it.kubernetes.weights == [1000, 0]
+            assert (await it.shown())["weight"] == 0
+            await it.driver.lease(TARGET, "me", 60)
+            await it.put(canary=CANARY, weight=0.2)
+            assert it.kubernetes.weights == [800, 200]
+            with pytest.raises(ConflictError):
+                await it.driver.lease(TARGET, "somebody else", 60)
+            assert it.kubernetes.weights == [800, 200]
+
+    asyncio.run(run())
+
+
+def test_where_clients_are_sent_is_known_right_after_a_restart(tmp_path: Path, impatient: None) -> None:
+    async def run() -> None:
+        async with led(tmp_path) as it:
+            next_life = it.again()
+            assert (await next_life.state())["targets"][TARGET]["champion"] is None
+            assert await next_life.routed() == {"champion": {CHAMPION}, "canary": {CANARY}}
+            it.canary.process.kill()
+            with pytest.raises(RouterError, match="20.0% of the traffic goes to the canary's router"):
+                await next_life.routed()
+            await it.put()
+            assert await next_life.routed() == {"champion": {CHAMPION}, "canary": set()}
+
+    asyncio.run(run())
+
+
+def test_a_second_target_is_refused_before_anything_is_done_for_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with led(tmp_path) as it:
+            assert it.driver.refuses(TARGET) is None
+            refusal = it.driver.refuses("other")
+            assert refusal is not None and f"the traffic of {TARGET}, not of other" in refusal
+            with pytest.raises(ConflictError, match="not of other"):
+                await it.driver.put("other", Split(champion=CHAMPION), 0, "me")
+            assert it.kubernetes.weights == [800, 200]
+
+    asyncio.run(run())
 
 
 @dataclass

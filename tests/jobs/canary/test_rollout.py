@@ -9,6 +9,7 @@ import pytest
 
 from include.artifacts.store import Store
 from include.rollouts import CanaryPolicy, Quality, RolloutStatus
+from jobs.canary import evidence, rollout
 from jobs.canary.controller import RefusedError
 from jobs.canary.looks import Look, read, replay
 from jobs.canary.observation import Observation
@@ -388,6 +389,44 @@ def test_a_rollback_asked_for_while_a_promoted_release_drains_waits_for_it(world
     assert waiting == "pending"
     assert (forward.outcome, back.outcome) == ("promoted", "promoted")
     assert target.champion.name == world.name(1)
+    assert world.lost == 0
+
+
+def test_a_rollback_waits_for_no_request_in_flight_and_for_no_evidence(world, monkeypatch):
+    refuses = True
+    commit = evidence.commit
+
+    def store(*arguments):
+        if refuses:
+            raise OSError("the store does not answer")
+        commit(*arguments)
+
+    monkeypatch.setattr(evidence, "commit", store)
+    monkeypatch.setattr(rollout, "_EVIDENCE_TRIES", 300)
+
+    async def work():
+        nonlocal refuses
+        refuses = False
+        async with Life(world) as life, Traffic(world):
+            await first_release(life)
+            refuses = True
+            world.in_flight[world.name(1)] = 1
+            life.controller.submit(world.request(2, 1))
+            await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
+            began = asyncio.get_running_loop().time()
+            life.controller.submit(world.rollback("back"))
+            await life.until(lambda: life.controller.rollout("back").state == "promoted")
+            took = asyncio.get_running_loop().time() - began
+            ended = life.controller.rollout("release-2")
+            await asyncio.sleep(30)
+            refuses = False
+            await life.until(lambda: life.controller.rollout("release-2").evidence, 10)
+            return took, ended, await life.until_ended("back")
+
+    took, ended, back = run_virtually(work())
+    assert took < 5
+    assert (ended.state, ended.outcome, ended.evidence) == ("finished", "promoted", None)
+    assert back.outcome == "promoted" and back.champion.name == world.name(1)
     assert world.lost == 0
 
 

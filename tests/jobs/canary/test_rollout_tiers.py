@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ def test_what_the_router_still_leads_to_is_not_unloaded(world: World) -> None:
                 await life.release(world.request(1))
                 policy = QUICK.model_copy(update={"warm_seconds": 1e-6})
                 life.controller.submit(world.request(2, 1, policy=policy))
-                await life.until(lambda: 0.5 in world.weights)
+                await life.until(lambda: "on the stable tier" in _last_note(life, "release-2"))
                 world.router.writing = False
                 await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
             async with Life(world):
@@ -284,6 +285,153 @@ def test_a_champion_that_no_pod_can_load_does_not_take_the_pods_from_the_others(
         assert all(pod.ready for pod in world.stable)
         world.unloadable.clear()
         await life.until(lambda: all(pod.told == {name, world.name(1)} and pod.ready for pod in world.stable), 120)
+
+    live(world, work)
+
+
+def test_after_a_restart_each_pod_has_the_champion_before_the_warm_release(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(life: Life) -> None:
+        await promote(life, 2, 1)
+        capsys.readouterr()
+        for pod in world.stable:
+            pod.triton.restart()
+            pod.triton.begun.clear()
+            pod.triton.load_seconds = 20.0
+        await life.until(lambda: all(pod.triton.loaded == {world.name(1), world.name(2)} for pod in world.stable), 200)
+
+    live(world, work)
+    for pod in world.stable:
+        (first, _), (second, beside) = pod.triton.begun
+        assert (first, second) == (world.name(2), world.name(1)) and world.name(2) in beside
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told.count("repair") == 1 and "repair_failed" not in told, "that an engine is being read is no failure"
+
+
+def test_a_release_waits_no_longer_than_patience_for_a_pod_whose_node_is_lost_while_it_is_given_it(
+    world: World,
+) -> None:
+    async def work(life: Life) -> Any:
+        life.controller.submit(world.request(2, 1, policy=QUICK))
+        world.stable[1].install_seconds = 3600.0
+        await life.until(lambda: world.name(2) in world.stable[1].installs)
+        world.stable[1].up = False
+        began = asyncio.get_running_loop().time()
+        return await life.until_ended("release-2"), asyncio.get_running_loop().time() - began
+
+    status, took = live(world, work)
+    assert status.outcome == "promoted", status.reasons
+    assert took < 90  # patience is 30 s, before it is given up and before it is gone on without
+
+
+@pytest.mark.parametrize("fault", ["refuses", "reads for an hour", "node is lost"])
+def test_a_rollback_needs_one_stable_pod_and_the_others_are_not_ready(world: World, fault: str) -> None:
+    async def work(life: Life) -> Any:
+        await promote(life, 2, 1)
+        bad = world.stable[1]
+        for pod in world.stable:
+            pod.triton.loaded.discard(world.name(1))
+        bad.refuses = "no space left on device" if fault == "refuses" else None
+        bad.install_seconds = 0.0 if fault == "refuses" else 3600.0
+        began = asyncio.get_running_loop().time()
+        life.controller.submit(world.rollback("back"))
+        if fault == "node is lost":
+            await life.until(lambda: bad.installs.count(world.name(1)) > 1)
+            bad.up = False
+        back = await life.until_ended("back")
+        return back, asyncio.get_running_loop().time() - began, bad.ready
+
+    back, took, ready = live(world, work)
+    assert (back.outcome, back.champion.name) == ("promoted", world.name(1)), back.reasons
+    assert took < 60 and not ready
+    assert world.lost == 0
+
+
+def test_a_rollback_bears_a_refusal_that_passes(world: World) -> None:
+    async def work(life: Life) -> Any:
+        await promote(life, 2, 1)
+        for pod in world.stable:
+            pod.triton.loaded.discard(world.name(1))
+            pod.refuses = "the store does not answer"
+        life.controller.submit(world.rollback("back"))
+        await asyncio.sleep(10)
+        for pod in world.stable:
+            pod.refuses = None
+        return await life.until_ended("back")
+
+    assert live(world, work).outcome == "promoted"
+    assert world.lost == 0
+
+
+def test_a_canary_has_no_traffic_while_the_stable_tier_takes_the_release_over(world: World) -> None:
+    async def work(life: Life) -> float:
+        world.stable[1].triton.load_seconds = 100.0
+        life.controller.submit(world.request(2, 1, policy=QUICK))
+        await life.until(lambda: "on the stable tier" in _last_note(life, "release-2"))
+        weight = world.router.weight(TARGET)
+        world.failing[world.name(2)] = 1.0
+        lost = world.lost
+        await asyncio.sleep(60)
+        assert world.lost == lost
+        return weight
+
+    assert live(world, work) == 0
+
+
+@pytest.mark.parametrize("router", ["there", "away"])
+def test_without_records_a_new_pod_is_not_ready_before_it_has_what_the_router_leads_to(
+    world: World, router: str
+) -> None:
+    async def work() -> None:
+        async with Traffic(world):
+            async with Life(world) as life:
+                await life.release(world.request(1))
+            shutil.rmtree(world.folder / "canary")
+            new = FakePod(world, "stable-new")
+            world.stable.append(new)
+            world.router.up = router == "there"
+            async with Life(world):
+                await asyncio.sleep(20)
+            assert new.told == ({world.name(1)} if router == "there" else None)
+            assert not new.ready and world.stable[0].ready
+
+    run_virtually(work())
+    assert world.lost == 0
+
+
+def test_what_the_router_can_never_lead_is_refused_before_it_is_loaded(world: World) -> None:
+    async def work(life: Life) -> Any:
+        world.router.refusal = "the route serves another target: give this one a route of its own"
+        return await life.release(world.request(2, 1))
+
+    status = live(world, work)
+    assert (status.outcome, status.reasons) == ("refused", (world.router.refusal,))
+    assert world.canary[0].installs == [world.name(1)]
+
+
+def test_a_release_that_does_not_unload_holds_no_rollback_up(world: World) -> None:
+    async def work(life: Life) -> Any:
+        await promote(life, 2, 1)
+        world.hanging.add("a-stuck")
+        world.stable[0].triton.loaded.add("a-stuck")
+        await asyncio.sleep(5)
+        began = asyncio.get_running_loop().time()
+        back = await life.release(world.rollback("back"))
+        return back, asyncio.get_running_loop().time() - began
+
+    back, took = live(world, work)
+    assert back.outcome == "promoted" and took < 5
+
+
+def test_while_a_pod_loads_its_champion_again_the_route_is_kept(world: World) -> None:
+    async def work(life: Life) -> None:
+        for pod in world.stable:
+            pod.triton.load_seconds = 600.0
+        world.dead_stubs.add(world.name(1))
+        await life.until(lambda: len(world.stable[0].triton.begun) > 1, 60)
+        world.router.routes.clear()
+        await life.until(lambda: TARGET in world.router.routes, 10)
 
     live(world, work)
 

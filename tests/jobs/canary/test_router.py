@@ -55,6 +55,8 @@ def test_the_routers_own_answers_make_sense(tmp_path: Path) -> None:
             async with Router(f"http://127.0.0.1:{served.admin_port}", TOKEN) as router:
                 found = (await router.state())["targets"]["kubectl"]
                 assert (found["champion"], found["weight"], found["slow_seconds"]["total"]) == (CHAMPION, 0.5, 9.0)
+                assert await router.routed() == {"champion": {CHAMPION}, "canary": {CANARY}}
+                assert router.refuses("any") is None
                 (*_, part) = (await router.counts("kubectl"))["generations"]
                 assert part["champion"]["finished"] + part["canary"]["finished"] == 3
                 assert len((await router.samples("kubectl", 0))["samples"]) == 3

@@ -179,6 +179,37 @@ def test_a_pod_that_is_away_keeps_nobody_waiting_and_is_named(tmp_path: Path, li
     drive(tmp_path, work)
 
 
+def test_who_holds_another_token_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work(tier: Tier, _: Pods) -> None:
+        async with Finder(tier.addresses, "another") as find:
+            with pytest.raises(NotAvailableError, match="answers: .*the bearer token is missing or wrong"):
+                await Pods("the stable tier", find).loaded()
+
+    drive(tmp_path, work)
+    assert "the bearer token is missing or wrong" in capsys.readouterr().out
+
+
+def test_one_server_will_do_where_another_refuses_or_does_not_answer(tmp_path: Path, live: LiveRelease) -> None:
+    async def work(tier: Tier, pods: Pods) -> None:
+        named = live.model_copy(update={"name": await pods.called(live)})
+        tier.tritons[1].refuses.add(named.name)
+        await pods.bring(named, one_will_do=True)
+        assert await pods.loaded() == {named.name}
+        tier.tritons[1].ready.add(named.name)
+        tier.tritons[1].dead.add(named.name)
+        assert await pods.problem(named.name, 1) is not None
+        assert await pods.problem(named.name, 1, one_will_do=True) is None
+        for _ in range(2):  # the golden prompts of a rollback
+            assert (await pods.generate(named.name, messages=[], timeout=5)).text == "yes"
+        tier.tritons[0].ready.clear()
+        tier.tritons[1].ready.clear()
+        tier.tritons[0].refuses.add(named.name)
+        with pytest.raises(TritonError, match="avx512_vnni"):
+            await pods.bring(named, one_will_do=True)
+
+    drive(tmp_path, work)
+
+
 def test_a_pod_on_its_way_out_is_left_alone(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
         tier.apis[1].leaving = True

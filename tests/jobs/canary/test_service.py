@@ -36,6 +36,8 @@ def test_the_api_asks_for_its_token_and_says_what_is_wrong(idle: Services) -> No
                 assert response.status == 401
             async with session.get(f"{url}/health") as response:
                 assert response.status == 200
+            async with session.get(f"{url}/metrics") as response:
+                assert response.status == 200 and "process_start_time_seconds" in await response.text()
         assert (await idle.call("GET", "/targets/nothing"))[0] == 404
         assert (await idle.call("GET", "/rollouts/nothing"))[0] == 404
         code, document = await idle.call("POST", "/rollouts", {"id": "x", "kind": "release", "target": TARGET})

@@ -1,8 +1,12 @@
-"""A cluster's serving side on this machine: two stable Tritons and one for canaries, an agent beside each."""
+"""A cluster's serving side on this machine: two stable Tritons and one for canaries, an agent beside each.
+
+The router reaches the stable ones as by a Service: each connection goes to one of the pods that are ready.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import signal
 import subprocess
@@ -42,7 +46,10 @@ class Pod:
         http, grpc, metrics, agent = map(str, self.ports)
         for arguments in (
             ["jobs.triton", "--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--exit-seconds", "3"],
-            ["jobs.triton.agent", "--port", agent, "--triton", f"127.0.0.1:{grpc}", "--token-file", self.token_file],
+            [
+                *("jobs.triton.agent", "--port", agent, "--triton", f"127.0.0.1:{grpc}"),
+                *("--token-file", self.token_file, "--leave-seconds", "120"),
+            ],
         ):
             with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
                 command = [sys.executable, "-m", *map(str, arguments), "--folder", str(self.folder)]
@@ -89,22 +96,74 @@ async def until(true: Callable[[], Any], seconds: float = 60) -> None:
             await asyncio.sleep(0.1)
 
 
+class Balancer:
+    """A Service: hands each connection to one of its pods that were ready at the last look.
+
+    Attributes:
+        ready: those pods.
+        given: connections by the pod's folder name.
+    """
+
+    def __init__(self, pods: list[Pod]) -> None:
+        self.ready: list[Pod] = []
+        self.given: dict[str, int] = {pod.folder.name: 0 for pod in pods}
+        self._pods = pods
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._hand_over, "127.0.0.1", 0) as server:
+            looking = asyncio.create_task(self._look())
+            try:
+                yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            finally:
+                looking.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            self.ready = [pod for pod in self._pods if (await pod.ready())[0] == 200]
+            await asyncio.sleep(0.2)
+
+    async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            pod = random.choice(self.ready)
+            self.given[pod.folder.name] += 1
+            there, back = await asyncio.open_connection("127.0.0.1", pod.ports[0])
+        except (IndexError, OSError):
+            writer.close()
+            return
+        await asyncio.gather(_pipe(reader, back), _pipe(there, writer))
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
 @dataclass
 class Cluster(Services):
     """Router and controller with two tiers.
 
     Attributes:
         stable, canary: pods.
+        balancer: the Service of the stable ones, at `stable_url`.
     """
 
     stable: list[Pod] = field(default_factory=list)
     canary: list[Pod] = field(default_factory=list)
+    balancer: Balancer = field(default_factory=lambda: Balancer([]))
+    stable_url: str = ""
 
     def command(self, name: str) -> list[str]:
         command = super().command(name)
         if name == "router":
             at = command.index("--triton")
-            tiers = ["--triton", self.stable[0].triton, "--canary-triton", self.canary[0].triton]
+            tiers = ["--triton", self.stable_url, "--canary-triton", self.canary[0].triton]
             return [*command[:at], *tiers, "--fresh-connections", *command[at + 2 :]]
         at = command.index("--triton")
         tiers = ["--stable", *(pod.agent for pod in self.stable), "--canary", *(pod.agent for pod in self.canary)]
@@ -122,9 +181,14 @@ async def cluster(folder: Path, engines: dict[int, Artifact]) -> AsyncIterator[C
     for pod in pods.values():
         pod.start()
     try:
-        services = Cluster(folder, engines, stable=[pods["stable0"], pods["stable1"]], canary=[pods["canary0"]])
-        async with running(services):
-            yield services
+        stable = [pods["stable0"], pods["stable1"]]
+        balancer = Balancer(stable)
+        async with balancer.served() as url:
+            services = Cluster(
+                folder, engines, stable=stable, canary=[pods["canary0"]], balancer=balancer, stable_url=url
+            )
+            async with running(services):
+                yield services
     finally:
         for pod in pods.values():
             await asyncio.to_thread(pod.stop)

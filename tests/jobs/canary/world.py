@@ -25,7 +25,7 @@ from jobs.canary import durable, looks
 from jobs.canary.controller import Controller
 from jobs.canary.peers import Peers, Timing
 from jobs.canary.records import Records, Rollout
-from jobs.canary.router import ConflictError, RouterError
+from jobs.canary.router import ConflictError, RouterError, releases
 from jobs.canary.servers import Here, Pods
 from jobs.router.routes import Split
 from jobs.triton.client import Answer, NotAvailableError, TritonError
@@ -62,7 +62,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._waits = _Selector()
         super().__init__(self._waits)
-        self.set_exception_handler(lambda _loop, _context: None)
+        self.faults: list[str] = []
+        self.set_exception_handler(self._keep_fault)
+
+    def _keep_fault(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody looked at; a dead controller's tasks have nobody left who would."""
+        if not isinstance(context.get("exception"), Died):
+            self.faults.append(f"{context['message']}: {context.get('exception')!r}")
 
     def time(self) -> float:
         return self._waits.waited
@@ -78,7 +84,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def run_virtually(work: Coroutine[Any, Any, Any]) -> Any:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work)
+        result = runner.run(work)
+        loop = runner.get_loop()
+    assert isinstance(loop, VirtualLoop)
+    assert loop.faults == []
+    return result
 
 
 class Died(BaseException):
@@ -99,6 +109,8 @@ class FakeTriton:
         self.load_seconds = 0.5
         self.loaded: set[str] = set()
         self.loads: list[str] = []
+        self.begun: list[tuple[str, frozenset[str]]] = []
+        """Every load that was begun, and what was loaded then."""
 
     def restart(self) -> None:
         """Killed, and started again empty."""
@@ -122,6 +134,7 @@ class FakeTriton:
             raise NotAvailableError(f"{name} does not load: no such model")
         if name in self.world.unloadable:
             raise TritonError(f"{name} does not load: this CPU lacks avx512_vnni")
+        self.begun.append((name, frozenset(self.loaded)))
         await asyncio.sleep(self.load_seconds)
         self._require_up()
         self.world.dead_stubs.discard(name)
@@ -131,6 +144,8 @@ class FakeTriton:
 
     async def unload(self, name: str) -> None:
         self._require_up()
+        if name in self.world.hanging:
+            await asyncio.sleep(600.0)
         if name in self.world.stuck:
             raise TritonError(f"{name} does not unload")
         self.loaded.discard(name)
@@ -252,6 +267,7 @@ class FakeRouter:
         self.up = True
         self.counting = True
         self.writing = True
+        self.refusal: str | None = None
         self.routes: dict[str, dict[str, Any]] = {}
         self.restart()
 
@@ -294,6 +310,12 @@ class FakeRouter:
             shown = {key: route[key] for key in ("generation", "champion", "canary", "sample", "slow_seconds")}
             targets[name] = {**shown, "weight": self.weight(name), "lease": {"holder": self.holder(name)}}
         return {"boot": self.boot, "targets": targets}
+
+    async def routed(self) -> dict[str, set[str]]:
+        return releases(await self.state())
+
+    def refuses(self, target: str) -> str | None:
+        return self.refusal
 
     async def put(self, target: str, route: Any, generation: int, holder: str) -> dict[str, Any]:
         self._require_up()
@@ -407,6 +429,7 @@ class World:
 
     Attributes:
         unloadable, stuck, dead_stubs: releases that do not load, do not unload, or whose process has died.
+        hanging: releases that take ten minutes to unload.
         altered: versions whose installed engine is no longer what it was.
         in_flight: by release, requests that do not end.
         beyond_count: all answers take longer than the router's last bound.
@@ -422,6 +445,7 @@ class World:
         self._number = 0
         self.unloadable: set[str] = set()
         self.stuck: set[str] = set()
+        self.hanging: set[str] = set()
         self.altered: set[str] = set()
         self.in_flight: dict[str, int] = {}
         self.beyond_count = False
@@ -617,7 +641,8 @@ class Life:
 
     def _mortal(self, peer: Any) -> Any:
         names = [name for name in dir(peer) if asyncio.iscoroutinefunction(getattr(peer, name))]
-        return SimpleNamespace(**{name: self._guard_async(getattr(peer, name)) for name in names})
+        asked = {"refuses": peer.refuses} if hasattr(peer, "refuses") and peer is self.world.router else {}
+        return SimpleNamespace(**{name: self._guard_async(getattr(peer, name)) for name in names}, **asked)
 
     def _guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*arguments: Any) -> Any:
