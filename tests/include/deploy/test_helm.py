@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from tests.s3 import server
 HELM = PROJECT / "include" / "deploy" / "helm"
 VALUES = HELM / "airflow-values.yaml"
 KUBERNETES = PROJECT / "include" / "deploy" / "kubernetes"
+GOLDEN = Path(__file__).parent / "golden" / "airflow-chart.yaml"
 CLUSTERS = ("cpu-cluster", "eks-a100", "eks-h100")
 ADDITIONS: dict[str, list[str]] = {
     "as-they-are": [],
@@ -264,20 +266,36 @@ def repository(folder: Path, ref: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def chart() -> str:
-    """Where Airflow's chart lies: a folder or an archive of it, at the version that the values name."""
-    if "ANEMONE_AIRFLOW_CHART" not in os.environ or shutil.which("helm") is None:
-        pytest.skip("ANEMONE_AIRFLOW_CHART names no chart, or there is no helm to render it with")
-    return os.environ["ANEMONE_AIRFLOW_CHART"]
+def chart() -> str | None:
+    """Where Airflow's chart lies, a folder or an archive of it; None where that is not known, or there is no helm."""
+    return os.environ.get("ANEMONE_AIRFLOW_CHART") if shutil.which("helm") else None
 
 
-def rendered(chart: str, *files: Path) -> list[dict[str, Any]]:
+def rendered(chart: str | None, *files: Path) -> list[dict[str, Any]]:
+    """What the chart makes of the values; without a chart what it made of those that are ours, as it is kept here."""
+    if chart is None:
+        if files != (VALUES,):
+            pytest.skip("ANEMONE_AIRFLOW_CHART names no chart, or there is no helm to render it with")
+        return list(yaml.safe_load_all(GOLDEN.read_text()))
     command = ["helm", "template", "airflow", chart, "--namespace", "anemone"]
     for path in files:
         command += ["--values", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def test_what_the_chart_made_of_the_values_is_kept(chart: str | None, pytestconfig: pytest.Config) -> None:
+    head = f"# Of {VALUES.name} with the sha256 {hashlib.sha256(VALUES.read_bytes()).hexdigest()}.\n"
+    if chart is not None:
+        text = head + yaml.safe_dump_all(rendered(chart, VALUES), width=120)
+        if pytestconfig.getoption("update_golden"):
+            GOLDEN.write_text(text)
+        assert GOLDEN.read_text() == text, "review the change, then run this test with --update-golden"
+    assert GOLDEN.read_text().startswith(head), (
+        f"{GOLDEN.name} is of other values: render it anew with helm and ANEMONE_AIRFLOW_CHART=CHART, of the version "
+        f"that the values name>: pytest {Path(__file__).relative_to(PROJECT)} --update-golden"
+    )
 
 
 def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -295,7 +313,7 @@ def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("addition", ADDITIONS)
-def test_the_chart_makes_valid_objects_of_them(chart: str, addition: str) -> None:
+def test_the_chart_makes_valid_objects_of_them(chart: str | None, addition: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
     documents = rendered(chart, VALUES, *(HELM / f"{name}.yaml" for name in ADDITIONS[addition]))
     assert {"airflow-api-server", "airflow-scheduler", "airflow-triggerer", "task"} <= set(pods(documents))
@@ -304,7 +322,7 @@ def test_the_chart_makes_valid_objects_of_them(chart: str, addition: str) -> Non
             validate(document, version, strict=True)
 
 
-def test_the_chart_makes_no_object_that_is_there_before_it(chart: str) -> None:
+def test_the_chart_makes_no_object_that_is_there_before_it(chart: str | None) -> None:
     ours = [
         (document["kind"], document["metadata"]["name"])
         for path in (KUBERNETES / "airflow").glob("*.yaml")
@@ -315,10 +333,13 @@ def test_the_chart_makes_no_object_that_is_there_before_it(chart: str) -> None:
     assert ours and not theirs & set(ours)
 
 
-def test_each_component_is_of_our_image_and_runs_what_is_in_it(chart: str, tmp_path: Path) -> None:
-    pinned = "anemone/airflow:0.1.0@sha256:" + "0" * 64
-    (tmp_path / "pinned.yaml").write_text(VALUES.read_text().replace("    tag: 0.1.0\n", f"    tag: {pinned[16:]}\n"))
-    documents = rendered(chart, tmp_path / "pinned.yaml")
+def test_each_component_is_of_our_image_and_runs_what_is_in_it(chart: str | None, tmp_path: Path) -> None:
+    pinned = "anemone/airflow:0.1.0" + ("" if chart is None else "@sha256:" + "0" * 64)
+    values = VALUES
+    if chart is not None:
+        values = tmp_path / "pinned.yaml"
+        values.write_text(VALUES.read_text().replace("    tag: 0.1.0\n", f"    tag: {pinned[16:]}\n"))
+    documents = rendered(chart, values)
     (config,) = [one["data"]["airflow.cfg"] for one in documents if "airflow.cfg" in (one.get("data") or {})]
     assert f"worker_container_repository = anemone/airflow\nworker_container_tag = {pinned[16:]}\n" in config
     for where, pod in pods(documents).items():
@@ -330,7 +351,7 @@ def test_each_component_is_of_our_image_and_runs_what_is_in_it(chart: str, tmp_p
             assert "/clean-logs" not in str(container), where
 
 
-def test_each_component_knows_the_same(chart: str, values: dict[str, Any], environment: dict[str, str]) -> None:
+def test_each_component_knows_the_same(chart: str | None, values: dict[str, Any], environment: dict[str, str]) -> None:
     documents = rendered(chart, VALUES)
     for where, pod in pods(documents).items():
         for container in pod["containers"] if where != "airflow-statsd" else ():
@@ -340,7 +361,7 @@ def test_each_component_knows_the_same(chart: str, values: dict[str, Any], envir
                 assert {entry["envName"] for entry in values["secret"]} <= set(stated), where
 
 
-def test_the_components_reach_each_other_through_the_charts_policies(chart: str) -> None:
+def test_the_components_reach_each_other_through_the_charts_policies(chart: str | None) -> None:
     documents = rendered(chart, VALUES)
     policies = {one["metadata"]["name"]: one["spec"] for one in documents if one["kind"] == "NetworkPolicy"}
     (ingress,) = policies["airflow-api-server-policy"]["ingress"]
