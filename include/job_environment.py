@@ -15,5 +15,11 @@ node 0 makes the artifact, the others only take part."""
 MASTER_ADDRESS, MASTER_PORT = "PET_MASTER_ADDR", "PET_MASTER_PORT"
 """Where node 0 is, likewise."""
 
+GATHER_SECONDS = "ANEMONE_GATHER_SECONDS"
+"""How much later than the first of these nodes the last may come: its pod may wait for a machine, and starts."""
+
+GRACE_SECONDS = "ANEMONE_GRACE_SECONDS"
+"""What a job gets between being asked to stop and being killed."""
+
 PRICE_PER_HOUR = "ANEMONE_PRICE_PER_HOUR"
 """What an hour of each of these nodes costs, in US dollars; not set where nobody said."""

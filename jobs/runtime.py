@@ -211,7 +211,9 @@ def _stop(_signal: int, _frame: object) -> None:
 
 def is_full_disk(error: BaseException | None) -> bool:
     """Whether ENOSPC is behind an error; libraries wrap it in errors of their own, or in words only."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
             return True
         if os.strerror(ENOSPC) in str(error):

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from include.errors import ExitCode
 from operators.job_task import as_airflow_errors
 from operators.plan import JobFailedError
 from operators.pod_logs import LOG_PLACE
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from include.artifacts.manifest import Manifest
 
 _PAUSE_SECONDS = 2.0
+_CONSEQUENCES = {ExitCode.TRY_AGAIN, ExitCode.KILLED, ExitCode.STOPPED}
+"""What the pods of a training also end with where another pod of it was lost."""
+
 _LAST_LINES = 40
 """Of the log of each pod that failed."""
 
@@ -54,8 +58,10 @@ class DistributedJobOperator(PodJobOperator):
                 return self._made(context, manifest)
             name = self.pod_name(context)
             with api_answers(f"make training {name}"):
-                self._require(name, self._form.pod(name, self._template(context)))
-            trigger = self._trigger(name)
+                template = self._form.pod(name, self._template(context))
+                with self.looked_after(context):
+                    training = self._require(name, template)
+            trigger = self._trigger(training)
             if self.deferrable:
                 context["ti"].xcom_push(key=LOG_PLACE, value={})
                 self.defer(trigger=trigger, method_name="training_ended", timeout=self.execution_timeout)
@@ -80,8 +86,13 @@ class DistributedJobOperator(PodJobOperator):
             super().on_kill()
             return
         self._killed = True
-        with suppress(ApiException, HTTPError):
+        try:
             self._training.delete()
+        except (ApiException, HTTPError) as error:
+            self.log.error(
+                "training %s was not deleted (%s) and goes on, if it is there: `kubectl --namespace %s delete %s %s`",
+                *(self._training.name, error, self.namespace, self._form.kind.plural, self._training.name),
+            )
 
     def _own(self, context: Context) -> None:
         if self.section is None or self._nodes == 1:
@@ -107,18 +118,19 @@ class DistributedJobOperator(PodJobOperator):
     def _form(self) -> Form:
         return FORMS[self.cluster.training]
 
-    def _objects(self, name: str) -> TrainingObjects:
-        return TrainingObjects(self.hook, self.namespace, self._form, name)
+    def _objects(self, name: str, uid: str | None = None) -> TrainingObjects:
+        return TrainingObjects(self.hook, self.namespace, self._form, name, uid)
 
     def _template(self, context: Context) -> dict[str, Any]:
         pod = self.build_pod_request_obj(context)
         return self.client.api_client.sanitize_for_serialization(pod)
 
-    def _trigger(self, name: str) -> TrainingTrigger:
+    def _trigger(self, training: TrainingObjects) -> TrainingTrigger:
         assert self._spec_uri is not None
         cluster = self.cluster
         return TrainingTrigger(
-            name=name,
+            name=training.name,
+            uid=training.uid,
             namespace=self.namespace,
             form=cluster.training,
             nodes=self._nodes,
@@ -132,16 +144,17 @@ class DistributedJobOperator(PodJobOperator):
             unreachable_seconds=cluster.unreachable_seconds,
         )
 
-    def _require(self, name: str, template: dict[str, Any]) -> None:
+    def _require(self, name: str, template: dict[str, Any]) -> TrainingObjects:
         """The task's one training: adopted where a crash has left it, made where there is none."""
         # Known before it exists, so that on_kill deletes it whenever it comes.
         training = self._training = self._objects(name)
         until = None
         while not self._killed:
             found = training.find()
+            training.uid = found["metadata"]["uid"] if found else None
             if found is None:
                 if self._begin(training, template):
-                    return
+                    return training
                 continue
             if found["metadata"].get("deletionTimestamp") is None:
                 if self._adopts_training(found):
@@ -149,12 +162,13 @@ class DistributedJobOperator(PodJobOperator):
                     self._take(found["metadata"]["annotations"][SPEC_ANNOTATION])
                     # What made it may have died before it made the rest.
                     training.complete(found, template)
-                    return
+                    return training
                 self.log.info("training %s of an earlier try makes room for this one", name)
                 training.delete()
             elif until is None:
                 self.log.info("training %s is being deleted: waiting for its pods to save and end", name)
-            until = until or time.monotonic() + self.platform.grace_seconds + 2 * OVERDUE_SECONDS
+            grace = template["spec"].get("terminationGracePeriodSeconds", self.platform.grace_seconds)
+            until = until or time.monotonic() + grace + 2 * OVERDUE_SECONDS
             if time.monotonic() > until:
                 raise JobFailedError(
                     f"training {name} of an earlier try is still being deleted after its grace: `kubectl get pods -l "
@@ -182,7 +196,7 @@ class DistributedJobOperator(PodJobOperator):
 
     def _conclude_training(self, context: Context, event: Mapping[str, Any]) -> str:
         name = self.pod_name(context)
-        training = self._training = self._objects(name)
+        training = self._training = self._objects(name, event["uid"])
         ti, status = context["ti"], event["status"]
         # One that could not be watched goes on, and the next try adopts it; without one, nobody would look after it.
         stays = (status == "failed" and self.cluster.keep_failed_pods) or (
@@ -202,6 +216,9 @@ class DistributedJobOperator(PodJobOperator):
         form, name = training.form, training.name
         pods = self.client.list_namespaced_pod(self.namespace, label_selector=f"{TRAINING}={name}").items
         failed = failed_first(pods, form.container)
+        # A pod that says itself what another try cannot change; one of those that another has left tells only that.
+        cause = exit_of(failed[0], form.container) if failed else None
+        told = cause is not None and cause[0] not in _CONSEQUENCES
         if event["status"] in ("failed", "stuck"):
             for pod in failed:
                 self._show_end(pod, form)
@@ -210,7 +227,7 @@ class DistributedJobOperator(PodJobOperator):
                 return self._plan.conclude(0, None)
             case "gone":
                 raise gone(name, event["fate"])
-            case "stuck":
+            case "stuck" if not told:
                 raise JobFailedError(event["message"], retryable=event["retryable"])
             case "unreachable":
                 raise JobFailedError(

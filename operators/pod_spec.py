@@ -7,7 +7,7 @@ from typing import Any
 
 from include.code_identity import IMAGE
 from include.errors import ConfigurationError
-from include.job_environment import METRICS_PORT, PRICE_PER_HOUR, TERMINATION_LOG
+from include.job_environment import GATHER_SECONDS, GRACE_SECONDS, METRICS_PORT, PRICE_PER_HOUR, TERMINATION_LOG
 from include.platforms import Platform
 from include.platforms.cluster import Cluster, Size
 from include.specs.base import JobSpec
@@ -86,7 +86,7 @@ def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = N
         "automountServiceAccountToken": cluster.service_account_token,
         # A Service called router would put ROUTER_PORT and the like into every job's environment.
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": round(platform.grace_seconds),
+        "terminationGracePeriodSeconds": round(_grace(platform, wanted)),
         "serviceAccountName": cluster.account(spec.job, spec.environment),
         "imagePullSecrets": [{"name": name} for name in cluster.image_pull_secrets],
         "nodeSelector": wanted.node_selector,
@@ -116,14 +116,21 @@ def _environment(spec: JobSpec, platform: Platform, cluster: Cluster, size: Size
         "PYTHONUNBUFFERED": "1",
         TERMINATION_LOG: _TERMINATION_PATH,
         IMAGE: cluster.image(spec.job, spec.environment),
+        GRACE_SECONDS: str(round(_grace(platform, size))),
         **({} if size.price_per_hour is None else {PRICE_PER_HOUR: str(size.price_per_hour)}),
     }
+    if getattr(spec.config, "nodes", 1) > 1:
+        values[GATHER_SECONDS] = str(cluster.schedule_timeout_seconds + cluster.startup_timeout_seconds)
     plain = [{"name": name, "value": value} for name, value in values.items() if name not in cluster.secrets]
     secret = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}}
         for name, source in cluster.secrets.items()
     ]
     return plain + secret
+
+
+def _grace(platform: Platform, size: Size) -> float:
+    return platform.grace_seconds if size.grace_seconds is None else size.grace_seconds
 
 
 def _resources(cluster: Cluster, size: Size) -> dict[str, dict[str, str]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Any
 
 from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.exceptions import KubernetesApiError
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
-from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, PodLaunchTimeoutException
+from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, OnKillAction, PodLaunchTimeoutException
+from airflow.sdk.configuration import conf
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.client.models import V1Pod
 
@@ -25,6 +27,11 @@ UNREACHABLE = "unreachable_seconds"
 PATIENCE_SECONDS = 60.0
 """A Secret may come a moment after the pod that wants it."""
 
+_KILL_SECONDS = 0.9 * conf.getint("triggerer", "on_kill_timeout", fallback=30)
+"""Of what Airflow gives `on_kill`, so that some is left to say what it has not done."""
+
+_KILL_PAUSE_SECONDS = 1.0
+
 
 class PodJobTrigger(KubernetesPodTrigger):
     """The provider's trigger, which in addition
@@ -34,7 +41,8 @@ class PodJobTrigger(KubernetesPodTrigger):
     - remembers why a pod is being taken away: once it is gone, nothing else says so;
     - logs each line of the pod once, also where it takes the place of another: the provider's loses and doubles lines
       at the ends of its intervals, and a replaced triggerer's begins with the first again;
-    - logs why no node takes the pod.
+    - logs why no node takes the pod;
+    - tries to delete the pod for as long as Airflow waits for that, where a person marked or cleared the task.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -49,6 +57,16 @@ class PodJobTrigger(KubernetesPodTrigger):
     @cached_property
     def pod_manager(self) -> AsyncPodManager:
         return _Watching(self)
+
+    async def on_kill(self) -> None:
+        """A person cleared the task or marked it: the pod goes. Stopping the triggerer comes not here."""
+        if self._fired_event or self.on_kill_action == OnKillAction.KEEP_POD:
+            return
+
+        async def delete() -> None:
+            await self.hook.delete_pod(self.pod_name, self.pod_namespace, self.termination_grace_period)
+
+        await delete_in_time(self.log, delete, "pods", self.pod_name, self.pod_namespace)
 
     async def _get_pod(self) -> V1Pod:
         pod = await self._read()
@@ -109,6 +127,42 @@ class _Watching(AsyncPodManager):
         self, pod: V1Pod, container_name: str, since_time: Any = None
     ) -> Any:
         await self._trigger.follow_log(pod)
+
+
+async def delete_in_time(
+    log: Any, delete: Callable[[], Awaitable[None]], plural: str, name: str, namespace: str
+) -> None:
+    """Delete what a person does not want any more, as often as Airflow leaves time for; else say in the log what stays.
+
+    Args:
+        delete: one request, which raises what the asynchronous client raises.
+        plural: what kubectl calls such objects.
+    """
+    said = f"no answer within {_KILL_SECONDS:.0f} s"
+    try:
+        async with asyncio.timeout(_KILL_SECONDS):
+            while True:
+                try:
+                    await delete()
+                    log.info("%s/%s was deleted: what ran saves and ends", plural, name)
+                    return
+                except ApiException as error:
+                    if error.status in (404, 409):
+                        # It is gone, or another has its name by now.
+                        return
+                    said = f"{error.status} {error.reason}"
+                    if not passes(error):
+                        break
+                except (KubernetesApiError, ClientError, OSError) as error:
+                    said = str(error) or type(error).__name__
+                log.warning("%s/%s could not be deleted yet: %s", plural, name, said)
+                await asyncio.sleep(_KILL_PAUSE_SECONDS)
+    except TimeoutError:
+        pass
+    log.error(
+        "%s/%s was not deleted (%s) and goes on: once the Kubernetes API allows, `kubectl --namespace %s delete %s %s`",
+        *(plural, name, said, namespace, plural, name),
+    )
 
 
 def passes(error: ApiException) -> bool:

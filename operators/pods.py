@@ -131,6 +131,17 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
                 self.on_kill()
             raise
 
+    @contextmanager
+    def looked_after(self, context: Context) -> Iterator[None]:
+        """What has failed may have made a pod all the same; the next try adopts it, and after the last it goes."""
+        try:
+            yield
+        except Exception:
+            if context["ti"].try_number > context["ti"].max_tries:
+                with suppress(HTTPError):
+                    self.on_kill()
+            raise
+
     def _own(self, context: Context) -> None:
         """Know what runs for this task before it is looked at, so that on_kill deletes it."""
         if self.section is not None:
@@ -160,6 +171,10 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         return made
 
     def get_or_create_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
+        with self.looked_after(context):
+            return self._require_pod(pod_request_obj, context)
+
+    def _require_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
         """The task's one pod: adopted where a crash has left it, made where there is none."""
         # Known before it exists, so that on_kill deletes it whenever it comes.
         self.pod = pod_request_obj

@@ -13,4 +13,5 @@ RETRIES: dict[str, Any] = {
 }
 """For `default_args`. The pauses are 5, 10, 20 and 40 s at the least: soon after a crash, and longer in all than a
 store or a database that is away for a minute. What trying again cannot mend is not tried again (see `operators.plan`).
+On a cluster a training is tried more often (`cluster.retries` of the platform): a preemption is no fault of its own.
 """

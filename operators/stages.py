@@ -26,6 +26,7 @@ def stage(task_id: str, section: Any, *, inputs: Mapping[str, Any] | None = None
             from operators.local import LocalJobOperator as Operator
         case "kubernetes":
             from operators.distributed import DistributedJobOperator as Operator
-    if platform.cluster is not None and task_id in platform.cluster.pools:
-        kwargs = {"pool": platform.cluster.pools[task_id], **kwargs}
+    if platform.cluster is not None:
+        asked = {"pool": platform.cluster.pools, "retries": platform.cluster.retries}
+        kwargs = {**{key: by_task[task_id] for key, by_task in asked.items() if task_id in by_task}, **kwargs}
     return Operator(task_id=task_id, section=section, inputs=inputs, **kwargs)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-from kubernetes.client import CoreV1Api, CustomObjectsApi
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
+from kubernetes.client import CoreV1Api, CustomObjectsApi, V1DeleteOptions, V1Preconditions
 from kubernetes.client.exceptions import ApiException
 
 from operators.trainings import SERVICE, Form, Kind
@@ -21,10 +22,13 @@ class TrainingObjects:
 
     Every method raises ApiException or urllib3's HTTPError where the Kubernetes API is away, JobFailedError where it
     refuses.
+
+    Attributes:
+        uid: of the training that is meant, as soon as it is known: `delete` spares another of its name.
     """
 
-    def __init__(self, hook: KubernetesHook, namespace: str, form: Form, name: str) -> None:
-        self.name, self.form = name, form
+    def __init__(self, hook: KubernetesHook, namespace: str, form: Form, name: str, uid: str | None = None) -> None:
+        self.name, self.form, self.uid = name, form, uid
         self._hook, self._namespace = hook, namespace
 
     @property
@@ -54,6 +58,7 @@ class TrainingObjects:
                 for kind, body in form.before(name, template):
                     self._delete(kind, body["metadata"]["name"])
             raise refused(error, f"make training {name}") from None
+        self.uid = training["metadata"]["uid"]
         try:
             self.complete(training, template)
         except BaseException:
@@ -78,7 +83,7 @@ class TrainingObjects:
 
     def delete(self) -> None:
         """Delete the training, where there is one: its pods save, and end."""
-        self._delete(self.form.kind, self.name)
+        self._delete(self.form.kind, self.name, self.uid)
 
     def _make(self, kind: Kind, body: dict[str, Any]) -> None:
         """An object beside the training; one that an earlier training has left goes first."""
@@ -94,7 +99,7 @@ class TrainingObjects:
             owners = [owner["uid"] for owner in (found or {}).get("metadata", {}).get("ownerReferences", ())]
             if owners == [owner["uid"] for owner in body["metadata"].get("ownerReferences", ())] and owners:
                 return
-            self._delete(kind, name)
+            self._delete(kind, name, found["metadata"]["uid"] if found else None)
             time.sleep(_PAUSE_SECONDS)
 
     def _read(self, kind: Kind, name: str) -> dict[str, Any] | None:
@@ -118,13 +123,18 @@ class TrainingObjects:
             kind.group, kind.version, self._namespace, kind.plural, body
         )
 
-    def _delete(self, kind: Kind, name: str) -> None:
+    @generic_api_retry
+    def _delete(self, kind: Kind, name: str, uid: str | None = None) -> None:
+        options = V1DeleteOptions(preconditions=V1Preconditions(uid=uid))
         try:
             if kind == SERVICE:
-                self._core.delete_namespaced_service(name, self._namespace)
+                self._core.delete_namespaced_service(name, self._namespace, body=options)
                 return
+            # In the body, too: the API server reads nothing else where there is one.
+            options.propagation_policy = "Foreground"
             where = (kind.group, kind.version, self._namespace, kind.plural, name)
-            self._custom.delete_namespaced_custom_object(*where, propagation_policy="Foreground")
+            self._custom.delete_namespaced_custom_object(*where, body=options)
         except ApiException as error:
-            if error.status != 404:
+            # 409: another has its name by now.
+            if error.status not in (404, 409):
                 raise

@@ -13,17 +13,13 @@ from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.exceptions import KubernetesApiError
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi
+from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi, V1DeleteOptions, V1Preconditions
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from operators.pod_logs import FollowedLog
-from operators.pod_trigger import PATIENCE_SECONDS, passes
+from operators.pod_trigger import PATIENCE_SECONDS, delete_in_time, passes
 from operators.trainings import FORMS, TRAINING, Form
-from operators.verdicts import ended_by_cluster, fate_of, obstacle, unschedulable
-
-_KILL_TRIES = 5
-_KILL_PAUSE_SECONDS = 3.0
-"""Together less than the 30 s that Airflow gives `on_kill`."""
+from operators.verdicts import ended_by_cluster, fate_of, lost, obstacle, unschedulable
 
 _LEAST_SECONDS = 5.0
 """See `operators.triggers`: a task that is resumed sooner would be taken for one that failed."""
@@ -31,20 +27,22 @@ _LEAST_SECONDS = 5.0
 
 @dataclass
 class StuckError(Exception):
-    """The training cannot begin. Attributes: `retryable`: whether another try can do better."""
+    """The training cannot begin, or go on. Attributes: `retryable`: whether another try can do better."""
 
     message: str
     retryable: bool = True
 
 
 class TrainingTrigger(BaseTrigger):
-    """Fires once a training has ended, is gone, or cannot begin.
+    """Fires once a training has ended, is gone, cannot begin, or has lost a pod together with its node.
 
     The event is {"status": "succeeded", "failed", "gone", "stuck" or "unreachable", "message", "fate": why a pod of it
-    was taken away before the others, "retryable": whether another try can do better, "spec": as it was given}.
+    was taken away before the others, "retryable": whether another try can do better, "spec" and "uid": as they were
+    given}.
 
     Args:
-        name: of the training (`operators.trainings`). `form`: which of them it is. `nodes`: how many pods it has.
+        name: of the training (`operators.trainings`). `uid`: of the one that is meant; another may have its name later.
+        form: which of them it is. `nodes`: how many pods it has.
         spec: URI of the spec that it works on; handed through.
         connection: Airflow's, of the cluster. `in_cluster`: None leaves it to the connection.
         since: when it was begun (ISO 8601).
@@ -57,6 +55,7 @@ class TrainingTrigger(BaseTrigger):
         self,
         *,
         name: str,
+        uid: str | None,
         namespace: str,
         form: str,
         nodes: int,
@@ -70,7 +69,8 @@ class TrainingTrigger(BaseTrigger):
         unreachable_seconds: float,
     ) -> None:
         super().__init__()
-        self.name, self.namespace, self.form, self.nodes, self.spec = name, namespace, form, nodes, spec
+        self.name, self.uid, self.namespace = name, uid, namespace
+        self.form, self.nodes, self.spec = form, nodes, spec
         self.connection, self.in_cluster, self.since, self.poll_seconds = connection, in_cluster, since, poll_seconds
         self.schedule_timeout_seconds = schedule_timeout_seconds
         self.startup_timeout_seconds = startup_timeout_seconds
@@ -78,10 +78,12 @@ class TrainingTrigger(BaseTrigger):
         self._fates: dict[str, tuple[str, bool]] = {}
         self._obstacles: dict[str, datetime] = {}
         self._waiting: dict[str, str] = {}
+        self._complete = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return "operators.training_trigger.TrainingTrigger", {
             "name": self.name,
+            "uid": self.uid,
             "namespace": self.namespace,
             "form": self.form,
             "nodes": self.nodes,
@@ -105,32 +107,22 @@ class TrainingTrigger(BaseTrigger):
         event = await self._watch()
         await asyncio.sleep(max(0.0, begun + _LEAST_SECONDS - clock()))
         fate, retryable = next(iter(self._fates.values()), (None, True))
-        yield TriggerEvent({"message": None, "retryable": retryable, **event, "fate": fate, "spec": self.spec})
+        known = {"fate": fate, "spec": self.spec, "uid": self.uid}
+        yield TriggerEvent({"message": None, "retryable": retryable, **event, **known})
 
     async def on_kill(self) -> None:
         """A person cleared the task or marked it: the training goes. Stopping the triggerer comes not here."""
         kind = FORMS[self.form].kind
-        for number in range(_KILL_TRIES):
-            try:
-                async with self.hook.get_conn() as client:
-                    await CustomObjectsApi(client).delete_namespaced_custom_object(
-                        kind.group,
-                        kind.version,
-                        self.namespace,
-                        kind.plural,
-                        self.name,
-                        propagation_policy="Foreground",
-                    )
-            except ApiException as error:
-                if error.status == 404:
-                    return
-                self.log.error("training %s could not be deleted (try %d): %s", self.name, number + 1, error.reason)
-            except (ClientError, OSError) as error:
-                self.log.error("training %s could not be deleted (try %d): %s", self.name, number + 1, error)
-            else:
-                self.log.info("training %s was deleted: its pods save and end", self.name)
-                return
-            await asyncio.sleep(_KILL_PAUSE_SECONDS)
+        # All in the body: the API server reads nothing else where there is one.
+        options = V1DeleteOptions(propagation_policy="Foreground", preconditions=V1Preconditions(uid=self.uid))
+
+        async def delete() -> None:
+            async with self.hook.get_conn() as client:
+                await CustomObjectsApi(client).delete_namespaced_custom_object(
+                    kind.group, kind.version, self.namespace, kind.plural, self.name, body=options
+                )
+
+        await delete_in_time(self.log, delete, kind.plural, self.name, self.namespace)
 
     async def _watch(self) -> dict[str, Any]:
         clock = asyncio.get_running_loop().time
@@ -140,7 +132,9 @@ class TrainingTrigger(BaseTrigger):
                 async with self.hook.get_conn() as client:
                     ended = await self._look(client, form, log)
             except StuckError as stuck:
-                return {"status": "stuck", "message": stuck.message, "retryable": stuck.retryable}
+                # Why a pod was taken away says more than what that has led to.
+                words, retryable = next(iter(self._fates.values()), (stuck.message, stuck.retryable))
+                return {"status": "stuck", "message": words, "retryable": retryable}
             except (ApiException, KubernetesApiError, ClientError, OSError) as error:
                 if isinstance(error, ApiException) and error.status == 404:
                     return {"status": "gone"}
@@ -173,15 +167,22 @@ class TrainingTrigger(BaseTrigger):
                 self._fates.setdefault(pod.metadata.name, (words, True))
             if form.first.items() <= (pod.metadata.labels or {}).items():
                 await log.follow(client, pod, form.container)
-        ended = form.ended(training)
-        if ended is None and training["metadata"].get("deletionTimestamp") is None:
+        if (ended := form.ended(training)) is not None:
+            return ended
+        for pod in pods:
+            if lost(pod) and (words := fate_of(pod)):
+                # The controller tells of no end while it waits for this one, which it may do for ever.
+                self._fates = {pod.metadata.name: (words, True)}
+                raise StuckError(words)
+        if training["metadata"].get("deletionTimestamp") is None:
             self._require_beginning(pods, form)
-        return ended
+        return None
 
     def _require_beginning(self, pods: list[Any], form: Form) -> None:
         """All nodes or none: raises StuckError where one has kept the others waiting for too long."""
         now = datetime.now(UTC)
-        if len(pods) < self.nodes and _since(datetime.fromisoformat(self.since), now) > self.schedule_timeout_seconds:
+        self._complete = self._complete or len(pods) >= self.nodes
+        if not self._complete and _since(datetime.fromisoformat(self.since), now) > self.schedule_timeout_seconds:
             raise StuckError(
                 f"training {self.name} has {len(pods)} of its {self.nodes} pods after "
                 f"{self.schedule_timeout_seconds:.0f} s: `kubectl describe {form.kind.plural}/{self.name}` says what "

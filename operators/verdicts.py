@@ -129,7 +129,7 @@ def ended_by_cluster(pod: Any, container: str = CONTAINER) -> JobFailedError | N
         return JobFailedError(
             f"pod {name} ran out of memory (limit {limit.get('memory', 'none')}, the volume at /dev/shm included): "
             "lower the job's batch size, or give its size more memory in the platform's cluster.sizes",
-            retryable=True,
+            retryable=False,
         )
     if ended is not None and ended.reason in ("ContainerCannotRun", "StartError"):
         return JobFailedError(
@@ -161,17 +161,17 @@ def fate_of(pod: Any, now: datetime | None = None) -> str | None:
     name = pod.metadata.name
     condition = _condition(pod, "DisruptionTarget")
     node = f" (node {pod.spec.node_name})" if pod.spec.node_name else ""
-    if _disrupted(pod):
-        what = _DISRUPTIONS.get(
-            condition.reason, f"was taken away ({condition.reason}: {_one_line(condition.message)})"
-        )
-        return f"pod {name} {what}{node}: {_NEXT}"
-    if overdue(pod, now) and pod.status.phase not in ("Succeeded", "Failed"):
+    if lost(pod, now):
         return (
             f"pod {name} should have ended by {pod.metadata.deletion_timestamp:%H:%M:%S} UTC and its node"
             f"{' ' + pod.spec.node_name if pod.spec.node_name else ''} does not answer: see to the node; once it is "
             f"certainly off, `kubectl delete pod {name} --force` lets the next try begin"
         )
+    if _disrupted(pod):
+        what = _DISRUPTIONS.get(
+            condition.reason, f"was taken away ({condition.reason}: {_one_line(condition.message)})"
+        )
+        return f"pod {name} {what}{node}: {_NEXT}"
     if pod.metadata.deletion_timestamp is not None:
         return f"pod {name} was deleted, by hand or by the cluster{node}: {_NEXT}"
     return None
@@ -181,6 +181,11 @@ def overdue(pod: Any, now: datetime | None = None) -> bool:
     """Whether a pod that is being deleted has outlived its grace, and its node's time to say so."""
     end = pod.metadata.deletion_timestamp
     return end is not None and ((now or datetime.now(UTC)) - end).total_seconds() > OVERDUE_SECONDS
+
+
+def lost(pod: Any, now: datetime | None = None) -> bool:
+    """Whether a pod is overdue that has not ended either: nobody will ever tell how it did."""
+    return overdue(pod, now) and pod.status.phase not in ("Succeeded", "Failed")
 
 
 def failed_first(pods: Iterable[Any], container: str = CONTAINER) -> list[Any]:

@@ -9,6 +9,7 @@ from botocore import exceptions
 from include.errors import AnemoneError, ConfigurationError, TryAgainError
 
 _PASSING = {"IDPCommunicationError", "InternalFailure", "ServiceUnavailable", "Throttling", "ThrottlingException"}
+_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException"}
 
 
@@ -16,7 +17,8 @@ def no_identity(error: Exception, root: str) -> AnemoneError | None:
     """What it means where `error` comes from the way to an identity; None where it does not.
 
     Args:
-        error: of botocore's, or from a file that it was told to read. `root`: URI of the store that was asked for.
+        error: of botocore's, or from a file with a token that it was told to read.
+        root: URI of the store that was asked for.
     """
     match error:
         case exceptions.ClientError() if error.operation_name.startswith("AssumeRole"):
@@ -33,7 +35,7 @@ def no_identity(error: Exception, root: str) -> AnemoneError | None:
             )
         case exceptions.InvalidConfigError() | exceptions.ProfileNotFound() | exceptions.ConfigParseError():
             return ConfigurationError(f"{root}: {_line(error)}; correct it")
-        case OSError() if error.filename is not None:
+        case OSError() if error.filename is not None and str(error.filename) in map(os.environ.get, _TOKEN_FILES):
             return ConfigurationError(
                 f"{root}: the token of this process's identity cannot be read ({error.strerror}: {error.filename}): "
                 "see that the cluster mounts it for the pod's service account, or correct AWS_WEB_IDENTITY_TOKEN_FILE "

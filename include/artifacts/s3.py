@@ -158,7 +158,9 @@ class Bucket:
         except exceptions.BotoCoreError as error:
             raise (no_identity(error, self._root) or self._sentence("its client", error)) from error
         except OSError as error:
-            raise no_identity(error, self._root) or error from error
+            if refusal := no_identity(error, self._root):
+                raise refusal from error
+            raise
         except ValueError as error:
             raise ConfigurationError(f"{self._root}: {error}; correct its endpoint") from error
 
@@ -418,7 +420,9 @@ class Bucket:
                 raise (no_identity(error, self._root) or self._sentence(operation, error)) from error
             except OSError as error:
                 # Not S3's, which are botocore's: a file without which there is no identity, not an absent object.
-                raise no_identity(error, self._root) or error from error
+                if refusal := no_identity(error, self._root):
+                    raise refusal from error
+                raise
             self._pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
@@ -442,7 +446,7 @@ class Bucket:
         if code in _DENIED:
             return ConfigurationError(
                 f"{self._root}: {self._place} denies {operation} ({said}): this identity needs s3:GetObject, "
-                "s3:PutObject, s3:DeleteObject and s3:ListBucket there"
+                "s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket there"
             )
         if code in _UNKNOWN_IDENTITY:
             return ConfigurationError(

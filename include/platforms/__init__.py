@@ -6,7 +6,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -77,7 +77,7 @@ class Platform(Model):
             reach a store on S3 with; None: with their own identity, as every job does.
         python: interpreter of each environment (`Spec.environment`), for the local runner.
         environment: variables given to every job.
-        grace_seconds: what a job gets between being asked to stop and being killed.
+        grace_seconds: what a job gets between being asked to stop and being killed; a cluster's size may say another.
         notifications: who is told of decisions and failures; none: nobody.
     """
 
@@ -112,7 +112,8 @@ def current_platform() -> Platform:
 def load_platform(name: str) -> Platform:
     """Read a platform's YAML and fill in `${VARIABLE}`s from the environment.
 
-    `${VARIABLE:-otherwise}` stands for `otherwise` where the variable is not set, or is empty.
+    `${VARIABLE:-otherwise}` stands for `otherwise` where the variable is not set, or is empty; `${VARIABLE:-null}` for
+    nothing. What a variable holds is text, whatever it looks like, and becomes a number where the key asks for one.
 
     Raises:
         ConfigurationError: no such platform, an unknown or missing key, or a variable that is not set.
@@ -132,8 +133,21 @@ def load_platform(name: str) -> Platform:
             raise ConfigurationError(f"{path.name} needs the environment variable {match[1]}: set it")
         return found
 
+    def filled(node: Any) -> Any:
+        # After parsing: YAML would make a number of a cost centre 4711, and of an on or a date something else yet.
+        match node:
+            case dict():
+                return {key: filled(one) for key, one in node.items()}
+            case list():
+                return [filled(one) for one in node]
+            case str():
+                text = _VARIABLE.sub(value, node)
+                whole = _VARIABLE.fullmatch(node)
+                return None if whole is not None and whole[2] == text == "null" else text
+        return node
+
     try:
-        return Platform.model_validate(yaml.safe_load(_VARIABLE.sub(value, path.read_text(encoding="utf-8"))))
+        return Platform.model_validate(filled(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigurationError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -58,6 +58,7 @@ class Size(Model):
         hugepages: of 2 MiB, which EFA's library maps for its buffers: a pod that has none of them is killed by SIGBUS
             where it does.
         environment: variables of pods of this size, NCCL's above all.
+        grace_seconds: instead of the platform's: what a job of this size saves when it is asked to stop has to fit in.
         price_per_hour: of one such pod, in US dollars: what the manifest and the report call a job's cost.
     """
 
@@ -74,6 +75,7 @@ class Size(Model):
     affinity: dict[str, Any] | None = None
     priority_class: str | None = None
     environment: dict[str, str] = {}
+    grace_seconds: Annotated[float, Field(ge=0)] | None = None
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
 
 
@@ -106,6 +108,8 @@ class Cluster(Model):
         unreachable_seconds: how long the Kubernetes API may be away before a task that watches a pod gives up.
         keep_failed_pods: leave what failed where `kubectl describe` finds it, until the next try takes its place.
         pools: Airflow's, by task; one that counts deferred tasks keeps the cluster's GPUs from being asked for twice.
+        retries: by task, where it is tried again more often than others (`operators.retries`). A training that goes on
+            from its last checkpoint after each preemption needs many; one that is too large for its pod ends as often.
         labels: on every object, beside those that Anemone sets; the cost centre, for one.
     """
 
@@ -133,6 +137,7 @@ class Cluster(Model):
     unreachable_seconds: Annotated[int, Field(gt=0)] = 3600
     keep_failed_pods: bool = False
     pools: dict[str, str] = {}
+    retries: dict[str, Annotated[int, Field(ge=0)]] = {"finetune": 10}
     labels: dict[str, Annotated[str, AfterValidator(_label)]] = {}
 
     @model_validator(mode="after")

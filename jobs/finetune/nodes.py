@@ -22,7 +22,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
-from include.job_environment import MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODES
+from include.job_environment import GATHER_SECONDS, GRACE_SECONDS, MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODES
 from include.specs.finetune import Config
 from jobs.finetune.hang import START, HangError
 from jobs.finetune.memory import MemoryExhaustedError
@@ -37,7 +37,10 @@ SILENT_SECONDS = 60.0
 """A node of whose process nothing was heard for so long is taken to be gone: killed, frozen, or cut off."""
 
 STOPPING_SECONDS = 120.0
-"""How long ranks may take to save a checkpoint once one of them was told to stop."""
+"""How long ranks may take to save a checkpoint once one of them was told to stop, where nobody said the grace."""
+
+_VERDICT_SECONDS = 15.0
+"""Of the grace, what is left for the job's own process to end its ranks and say what happened."""
 
 _BEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.1
@@ -256,7 +259,7 @@ class Several(Nodes):
             elif failed:
                 since = since or time.monotonic()
                 # One that was asked to stop has saved with all: these ranks are about to end by themselves.
-                if all(said["stopping"] for said in failed) and time.monotonic() - since < STOPPING_SECONDS:
+                if all(said["stopping"] for said in failed) and time.monotonic() - since < stopping_seconds():
                     continue
                 found.error = found.error or _followed()
             if found.error is not None:
@@ -357,7 +360,7 @@ class Several(Nodes):
 def join(config: Config) -> Iterator[Nodes]:
     """Take this process's place among the training's nodes, once all have come.
 
-    They may take as long as a rank may take to its first step (`jobs.finetune.hang.START`).
+    They may take as long as `patience` says.
 
     Raises:
         ConfigurationError: the environment knows of another number of nodes than `config`, or not who this one is.
@@ -378,9 +381,20 @@ def join(config: Config) -> Iterator[Nodes]:
             f"this process is to be one of {count} nodes, and {NODE_RANK}={rank}, {MASTER_ADDRESS}={address!r} do not "
             "say which: the pod needs both, as the operator sets them"
         )
-    patience = START * config.hang_seconds
-    with Several(count, rank, address, _store(rank, address, port, patience), patience) as nodes:
+    wait = patience(config)
+    with Several(count, rank, address, _store(rank, address, port, wait), wait) as nodes:
         yield nodes
+
+
+def patience(config: Config) -> float:
+    """Seconds for the nodes to come: as for a rank's first step (`jobs.finetune.hang.START`), or for a new machine."""
+    return max(START * config.hang_seconds, float(os.environ.get(GATHER_SECONDS, "0")))
+
+
+def stopping_seconds() -> float:
+    """How long ranks may take to save a checkpoint once one of them was told to stop."""
+    grace = float(os.environ.get(GRACE_SECONDS, STOPPING_SECONDS + _VERDICT_SECONDS))
+    return max(grace - _VERDICT_SECONDS, grace / 2)
 
 
 def _store(rank: int, address: str, port: int, patience: float) -> TCPStore:

@@ -32,7 +32,7 @@ from include.errors import AnemoneError, ExitCode, StoppedError, TryAgainError
 from jobs.finetune import checkpoints, hang, memory
 from jobs.finetune.checkpoints import Report
 from jobs.finetune.memory import MemoryExhaustedError
-from jobs.finetune.nodes import STOPPING_SECONDS, Nodes, RankKilledError
+from jobs.finetune.nodes import Nodes, RankKilledError, stopping_seconds
 from jobs.finetune.plan import Plan, Result
 from jobs.finetune.pulse import Heart, Pulse
 
@@ -115,7 +115,7 @@ def _attempt(plan: Plan, report: Report, nodes: Nodes) -> Result:
         max_restarts=0,
         start_method=start_method,
         logs_specs=DefaultLogsSpecs(log_dir=str(plan.scratch / "ranks")),
-        shutdown_timeout=int(STOPPING_SECONDS),
+        shutdown_timeout=max(1, int(stopping_seconds())),
     )
     for rank in ranks:
         with _failure_file(plan, rank).open("xb") as stream:

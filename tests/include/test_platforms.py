@@ -63,6 +63,32 @@ def test_a_variable_may_have_a_value_for_when_it_is_not_set(folder, monkeypatch)
         assert platforms.load_platform("any").store == expected
 
 
+@pytest.mark.parametrize("given", ["4711", "on", "1e3", "2026-11-21", "null", "a: b", "#1", "0x1f"])
+def test_what_a_variable_holds_is_text_and_a_number_where_the_key_asks_for_one(folder, monkeypatch, given):
+    (folder / "any.yaml").write_text(
+        "name: ${ANEMONE_TEST_TEXT}  # of ${NO_SUCH_VARIABLE}\nrunner: local\nstore: /x\n"
+        "store_connection: ${ANEMONE_TEST_CONNECTION:-null}\nenvironment: \n  A: x-${ANEMONE_TEST_TEXT}\n"
+        "grace_seconds: ${ANEMONE_TEST_NUMBER:-7}\nretention:\n  delete: ${ANEMONE_TEST_SWITCH:-false}\n"
+        "arrivals: {folder: /x, recipe: a/b}\nserving: {url: 'http://x', controller_url: 'http://y', token_file: /t}"
+    )
+    monkeypatch.setenv("ANEMONE_TEST_TEXT", given)
+    platform = platforms.load_platform("any")
+    assert (platform.name, platform.environment["A"]) == (given, f"x-{given}")
+    assert (platform.store_connection, platform.grace_seconds, platform.retention.delete) == (None, 7, False)
+
+
+def test_every_shipped_platform_takes_a_cost_centre_that_is_a_number(monkeypatch):
+    for name in ("STORE", "S3_REGION", "JOBS_IMAGE", "SERVING_IMAGE", "NEMO_IMAGE"):
+        monkeypatch.setenv(f"ANEMONE_{name}", "a@sha256:" + "0" * 64)
+    monkeypatch.setenv("ANEMONE_COST_CENTRE", "4711")
+    monkeypatch.delenv("ANEMONE_STORE_CONNECTION", raising=False)
+    for name in ("eks-a100", "eks-h100"):
+        platforms.load_platform.cache_clear()
+        platform = platforms.load_platform(name)
+        assert platform.cluster.labels["cost-centre"] == "4711" and platform.store_connection is None
+    platforms.load_platform.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

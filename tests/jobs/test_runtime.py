@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from errno import EMFILE, ENOSPC
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def test_a_job_costs_its_time_on_all_of_its_nodes_at_the_price_of_one(monkeypatc
     assert record_provenance(hour).cost == pytest.approx(2.5, rel=1e-3)
     monkeypatch.setenv("PET_NNODES", "4")
     assert record_provenance(hour).cost == pytest.approx(10, rel=1e-3)
+
+
+def test_an_error_that_is_its_own_cause_is_looked_at_once():
+    error, other = OSError(EMFILE, os.strerror(EMFILE)), ValueError("behind it")
+    error.__cause__, other.__cause__ = other, error
+    assert not runtime.is_full_disk(error)
+    other.__cause__ = OSError(ENOSPC, "full")
+    assert runtime.is_full_disk(error)
 
 
 @pytest.mark.parametrize(

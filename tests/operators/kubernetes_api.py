@@ -30,6 +30,7 @@ class KubernetesPeer:
         requests: every one, as "METHOD path".
         refusal: (status, message) that answers each creation.
         failing: how many requests get a 503 from now on.
+        losing: how many creations are carried out from now on, and answered as if they were not.
         on_create: what happens to a new pod; by default it stays pending.
     """
 
@@ -41,7 +42,7 @@ class KubernetesPeer:
         self.events: list[Pod] = []
         self.requests: list[str] = []
         self.refusal: tuple[int, str] | None = None
-        self.failing = 0
+        self.failing = self.losing = 0
         self.vanishing: tuple[int, str] | None = None
         self.on_create: Callable[[Pod], None] = lambda pod: None
         self.lock = threading.RLock()
@@ -61,6 +62,9 @@ class KubernetesPeer:
                 peer.requests.append(f"{self.command} {url.path}")
                 with peer.lock:
                     status, answer = peer.answer(self.command, url.path.strip("/").split("/"), body, url.query)
+                if status == 201 and peer.losing > 0:
+                    peer.losing -= 1
+                    status, answer = _status(504, "the API server gave no answer in time")
                 text = isinstance(answer, str)
                 payload = answer.encode() if text else json.dumps(answer).encode()
                 self.send_response(status)
@@ -194,15 +198,22 @@ class KubernetesPeer:
         return 201, pod
 
     def _delete(self, pod: Pod, options: Pod, query: str) -> tuple[int, Any]:
-        uid = options.get("preconditions", {}).get("uid")
-        if uid not in (None, pod["metadata"]["uid"]):
-            return _status(409, "the UID in the precondition does not match")
+        if refusal := _another(pod, options):
+            return refusal
         grace = int((parse_qs(query).get("gracePeriodSeconds") or [pod["spec"]["terminationGracePeriodSeconds"]])[0])
         if pod["status"]["phase"] in ("Succeeded", "Failed", "Pending"):
             del self.pods[pod["metadata"]["name"]]
         else:
             pod["metadata"].update(deletionTimestamp=_now(grace), deletionGracePeriodSeconds=grace)
         return 200, pod
+
+
+def _another(found: dict[str, Any], options: dict[str, Any]) -> tuple[int, Pod] | None:
+    """What answers a deletion that means another object of the same name."""
+    uid = options.get("preconditions", {}).get("uid")
+    if uid in (None, found["metadata"]["uid"]):
+        return None
+    return _status(409, "the UID in the precondition does not match", reason="Conflict")
 
 
 def _status(code: int, message: str, reason: str = "") -> tuple[int, Pod]:

@@ -17,11 +17,11 @@ from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.platforms import load_platform
-from operators import distributed, job_task, training_trigger
+from operators import distributed, job_task, pod_trigger, training_trigger
 from operators.distributed import DistributedJobOperator
 from operators.training_trigger import TrainingTrigger
 from operators.trainings import TRAINING
-from tests.operators.kubernetes_api import KubernetesPeer, _now, _status
+from tests.operators.kubernetes_api import KubernetesPeer, _another, _now, _status
 
 CONDITION = {"lastProbeTime": None, "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
@@ -59,7 +59,7 @@ class TrainingPeer(KubernetesPeer):
             case "GET", ["jobs", name], _:
                 return (200, self.jobs[name]) if name in self.jobs else _status(404, "not found")
             case "DELETE", ["jobs", name], _:
-                return self._delete_job(name)
+                return self._delete_job(name, body)
             case _, ["services", name], _:
                 return (200, self.services[name]) if name in self.services else _status(404, "not found")
         return super().answer(method, path, body, query)
@@ -88,7 +88,9 @@ class TrainingPeer(KubernetesPeer):
             return _status(404, "not found")
         if method == "PATCH":
             where[name]["metadata"].update(body["metadata"])
-        return 200, where.pop(name) if method == "DELETE" else where[name]
+        if method != "DELETE":
+            return 200, where[name]
+        return _another(where[name], body) or (200, where.pop(name))
 
     def _make_job(self, body):
         code, answer = self._keep(self.jobs, body)
@@ -102,9 +104,11 @@ class TrainingPeer(KubernetesPeer):
         self.on_job(body)
         return 201, body
 
-    def _delete_job(self, name):
+    def _delete_job(self, name, options=None):
         if name not in self.jobs:
             return _status(404, "not found")
+        if refusal := _another(self.jobs[name], options or {}):
+            return refusal
         job = self.jobs.pop(name)
         for pod in self.nodes(job):
             del self.pods[pod["metadata"]["name"]]
@@ -371,13 +375,115 @@ def test_where_one_pod_finds_no_node_all_are_let_go(task, kubernetes):
     assert kubernetes.jobs == kubernetes.pods == {}
 
 
-def test_pods_that_are_never_made_end_the_wait(task, kubernetes):
+def long_ago(trigger):
+    trigger.since = (datetime.now(UTC) - timedelta(seconds=31)).isoformat()
+    return trigger
+
+
+PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [([], "has 1 of its 2 pods after 30 s"), ([PREEMPTED], "-0 made room for a pod of a higher priority")],
+)
+def test_pods_that_are_never_made_end_the_wait(task, kubernetes, conditions, says):
+    """Where one that was there was taken away, that is the reason."""
+
+    def refuse_second(job):
+        first, second = kubernetes.nodes(job)
+        kubernetes.vanish(second["metadata"]["name"])
+        kubernetes.status(first, "Running", state={"running": {}}, conditions=conditions)
+
+    kubernetes.on_job = refuse_second
+    event = fires(long_ago(deferred(task())))
+    with pytest.raises(AirflowException, match=says):
+        task().training_ended(context(), event)
+
+
+def test_a_pod_that_is_taken_away_after_hours_was_made(task, kubernetes):
+    trigger = long_ago(deferred(task()))
+    (job,) = kubernetes.jobs.values()
+    first, second = kubernetes.nodes(job)
+    for pod in (first, second):
+        kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}})
+
+    async def preempted():
+        event = asyncio.create_task(training_trigger.first_event(trigger))
+        await asyncio.sleep(0.2)
+        kubernetes.status(second, "Running", state={"running": {}}, conditions=[PREEMPTED])
+        await asyncio.sleep(0.2)
+        kubernetes.vanish(second["metadata"]["name"])
+        await asyncio.sleep(0.2)
+        assert not event.done()
+        kubernetes.exit(first, 143, "stopped on request")
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+        return await event
+
+    event = asyncio.run(asyncio.wait_for(preempted(), 30))
+    assert event["status"] == "failed"
+    with pytest.raises(AirflowException, match="-1 made room for a pod of a higher priority"):
+        task().training_ended(context(), event)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "error", "says"),
+    [
+        (75, "node 1 is gone", AirflowException, "-1 should have ended by .* its node gpu-7 does not answer.*--force"),
+        (65, "row 3 is broken", AirflowFailException, "row 3 is broken"),
+    ],
+)
+def test_a_pod_that_never_ends_does_not_keep_the_others_waiting(task, kubernetes, code, words, error, says):
+    """Since Kubernetes 1.31 a Job fails only once all its pods have ended; until then it says FailureTarget."""
     trigger = deferred(task())
     (job,) = kubernetes.jobs.values()
-    del kubernetes.pods[kubernetes.nodes(job)[1]["metadata"]["name"]]
-    trigger.since = (datetime.now(UTC) - timedelta(seconds=31)).isoformat()
+    first, second = kubernetes.nodes(job)
+    kubernetes.exit(first, code, words)
+    kubernetes.status(second, "Running", state={"running": {"startedAt": _now()}})
+    second["spec"]["nodeName"] = "gpu-7"
+    second["metadata"]["deletionTimestamp"] = _now(-300)
+    kubernetes.end(job, "FailureTarget", "PodFailurePolicy")
     event = fires(trigger)
-    assert "has 1 of its 2 pods after 30 s" in event["message"]
+    with pytest.raises(AirflowException, match=says) as raised:
+        task().training_ended(context(), event)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
+def test_one_whose_making_got_no_answer_is_adopted_and_goes_with_the_last_try(task, kubernetes, try_number, left):
+    kubernetes.losing = 1
+    with pytest.raises(AirflowException, match="could not make training"):
+        task().execute(context(try_number))
+    assert len(kubernetes.jobs) == left
+
+
+@pytest.mark.parametrize("form", ["job", "trainjob"])
+def test_another_training_of_its_name_is_left_alone(task, kubernetes, request, form):
+    if form == "trainjob":
+        request.getfixturevalue("as_trainjob")
+    operator = task()
+    trigger = deferred(operator)
+    kept = kubernetes.jobs if form == "job" else kubernetes.kubeflow["trainjobs"]
+    (training,) = kept.values()
+    training["metadata"]["uid"] = "another"
+    asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
+    operator.on_kill()
+    event = {"status": "unreachable", "message": "403", "fate": None, "spec": trigger.spec, "uid": trigger.uid}
+    with pytest.raises(AirflowException, match="could not be watched"):
+        task().training_ended(context(try_number=5), event)
+    assert list(kept.values()) == [training]
+
+
+@pytest.mark.parametrize(("away", "left"), [(9, 0), (10_000, 1)])
+def test_marking_the_task_while_the_api_is_away(task, kubernetes, monkeypatch, caplog, capsys, away, left):
+    monkeypatch.setattr(pod_trigger, "_KILL_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(pod_trigger, "_KILL_SECONDS", 5 if left == 0 else 0.3)
+    trigger = deferred(task())
+    kubernetes.failing = away
+    asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
+    assert len(kubernetes.jobs) == left
+    told = caplog.text + capsys.readouterr().out
+    assert (f"`kubectl --namespace anemone delete jobs {trigger.name}`" in told) is bool(left)
 
 
 def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch):
@@ -397,7 +503,7 @@ def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch
 def test_one_that_could_not_be_watched_goes_on_for_the_next_try(task, kubernetes, try_number, left):
     trigger = deferred(task())
     spec = trigger.serialize()[1]["spec"]
-    event = {"status": "unreachable", "message": "403: forbidden", "fate": None, "spec": spec}
+    event = {"status": "unreachable", "message": "403: forbidden", "fate": None, "spec": spec, "uid": trigger.uid}
     with pytest.raises(AirflowException, match="could not be watched"):
         task().training_ended(context(try_number=try_number), event)
     assert len(kubernetes.jobs) == left

@@ -117,6 +117,25 @@ def test_every_pod_is_locked_down_and_has_no_token(platforms, monkeypatch):
             assert pod["terminationGracePeriodSeconds"] == platform.grace_seconds
 
 
+def test_what_a_size_saves_fits_into_its_grace_and_the_job_knows_it(platforms, monkeypatch):
+    finetune = next(spec for spec in specs() if spec.job == "finetune")
+    for size, grace in ((None, 120), ("gpu8", 900)):
+        pod = rendered(platforms["eks-h100"], finetune, size, monkeypatch)
+        assert pod["spec"]["terminationGracePeriodSeconds"] == grace
+        assert environment(pod)["ANEMONE_GRACE_SECONDS"] == str(grace)
+
+
+def test_several_nodes_know_how_long_a_machine_may_take(platforms, monkeypatch):
+    finetune = next(spec for spec in specs() if spec.job == "finetune")
+    cluster = platforms["eks-h100"].cluster
+    assert "ANEMONE_GATHER_SECONDS" not in environment(rendered(platforms["eks-h100"], finetune, "gpu8", monkeypatch))
+    several = finetune.model_copy(update={"config": finetune.config.model_copy(update={"nodes": 2})})
+    told = {
+        e["name"]: e.get("value") for e in job_pod(several, URI, platforms["eks-h100"])["spec"]["containers"][0]["env"]
+    }
+    assert int(told["ANEMONE_GATHER_SECONDS"]) == cluster.schedule_timeout_seconds + cluster.startup_timeout_seconds
+
+
 def test_secrets_are_references_and_the_serving_token_is_for_those_who_ask(platforms, monkeypatch):
     platform = platforms["cpu-cluster"]
     for spec in specs():

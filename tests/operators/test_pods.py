@@ -344,6 +344,28 @@ def test_marking_a_task_deletes_its_pod_while_it_waits_and_while_it_starts(task,
     assert kubernetes.pods == {}
 
 
+@pytest.mark.parametrize(("away", "left"), [(9, 0), (10_000, 1)])
+def test_marking_a_task_while_the_api_is_away(task, kubernetes, monkeypatch, caplog, capsys, away, left):
+    monkeypatch.setattr(pod_trigger, "_KILL_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(pod_trigger, "_KILL_SECONDS", 5 if left == 0 else 0.3)
+    waiting = deferred(task(), context())
+    (name,) = kubernetes.pods
+    kubernetes.failing = away
+    asyncio.run(waiting.trigger.on_kill())
+    assert len(kubernetes.pods) == left
+    told = caplog.text + capsys.readouterr().out
+    assert (f"`kubectl --namespace anemone delete pods {name}`" in told) is bool(left)
+
+
+@pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
+def test_one_whose_making_got_no_answer_is_adopted_and_goes_with_the_last_try(task, kubernetes, try_number, left):
+    kubernetes.losing = 1
+    kubernetes.on_create = lambda pod: setattr(kubernetes, "failing", 4)
+    with pytest.raises(AirflowException, match="could not make pod"):
+        task().execute(context(try_number))
+    assert len(kubernetes.pods) == left
+
+
 def test_an_api_that_is_away_for_a_while_costs_nothing(task, kubernetes):
     kubernetes.on_create = kubernetes.run
     given = context()

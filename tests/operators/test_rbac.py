@@ -17,7 +17,7 @@ from operators.pod_trigger import PodJobTrigger
 from operators.training_trigger import TrainingTrigger
 from tests.kubernetes.rbac import Right, granted, needed
 from tests.operators import test_distributed, test_pods
-from tests.operators.kubernetes_api import _now, _status
+from tests.operators.kubernetes_api import _another, _now, _status
 from tests.operators.test_distributed import context, deferred, follow, platform, store_text, task  # noqa: F401
 
 ROLES = PROJECT / "include" / "deploy" / "kubernetes"
@@ -69,7 +69,8 @@ class GuardedPeer(test_distributed.TrainingPeer):
         if right.resource in self.custom:
             return self._custom(method, path, body, self.custom[right.resource])
         if (right.verb, right.resource) == ("delete", "services") and path[-1] in self.services:
-            return 200, self.services.pop(path[-1])
+            refusal = _another(self.services[path[-1]], body)
+            return refusal or (200, self.services.pop(path[-1]))
         return super().answer(method, path, body, query)
 
     def _custom(self, method, path, body, kept):
@@ -80,7 +81,9 @@ class GuardedPeer(test_distributed.TrainingPeer):
             return made
         if path[-1] not in kept:
             return _status(404, "not found")
-        return 200, kept.pop(path[-1]) if method == "DELETE" else kept[path[-1]]
+        if method != "DELETE":
+            return 200, kept[path[-1]]
+        return _another(kept[path[-1]], body) or (200, kept.pop(path[-1]))
 
 
 @pytest.fixture
@@ -125,7 +128,8 @@ def test_the_roles_are_enough_and_no_more(task, kubernetes, store, commit):  # n
     kubernetes.on_job = end_badly
     with pytest.raises(AirflowException, match="rank 1 was killed"):
         follow(task)
-    kubernetes.on_job = lambda job: kubernetes.services.update({job["metadata"]["name"]: {"metadata": {"name": "old"}}})
+    old = {"metadata": {"name": "old", "uid": "old"}}
+    kubernetes.on_job = lambda job: kubernetes.services.update({job["metadata"]["name"]: old})
     marked = task()
     deferred(marked)
     marked.on_kill()

@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from airflow.sdk import DAG
 
 from include.code_identity import PROJECT
 from include.platforms import load_platform
 from operators import job_task, stages
 from operators.local import LocalJobOperator
 from operators.pods import PodJobOperator
+from operators.retries import RETRIES
 
 SECTION = {"job": "generate", "config": {}}
 
@@ -34,6 +36,13 @@ def test_a_cluster_runs_stages_as_pods_those_with_gpus_in_their_pool(cluster):
     assert isinstance(finetune, PodJobOperator) and finetune.deferrable
     assert (finetune.pool, curate.pool) == ("gpu", "default_pool")
     assert stages.stage("finetune", SECTION, pool="other").pool == "other"
+
+
+def test_a_training_outlives_more_preemptions_than_others_outlive_faults(cluster):
+    with DAG("some", default_args=RETRIES):
+        finetune, curate = (stages.stage(name, SECTION) for name in ("finetune", "curate"))
+    assert (finetune.retries, curate.retries) == (10, RETRIES["retries"])
+    assert stages.stage("finetune", SECTION, retries=1).retries == 1
 
 
 def test_a_laptop_runs_them_as_processes():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from include.artifacts.identity import no_identity
 from include.artifacts.s3 import Access
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, TryAgainError
@@ -107,6 +110,23 @@ def test_a_token_that_is_not_mounted_is_no_artifact_that_is_absent(store: Store,
     token.unlink()
     with pytest.raises(ConfigurationError, match=f"identity cannot be read .*{token}.*the cluster mounts it"):
         store.manifest("data-1")
+
+
+def test_another_file_that_cannot_be_read_is_not_called_the_token(
+    store: Store, token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Botocore's own files among them, where a process has no descriptor left; and no error is its own cause."""
+    bundle = token.with_name("bundle.pem")
+    refused = OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(bundle))
+    assert no_identity(refused, "s3://bucket/store") is None
+    assert no_identity(FileNotFoundError(errno.ENOENT, "gone", str(token)), "s3://bucket/store") is not None
+
+    def refuse(_: Access) -> None:
+        raise refused
+
+    with pytest.raises(OSError, match=r"bundle\.pem") as caught:
+        Store("s3://bucket/store", access=Access(client=refuse)).manifest("data-1")
+    assert caught.value is refused and refused.__cause__ is None
 
 
 def test_a_role_of_a_profile_that_may_not_be_assumed(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from include.specs.base import Artifact
+from include.specs.finetune import Config as Finetune
+from jobs.finetune.nodes import patience, stopping_seconds
 
 Config = dict[str, Any]
 
@@ -35,6 +37,21 @@ def test_a_node_that_never_comes_is_named(node: Callable, pair: Config, rank: in
     assert time.monotonic() - begun < 30
     assert other in job.error and "did not " in job.error and "within 2 s" in job.error
     assert not list(job.store.names(job.name))
+
+
+def test_nodes_wait_for_a_machine_that_has_yet_to_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Finetune.model_construct(hang_seconds=60)
+    assert patience(config) == 300
+    for given, expected in (("3000", 3000), ("200", 300)):
+        monkeypatch.setenv("ANEMONE_GATHER_SECONDS", given)
+        assert patience(config) == expected
+
+
+@pytest.mark.parametrize(("grace", "expected"), [(None, 120), ("900", 885), ("30", 15), ("15", 7.5)])
+def test_ranks_save_within_the_pods_grace(monkeypatch: pytest.MonkeyPatch, grace: str | None, expected: float) -> None:
+    if grace is not None:
+        monkeypatch.setenv("ANEMONE_GRACE_SECONDS", grace)
+    assert stopping_seconds() == expected
 
 
 def test_what_only_one_node_cannot_read_is_the_verdict_of_both(
