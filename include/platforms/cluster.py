@@ -108,8 +108,8 @@ class Cluster(Model):
         unreachable_seconds: how long the Kubernetes API may be away before a task that watches a pod gives up.
         keep_failed_pods: leave what failed where `kubectl describe` finds it, until the next try takes its place.
         pools: Airflow's, by task; one that counts deferred tasks keeps the cluster's GPUs from being asked for twice.
-        retries: by task, where it is tried again more often than others (`operators.retries`). A training that goes on
-            from its last checkpoint after each preemption needs many; one that is too large for its pod ends as often.
+        retries: by task, where it is tried again more often than others (`operators.retries`): a training goes on from
+            its last checkpoint after each preemption, however many there are.
         labels: on every object, beside those that Anemone sets; the cost centre, for one.
     """
 
