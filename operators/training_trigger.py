@@ -55,7 +55,7 @@ class TrainingTrigger(BaseTrigger):
         self,
         *,
         name: str,
-        uid: str | None,
+        uid: str | None = None,
         namespace: str,
         form: str,
         nodes: int,
