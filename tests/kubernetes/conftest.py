@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -30,25 +29,23 @@ from tests.kubernetes.namespace import (
     SERVING_IMAGE,
     TOKEN,
     Namespace,
+    connection,
     mlflow,
+    need_cluster,
     secret,
     store,
 )
-from tests.kubernetes.serving import deploy
+from tests.kubernetes.serving import deploy, make_engines
 
 
 @pytest.fixture(scope="session")
 def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
     """The namespace; this process's own environment is that of Airflow's components, who reach it from outside."""
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("KUBECONFIG names no cluster")
-    if shutil.which("kubectl") is None:
-        pytest.skip("there is no kubectl here")
-    found = Namespace(os.environ.get("ANEMONE_NAMESPACE") or f"anemone-test-{uuid4().hex[:8]}")
+    need_cluster()
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        found.kubectl("create", "namespace", found.name)
-        stack.callback(found.kubectl, "delete", "namespace", found.name, "--timeout=600s")
+        name = os.environ.get("ANEMONE_NAMESPACE") or f"anemone-test-{uuid4().hex[:8]}"
+        found = stack.enter_context(Namespace.made(name))
         own = os.environ.get("ANEMONE_STORE")
         root = f"{own.rstrip('/')}/{found.name}" if own else "s3://anemone/store"
         identity = (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]) if own else (KEY, SECRET)
@@ -66,7 +63,6 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
             patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         token = tmp_path_factory.mktemp("serving") / "token"
         token.write_text(TOKEN)
-        extra = {"kube_config_path": os.environ["KUBECONFIG"], "in_cluster": False}
         for name, value in {
             "ANEMONE_PLATFORM": "cpu-cluster",
             "ANEMONE_NAMESPACE": found.name,
@@ -77,7 +73,7 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
             "AWS_SECRET_ACCESS_KEY": identity[1],
             "AWS_DEFAULT_REGION": os.environ.get("ANEMONE_S3_REGION") or REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": json.dumps(extra)}),
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": connection(os.environ["KUBECONFIG"]),
         }.items():
             patch.setenv(name, value)
         if own is None:
@@ -128,6 +124,12 @@ def serving(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> I
     deploy(namespace, tmp_path_factory.mktemp("overlay"))
     with namespace.forward("router", 8000) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def engines(namespace: Namespace) -> list[dict[str, Any]]:
+    """Of the versions 1 and 2 of a model, in the store."""
+    return make_engines()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -14,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
+import pytest
 
 from tests.ports import free_home_port
 
@@ -45,6 +47,23 @@ def wait_for(condition: Callable[[], T], seconds: float, what: Callable[[], str]
     return value
 
 
+def need_cluster() -> None:
+    """Skip the test where there is no cluster to ask."""
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("KUBECONFIG names no cluster")
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl here")
+
+
+def need_resource(api: str, plural: str) -> None:
+    """Skip the test where the cluster does not serve a custom resource; `api` is its group and version."""
+    need_cluster()
+    found = subprocess.run(["kubectl", "get", "--raw", f"/apis/{api}"], capture_output=True, text=True)
+    served = json.loads(found.stdout)["resources"] if found.returncode == 0 else []
+    if plural not in {resource["name"] for resource in served}:
+        pytest.skip(f"the cluster does not serve {plural} of {api}: its custom resource definition is not there")
+
+
 class Namespace:
     """One namespace, in which a test does what a person does with kubectl.
 
@@ -52,10 +71,20 @@ class Namespace:
         s3_endpoint: of the store, as pods see it.
     """
 
-    s3_endpoint = os.environ.get("ANEMONE_S3_ENDPOINT") or "http://store:9000"
-
     def __init__(self, name: str) -> None:
         self.name = name
+        self.s3_endpoint = os.environ.get("ANEMONE_S3_ENDPOINT") or f"http://store.{name}:9000"
+
+    @classmethod
+    @contextmanager
+    def made(cls, name: str) -> Iterator[Self]:
+        """A new one, which goes with all that is in it."""
+        found = cls(name)
+        found.kubectl("create", "namespace", name)
+        try:
+            yield found
+        finally:
+            found.kubectl("delete", "namespace", name, "--timeout=600s")
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         command = ["kubectl", "--namespace", self.name, *arguments]
@@ -76,6 +105,15 @@ class Namespace:
 
     def delete(self, kind: str, name: str, *options: str) -> None:
         self.kubectl("delete", kind, name, "--ignore-not-found", *options)
+
+    def kubeconfig(self, account: str, folder: Path) -> Path:
+        """A way to the cluster as one of the namespace's service accounts, for an hour."""
+        found = json.loads(self.kubectl("config", "view", "--raw", "--minify", "--flatten", "--output", "json"))
+        token = self.kubectl("create", "token", account).strip()
+        found["users"] = [{"name": user["name"], "user": {"token": token}} for user in found["users"]]
+        path = folder / f"{account}.kubeconfig"
+        path.write_text(json.dumps(found))
+        return path
 
     def phase(self, pod: str) -> str | None:
         found = self.get("pod", pod)
@@ -123,6 +161,12 @@ class Namespace:
             process[0].wait()
 
 
+def connection(kubeconfig: str | Path) -> str:
+    """Airflow's connection to the cluster that a kubeconfig names, as an environment variable has it."""
+    extra = {"kube_config_path": str(kubeconfig), "in_cluster": False}
+    return json.dumps({"conn_type": "kubernetes", "extra": json.dumps(extra)})
+
+
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -139,6 +183,8 @@ def store(name: str = "store") -> list[dict[str, Any]]:
     unpack = "import tarfile; tarfile.open('/moto/moto.tar.xz').extractall('/scratch/moto')"
     start = f'python -c "{unpack}" && PYTHONPATH=/scratch/moto exec python -m moto.server --host 0.0.0.0 --port 9000'
     server = pod(name, JOBS_IMAGE, ["sh", "-c", start], port=9000, memory="2Gi")
+    # A name with a dot is not one of a bucket: the store is reached from other namespaces, too.
+    server["spec"]["containers"][0]["env"].append({"name": "S3_IGNORE_SUBDOMAIN_BUCKETNAME", "value": "true"})
     server["spec"]["containers"][0]["volumeMounts"].append({"name": "moto", "mountPath": "/moto", "readOnly": True})
     server["spec"]["volumes"].append({"name": "moto", "configMap": {"name": name}})
     content = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "binaryData": {}}

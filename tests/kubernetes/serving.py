@@ -1,22 +1,129 @@
-"""The serving side in a namespace of its own: as it is shipped, with less asked of the nodes, and no volumes."""
+"""The serving side as it is shipped, with less asked of the nodes, and no volumes; and rollouts on it."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import yaml
 
 from include.code_identity import PROJECT
-from tests.kubernetes.namespace import SERVING_IMAGE, Namespace
+from include.laptop.home import python_of
+from tests.kubernetes.namespace import SERVING_IMAGE, TOKEN, Namespace, pod, wait_for
 
 _KUBERNETES = PROJECT / "include" / "deploy" / "kubernetes"
 _POD = "/spec/template/spec/containers"
 
 
-def deploy(namespace: Namespace, folder: Path) -> None:
+POLICY = {
+    "steps": [0.3, 0.6],
+    "step_seconds": 4,
+    "look_seconds": 1,
+    "min_requests": 40,
+    "max_seconds": 240,
+    "baseline_requests": 30,
+    "baseline_seconds": 20,
+    "max_bad_rate": 0.15,
+    # The nodes of a test are busy with more than this: how long an answer takes is not what is looked at here.
+    "latency_tolerance": 20,
+    "quality": {"golden_prompts": 4},
+}
+_ENGINES = """
+import json, sys, tempfile
+from pathlib import Path
+from include.artifacts.store import Store
+from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+store = Store(sys.argv[1])
+for seed in (1, 2):
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = commit_engine(store, f"engine-{seed}", make_engine(Path(folder) / "engine", seed))
+    print(json.dumps(artifact.model_dump()))
+"""
+
+
+def make_engines() -> list[dict[str, Any]]:
+    """Those of versions 1 and 2, in the store."""
+    command = [str(python_of("serving")), "-c", _ENGINES, os.environ["ANEMONE_STORE"]]
+    made = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return [json.loads(line) for line in made.stdout.splitlines()]
+
+
+class Controller:
+    """The canary controller, as a person asks it."""
+
+    def __init__(self, url: str, target: str, engines: Sequence[dict[str, Any]]) -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
+        self._target, self._engines = target, engines
+
+    def status(self, rollout: str) -> dict[str, Any]:
+        """How a rollout stands; nothing where the controller cannot say."""
+        try:
+            answer = self._http.get(f"/rollouts/{rollout}")
+        except httpx.HTTPError:
+            return {}
+        return answer.json() if answer.status_code == 200 else {}
+
+    def begin(self, version: int, champion: str | None, **more: Any) -> str:
+        """Ask for a rollout of version 1 or 2; its id."""
+        release = {"model": self._target, "version": str(version), "engine": self._engines[version - 1]}
+        request = {"id": f"release-{uuid4().hex[:8]}", "kind": "release", "target": self._target, "policy": POLICY}
+        request |= {"release": release, "expected_champion": champion, **more}
+        answer = self._http.post("/rollouts", json=request)
+        assert answer.status_code in (200, 201), answer.text
+        return request["id"]
+
+    def ended(self, rollout: str) -> dict[str, Any]:
+        """How it stands at its end."""
+
+        def finished() -> bool:
+            return self.status(rollout).get("state") == "finished"
+
+        wait_for(finished, 600, lambda: f"the end of the rollout: {self.status(rollout)}")
+        return self.status(rollout)
+
+    def lead(self, version: int, champion: str | None, **more: Any) -> dict[str, Any]:
+        return self.ended(self.begin(version, champion, **more))
+
+
+@contextmanager
+def controller(namespace: Namespace, target: str, engines: Sequence[dict[str, Any]]) -> Iterator[Controller]:
+    with namespace.forward("canary-controller", 8002) as url:
+        yield Controller(url, target, engines)
+
+
+@contextmanager
+def clients(namespace: Namespace, router: str, target: str, rate: int) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Clients in a pod of their own, so many requests a second; what they saw so far."""
+    name = f"traffic-{uuid4().hex[:8]}"
+    command = ["python", "-m", "jobs.traffic", f"--url=http://{router}:8000", f"--model={target}", f"--rate={rate}"]
+    namespace.create(pod(name, SERVING_IMAGE, [*command, "--out=/scratch/counts.json"]))
+
+    def counts() -> dict[str, Any]:
+        return json.loads(namespace.kubectl("exec", name, "--", "cat", "/scratch/counts.json"))
+
+    def begun() -> bool:
+        try:
+            return counts()["answered"] > 20
+        except (AssertionError, ValueError):
+            return False
+
+    try:
+        wait_for(begun, 120, lambda: namespace.log(name))
+        yield counts
+    finally:
+        namespace.delete("pod", name, "--now")
+
+
+def deploy(namespace: Namespace, folder: Path, *components: str) -> None:
     """`kubectl apply --kustomize` of an overlay as the README of a cluster would have it."""
     name, _, pinned = SERVING_IMAGE.partition("@")
     repository, _, tag = name.rpartition(":")
@@ -27,7 +134,7 @@ def deploy(namespace: Namespace, folder: Path) -> None:
         "kind": "Kustomization",
         "namespace": namespace.name,
         "resources": [os.path.relpath(_KUBERNETES / "serving", folder)],
-        "components": [os.path.relpath(_KUBERNETES / "ephemeral", folder)],
+        "components": [os.path.relpath(_KUBERNETES / name, folder) for name in ("ephemeral", *components)],
         "images": [{"name": "anemone/serving", **image}],
         "configMapGenerator": [
             {
@@ -38,7 +145,7 @@ def deploy(namespace: Namespace, folder: Path) -> None:
         ],
         "patches": [
             _asks_for("triton-stable|triton-canary", {"cpu": "100m", "memory": "512Mi"}),
-            _asks_for("router|canary-controller", {"cpu": "50m", "memory": "256Mi"}),
+            _asks_for("router|router-canary|canary-controller", {"cpu": "50m", "memory": "256Mi"}),
         ],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
