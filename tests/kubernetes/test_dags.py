@@ -74,6 +74,8 @@ print("STATES", json.dumps({{ti.task_id: str(ti.state) for ti in run.get_task_in
     variables = {
         "RUN": run,
         "AIRFLOW_HOME": "/scratch/airflow",
+        # The nodes of a test are busy.
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": '{"conn_type": "kubernetes", "extra": {"in_cluster": true}}',
         "AWS_ENDPOINT_URL_S3": namespace.s3_endpoint,
     }
