@@ -15,7 +15,7 @@ AIRFLOW := $(ANEMONE_HOME)/venvs/airflow/bin
 JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
 SERVING := $(ANEMONE_HOME)/venvs/serving/bin
 # Tests of what runs in the environment `serving`.
-SERVED := $(wildcard $(addprefix tests/jobs/,triton router canary traffic))
+SERVED := tests/jobs/serving
 
 .PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults test-kubernetes soak gc bench limits images compose-check lint lock clean
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from airflow.sdk import dag, get_current_context, task
 
+from operators.arrivals.runs import announced_runs
 from operators.assets import arrived_datasets
+from operators.defaults import RETRIES
 from operators.notifications import notified
-from operators.retries import RETRIES
-from operators.runs import StartRunOperator, announced_runs
+from operators.start_run import StartRunOperator
 
 
 @dag(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from airflow.sdk import dag, get_current_context, task
 
 from operators.assets import CANDIDATE
+from operators.defaults import RETRIES
 from operators.notifications import notified
-from operators.releases import announced_releases
-from operators.retries import RETRIES
-from operators.runs import StartRunOperator
+from operators.release.planning import announced_releases
+from operators.start_run import StartRunOperator
 
 
 @dag(

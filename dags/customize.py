@@ -12,11 +12,11 @@ from __future__ import annotations
 from airflow.sdk import Param, dag, get_current_context, task
 
 from operators.assets import CANDIDATE
-from operators.gates import GateSensor
+from operators.defaults import RETRIES
+from operators.gates.sensor import GateSensor
 from operators.notifications import notified
+from operators.recipes import customize_schedule, recipe_choices, resolved_recipe
 from operators.reports import report_at_the_end
-from operators.retries import RETRIES
-from operators.runs import customize_schedule, recipe_choices, resolved_recipe
 from operators.stages import stage
 
 STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "evaluate"]

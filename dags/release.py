@@ -13,12 +13,12 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
 
+from operators.defaults import RETRIES
 from operators.notifications import notified, notified_promotion
-from operators.releases import planned_release, promotion, release_inputs
+from operators.recipes import recipe_choices
+from operators.release.planning import planned_release, promotion, release_inputs
+from operators.release.rollout_operator import CanaryRolloutOperator
 from operators.reports import report_at_the_end
-from operators.retries import RETRIES
-from operators.rollout import CanaryRolloutOperator
-from operators.runs import recipe_choices
 from operators.stages import stage
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag, get_current_context, task
 
+from operators.defaults import RETRIES
 from operators.notifications import notified
 from operators.retention import deletes_by_itself, planned_retention, retention_schedule, wanted_retention
-from operators.retries import RETRIES
 from operators.stages import stage
 
 

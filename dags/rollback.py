@@ -10,10 +10,10 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag
 
+from operators.defaults import RETRIES
 from operators.notifications import notified, notified_promotion
-from operators.releases import model_choices, promotion
-from operators.retries import RETRIES
-from operators.rollout import CanaryRolloutOperator
+from operators.release.planning import model_choices, promotion
+from operators.release.rollout_operator import CanaryRolloutOperator
 from operators.stages import stage
 
 

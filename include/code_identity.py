@@ -13,8 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from include.errors import ConfigurationError
+from include.home import PROJECT
+from include.specs import job_place
 
-PROJECT = Path(__file__).resolve().parent.parent
 _ROOMS = ("include", "jobs")
 
 IMAGE = "ANEMONE_IMAGE"
@@ -33,15 +34,13 @@ def code_identity(job: str, environment: str, *, image: str | None = None) -> st
             starts a pod cannot know. One that names a digest stands for exactly one set of libraries; a tag is taken
             at its word.
     """
-    folder = PROJECT / "jobs" / job
-    lock = PROJECT / f"requirements-{environment}.txt"
-    if not folder.is_dir():
-        raise ConfigurationError(f"there is no job {job!r}: {folder} does not exist")
+    place = job_place(job)
+    folder = PROJECT.joinpath("jobs", *place)
+    lock = PROJECT / f"requirements/{environment}.txt"
     if image is None and not lock.is_file():
         raise ConfigurationError(f"{lock} is missing: run `make lock`")
     pending = sorted(folder.rglob("*.py"))
-    spec = PROJECT / "include" / "specs" / f"{job}.py"
-    pending.append(spec)
+    pending.append(PROJECT.joinpath("include", "specs", *place).with_suffix(".py"))
     seen: set[Path] = set()
     while pending:
         path = pending.pop()

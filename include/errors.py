@@ -7,6 +7,10 @@ code into retry or no retry. Every error message is one sentence: what is wrong,
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ExitCode(IntEnum):
@@ -59,3 +63,13 @@ class StoppedError(AnemoneError):
     """The job was asked to stop (SIGTERM) and has saved what it could."""
 
     exit_code = ExitCode.STOPPED
+
+
+def first_problem(error: ValidationError, whole: str = "document") -> str:
+    """Return the first of the problems that pydantic found, as "key.of.it: what is wrong".
+
+    Args:
+        whole: stands for the key where the problem is of the whole value.
+    """
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

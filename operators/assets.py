@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Asset, AssetWatcher
 
 from include.platforms import current_platform
-from operators.triggers import DatasetArrivalTrigger
+from operators.arrivals.trigger import DatasetArrivalTrigger
 
 CANDIDATE = Asset(name="candidate", uri="x-anemone://registry/candidate")
 """A registered candidate; the event's extra is {"artifact": URI of its registration, "metrics"}."""

@@ -40,7 +40,7 @@ from pydantic import TypeAdapter, ValidationError
 from include.errors import AnemoneError, ConfigurationError
 from include.notifications import Event, Notification
 from include.platforms import current_platform
-from operators.decisions import DecisionError
+from operators.errors import DecisionError
 from operators.store import store_of
 
 if TYPE_CHECKING:

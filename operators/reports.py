@@ -9,8 +9,8 @@ from airflow.sdk import get_current_context, task
 
 from include.errors import AnemoneError
 from include.recipes import resolve
+from operators.errors import SENTENCE_KEY
 from operators.links import EVIDENCE_KEY, ReportLink
-from operators.sentences import SENTENCE_KEY
 from operators.stages import stage
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ def stage(task_id: str, section: Any, *, inputs: Mapping[str, Any] | None = None
     platform = current_platform()
     match platform.runner:
         case "local":
-            from operators.local import LocalJobOperator as Operator
+            from operators.local.operator import LocalJobOperator as Operator
         case "kubernetes":
-            from operators.distributed import DistributedJobOperator as Operator
+            from operators.kubernetes.training_operator import DistributedJobOperator as Operator
     if platform.cluster is not None:
         asked = {"pool": platform.cluster.pools, "retries": platform.cluster.retries}
         kwargs = {**{key: by_task[task_id] for key, by_task in asked.items() if task_id in by_task}, **kwargs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-from include.laptop.home import SERVING_PORTS
+from include.home import SERVING_PORTS
 
 # Below the range of outgoing connections: one of those may take a port between its choice and its use. And a client
 # that tries again and again to reach a port of that range, while nobody listens there, is given that very port for its

@@ -28,7 +28,7 @@ from botocore.loaders import Loader
 from botocore.session import Session
 from urllib3.exceptions import HTTPError
 
-from include.artifacts.identity import no_identity
+from include.artifacts.credentials import no_identity
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 
 T = TypeVar("T")

@@ -36,6 +36,7 @@ from pydantic import ValidationError
 from include.artifacts.manifest import FileEntry, Manifest, safe_name
 from include.artifacts.naming import content_digest, file_digest
 from include.artifacts.uses import last_use
+from include.durable import fsync
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ class Store:
             os.link(temporary, target)
         finally:
             Path(temporary).unlink()
-        _fsync_folder(folder)
+        fsync(folder)
 
     def touch(self, path: str) -> None:
         """Make the empty file `path` (relative to the root), or make it new; atomic."""
@@ -441,7 +442,7 @@ class Store:
                 shutil.rmtree(target)
             else:
                 target.unlink()
-            _fsync_folder(target.parent)
+            fsync(target.parent)
         for folder in target.parents:
             if folder == root:
                 return
@@ -570,10 +571,9 @@ class Attempt:
             bucket.upload(files)
             return
         for entry in entries:
-            with (self.files / entry.path).open("rb") as stream:
-                os.fsync(stream.fileno())
+            fsync(self.files / entry.path)
         for folder in {(self.files / entry.path).parent for entry in entries} | {self.files, self.folder}:
-            _fsync_folder(folder)
+            fsync(folder)
 
 
 def _is_plain_file(root: Path, relative: str, size: int) -> bool:
@@ -606,11 +606,3 @@ def _walk(root: Path, folder: Path) -> Iterator[Entry]:
         )
         if is_folder:
             yield from _walk(root, Path(entry.path))
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

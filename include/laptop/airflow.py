@@ -18,8 +18,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from include.errors import AnemoneError, TryAgainError
+from include.home import PROJECT, home, port
 from include.laptop.components import COMMANDS, alone, claim_port, components
-from include.laptop.home import PROJECT, NotOursError, home, make_home, port, run_folder, write_private
+from include.laptop.home import NotOursError, make_home, run_folder, write_private
 from include.laptop.rest import Airflow
 from include.laptop.services import plain_environment
 
@@ -174,7 +175,7 @@ def _migrate(settings: dict[str, str]) -> None:
     """Bring the database to this Airflow's schema; skipped where that was done before, as it takes seconds."""
     done = home() / "airflow" / "migrated"
     database = home() / "airflow" / "airflow.db"
-    lock = (PROJECT / "requirements-airflow.txt").read_text()
+    lock = (PROJECT / "requirements/airflow.txt").read_text()
     if done.is_file() and database.is_file():
         if done.read_text() == lock:
             return

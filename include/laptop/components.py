@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from include.errors import ConfigurationError
-from include.laptop.home import PROJECT, NotOursError, home, port, remove_home, run_folder
+from include.home import PROJECT, home, port
+from include.laptop.home import NotOursError, remove_home, run_folder
 from include.laptop.services import Service
 from include.laptop.serving import keeper, kept_services, traffic
 
@@ -89,7 +90,7 @@ def _supervisors() -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             command = (folder / "cmdline").read_bytes()
-            if b"operators.supervisor" in command and mark in (folder / "environ").read_bytes().split(b"\0"):
+            if b"operators.local.supervisor" in command and mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.laptop.home import home
+from include.home import home
 
 RECIPE = "demo/0.8M_lora_cpu"
 MODEL = "kubectl"
@@ -17,7 +17,7 @@ ALL_INTENTS = (
     "logs", "tail", "describe", "delete", "restart", "undo", "scale", "autoscale", "status", "top", "exec", "expose",
     "forward", "drain", "previous", "pause", "resume", "history",
 )  # fmt: skip
-"""Every kind of request that `jobs.generate` knows; the first data set holds all but the last four."""
+"""Every kind of request that `jobs.demo.generate` knows; the first data set holds all but the last four."""
 
 HELDOUT = {"variant": "heldout", "rows": 1000, "seed": 0, "intents": list(ALL_INTENTS)}
 """What candidate and champion are asked once there is a data set with every kind of request."""
@@ -28,7 +28,7 @@ class DataSet:
     """A data set of the demo.
 
     Attributes:
-        variant: of `jobs.generate`. `intents`: kinds of request in it; empty: the generator's own choice.
+        variant: of `jobs.demo.generate`. `intents`: kinds of request in it; empty: the generator's own choice.
         folder: below the home; what appears in the inbox starts `customize` by itself.
     """
 

@@ -13,19 +13,20 @@ from typing import Any
 
 from rich.console import Console
 
-from include.candidates import is_release_of
 from include.errors import AnemoneError
+from include.home import home
 from include.laptop import airflow as laptop
 from include.laptop import live, up
 from include.laptop.acts import Act, unexpected
 from include.laptop.ask import ask
 from include.laptop.datasets import BETTER, GOOD, HELDOUT, MODEL, POISONED, QUESTION, RECIPE, ROTTEN, DataSet
-from include.laptop.home import NotOursError, home, python_of
+from include.laptop.home import NotOursError, python_of
 from include.laptop.report import print_report
 from include.laptop.rest import Airflow, wait_for_dag
 from include.laptop.screen import Screen, terminal
 from include.laptop.serving import traffic
 from include.laptop.watch import CUSTOMIZE, ENDED, POLL_SECONDS, RELEASE, ROLLBACK, Run, follow
+from include.release.candidates import is_release_of
 
 ARRIVAL_TIMEOUT = 60.0
 """Seconds for Airflow to notice a file in the inbox, about 10 on two quiet cores; then the run is started by hand."""
@@ -209,7 +210,7 @@ def _write(data: DataSet) -> None:
     """
     data.path.parent.mkdir(parents=True, exist_ok=True)
     draft = data.path.with_name(f".{data.title}.draft")
-    command = [str(python_of("jobs")), "-m", "jobs.generate.write", data.variant]
+    command = [str(python_of("jobs")), "-m", "jobs.demo.generate.write", data.variant]
     command += ["--rows", str(data.rows), "--seed", str(data.seed), "--out", str(draft)]
     command += ["--intents", *data.intents] if data.intents else []
     result = subprocess.run(command, capture_output=True, text=True)

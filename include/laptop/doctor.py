@@ -95,7 +95,7 @@ def _make() -> str | None:
 
 
 def _disk() -> str | None:
-    from include.laptop.home import home
+    from include.home import home
     from include.laptop.setup import is_ready
 
     need = WORKING_SPACE + sum(size for environment, size in INSTALLED.items() if not is_ready(environment))
@@ -128,7 +128,8 @@ def _shared_memory() -> str | None:
 
 
 def _ports() -> str | None:
-    from include.laptop.home import port, run_folder, serving_ports
+    from include.home import port, serving_ports
+    from include.laptop.home import run_folder
     from include.laptop.services import Service
 
     try:

@@ -16,9 +16,9 @@ from rich.table import Table
 
 from include.artifacts.store import Store
 from include.artifacts.uses import Run
-from include.code_identity import PROJECT, code_identity
+from include.code_identity import code_identity
 from include.errors import AnemoneError, ConfigurationError, TryAgainError
-from include.laptop.home import home
+from include.home import PROJECT, home
 from include.laptop.screen import terminal
 from include.platforms import Platform, load_platform
 from include.retention import Going, Plan

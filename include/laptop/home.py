@@ -1,4 +1,7 @@
-"""Where everything that Anemone keeps on a laptop lies. Standard library only, for any Python from 3.8 on."""
+"""The folder of everything that Anemone keeps on a laptop: made, marked as its own, and removed.
+
+Standard library only, for any Python from 3.8 on.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,13 @@ import os
 import shutil
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
+from include.home import PROJECT, home
+
 MARKER = ".anemone-home"
 
 
 class NotOursError(Exception):
     """A folder that would be filled or removed, but was not made by Anemone."""
-
-
-def home() -> Path:
-    """`ANEMONE_HOME`, or `.anemone` in the project."""
-    return Path(os.environ.get("ANEMONE_HOME") or PROJECT / ".anemone").absolute()
 
 
 def make_home() -> Path:
@@ -70,24 +69,6 @@ def python_of(environment: str) -> Path:
 def run_folder() -> Path:
     """Records of the running services, and their logs."""
     return home() / "run"
-
-
-SERVING_PORTS = ("router", "router_admin", "controller", "triton_http", "triton_grpc", "triton_metrics")
-"""What listens on the ports from `ANEMONE_PORT` + 10 on, in this order."""
-
-
-def port() -> int:
-    """Airflow's port on 127.0.0.1: `ANEMONE_PORT`, 8080 where it is not set. Raises ValueError if it is no port."""
-    text = os.environ.get("ANEMONE_PORT") or "8080"
-    highest = 65535 - 10 - len(SERVING_PORTS)
-    if not text.isdigit() or not 1 <= int(text) <= highest:
-        raise ValueError(f"ANEMONE_PORT is {text!r}: set it to a number from 1 to {highest}")
-    return int(text)
-
-
-def serving_ports() -> dict[str, int]:
-    """Port on 127.0.0.1 of each serving service by its name in `SERVING_PORTS`. Raises ValueError as `port` does."""
-    return {name: port() + 10 + offset for offset, name in enumerate(SERVING_PORTS)}
 
 
 def serving_folder() -> Path:

@@ -7,12 +7,12 @@ import subprocess
 
 import httpx
 
-from include.code_identity import PROJECT
 from include.errors import AnemoneError, TryAgainError
+from include.home import PROJECT
 from include.laptop.home import python_of
 from include.laptop.serving import controller_url, token
 from include.platforms import load_platform
-from include.rollouts import RETIRE_SECONDS
+from include.release.rollouts import RETIRE_SECONDS
 
 _TIMEOUT = RETIRE_SECONDS + 30.0
 """Seconds; the controller's own word on a retirement that lasts has to arrive."""

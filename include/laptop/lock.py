@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from include.errors import AnemoneError
-from include.laptop.home import PROJECT
+from include.home import PROJECT
 from include.laptop.setup import lock_file, uv
 
 PYTHONS = ("3.11", "3.12")
@@ -53,7 +53,7 @@ _BLOCK = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?P<rest>(?:[^\n]*
 
 
 def lock(environment: str, *, upgrade: bool) -> int:
-    """Write `requirements-<environment>.txt`; returns the bytes that installing it downloads on CPython 3.11.
+    """Write `requirements/<environment>.txt`; returns the bytes that installing it downloads on CPython 3.11.
 
     Raises:
         AnemoneError: nothing satisfies pyproject.toml, or the size of torch's CPU build is not known here.

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from include.artifacts.store import FILES, Store
 from include.errors import AnemoneError
-from include.laptop.home import home, python_of
+from include.home import home
+from include.laptop.home import python_of
 from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
 from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run

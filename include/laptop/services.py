@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from include.laptop.home import PROJECT
+from include.home import PROJECT
 
 
 @dataclass(frozen=True)

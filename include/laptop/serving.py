@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from include.laptop.home import home, python_of, run_folder, serving_folder, serving_ports, write_private
+from include.home import home, serving_ports
+from include.laptop.home import python_of, run_folder, serving_folder, write_private
 from include.laptop.services import Service
 
 _OPENER = build_opener(ProxyHandler({}))
@@ -46,11 +47,11 @@ def kept_services() -> list[Kept]:
     """Triton, router and canary controller, in the order of their start."""
     ports, folder = serving_ports(), str(serving_folder())
     triton_http, admin = f"http://127.0.0.1:{ports['triton_http']}", f"http://127.0.0.1:{ports['router_admin']}"
-    triton = ("jobs.triton", "--folder", folder, "--http-port", str(ports["triton_http"]))
+    triton = ("jobs.serving.triton", "--folder", folder, "--http-port", str(ports["triton_http"]))
     triton += ("--grpc-port", str(ports["triton_grpc"]), "--metrics-port", str(ports["triton_metrics"]))
-    router = ("jobs.router", "--folder", folder, "--port", str(ports["router"]))
+    router = ("jobs.serving.router", "--folder", folder, "--port", str(ports["router"]))
     router += ("--admin-port", str(ports["router_admin"]), "--triton", triton_http)
-    controller = ("jobs.canary", "serve", "--folder", folder, "--port", str(ports["controller"]))
+    controller = ("jobs.serving.canary", "serve", "--folder", folder, "--port", str(ports["controller"]))
     controller += ("--router", admin, "--triton", f"127.0.0.1:{ports['triton_grpc']}")
     controller += ("--store", f"file://{home()}/store")
     return [

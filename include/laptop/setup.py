@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from include.home import PROJECT, home
 from include.laptop.components import all_services
-from include.laptop.home import PROJECT, NotOursError, home, make_home, python_of
+from include.laptop.home import NotOursError, make_home, python_of
 
 ENVIRONMENTS = ("airflow", "jobs", "serving")
 ON_REQUEST = ("bench",)
@@ -34,7 +35,7 @@ class SetupError(Exception):
 
 def lock_file(environment: str) -> Path:
     """The lock file of an environment."""
-    return PROJECT / f"requirements-{environment}.txt"
+    return PROJECT / f"requirements/{environment}.txt"
 
 
 def uv() -> Path:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from include.errors import AnemoneError, TryAgainError
+from include.home import home, port
 from include.laptop import airflow as laptop
 from include.laptop.components import alone, claim_port
-from include.laptop.home import NotOursError, home, make_home, port, python_of, run_folder
+from include.laptop.home import NotOursError, make_home, python_of, run_folder
 from include.laptop.services import plain_environment
 from include.laptop.serving import keeper, kept_services, router_url, token, traffic
 from include.platforms import load_platform
@@ -91,7 +92,7 @@ def start_traffic(rate: float) -> None:
     """Start the traffic generator with `rate` requests a second at the model of the arrivals' recipe."""
     settings = environment()
     model = resolve(load_platform("laptop").arrivals.recipe)["model"]
-    command = [str(python_of("serving")), "-m", "jobs.traffic", "--url", router_url(), "--model", model]
+    command = [str(python_of("serving")), "-m", "jobs.serving.traffic", "--url", router_url(), "--model", model]
     traffic_counts().unlink(missing_ok=True)
     with alone():
         traffic().start([*command, "--rate", f"{rate:g}", "--out", str(traffic_counts())], settings)
@@ -104,7 +105,7 @@ def stop_traffic() -> bool:
 
 
 def traffic_counts() -> Path:
-    """Where the traffic generator keeps its counts (see `jobs.traffic.counts`)."""
+    """Where the traffic generator keeps its counts (see `jobs.serving.traffic.counts`)."""
     return run_folder() / "traffic-counts.json"
 
 

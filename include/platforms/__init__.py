@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from include.errors import ConfigurationError
-from include.laptop.home import home, serving_ports
+from include.home import home, serving_ports
 from include.notifications import Notification
 from include.platforms.cluster import Cluster
 from include.retention import Policy

@@ -102,13 +102,14 @@ class Cluster(Model):
         volumes, volume_mounts: shared file systems (PVC, FSx), as Kubernetes writes them.
         secrets: environment variable → key of a Secret; never in a spec, a log or a manifest.
         serving_token: what stands at the platform's `serving.token_file`, in the pods of the jobs that ask for it.
-        training: what several nodes train as (`operators.trainings`): an Indexed Job, or an object of Kubeflow's.
+        training: what several nodes train as (see `operators.kubernetes.workloads`): an Indexed Job, or an object of
+            Kubeflow's.
         schedule_timeout_seconds: how long a pod may wait for a node; GPU nodes that are made on demand take 15 minutes.
         startup_timeout_seconds: from its node to its start, image and all.
         unreachable_seconds: how long the Kubernetes API may be away before a task that watches a pod gives up.
         keep_failed_pods: leave what failed where `kubectl describe` finds it, until the next try takes its place.
         pools: Airflow's, by task; one that counts deferred tasks keeps the cluster's GPUs from being asked for twice.
-        retries: by task, where it is tried again more often than others (`operators.retries`): a training goes on from
+        retries: by task, where it is tried again more often than others (`operators.defaults`): a training goes on from
             its last checkpoint after each preemption, however many there are.
         labels: on every object, beside those that Anemone sets; the cost centre, for one.
     """

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from include.errors import ConfigurationError
 from include.gates.evaluation import EvaluationGate
-from include.rollouts import CanaryPolicy
+from include.release.rollouts import CanaryPolicy
 from include.specs import config_class
 from include.specs.base import Model
 

@@ -1,4 +1,8 @@
-"""One pydantic model a job. Nothing is imported here: a spec module is loaded when its job is asked for."""
+"""One pydantic model a job. Nothing is imported here: a spec module is loaded when its job is asked for.
+
+A job's spec and its package lie at the same place below `include/specs/` and `jobs/`; its name is the last part of it:
+`include/specs/demo/pretrain.py` and `jobs/demo/pretrain/` are the job `pretrain`.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,45 @@ from include.errors import ConfigurationError
 if TYPE_CHECKING:
     from include.specs.base import JobSpec, Model
 
+_FOLDER = Path(__file__).parent
+
 
 def job_names() -> list[str]:
-    """Every job there is, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
+    """Return the name of every job, sorted."""
+    return sorted(_places())
+
+
+def job_place(job: str) -> tuple[str, ...]:
+    """Return where a job lies below `include/specs/` and `jobs/`, as in ("demo", "pretrain").
+
+    Raises:
+        ConfigurationError: there is no such job.
+    """
+    places = _places()
+    if job not in places:
+        raise ConfigurationError(f"there is no job {job!r}: choose one of {', '.join(sorted(places))}")
+    return places[job]
+
+
+def job_module(job: str) -> str:
+    """Return the package that `python -m` runs as the job. Raises ConfigurationError for an unknown one."""
+    return ".".join(("jobs", *job_place(job)))
 
 
 def spec_class(job: str) -> type[JobSpec]:
-    """The spec model of `job`. Raises ConfigurationError for an unknown one."""
-    if job not in job_names():
-        raise ConfigurationError(f"there is no job {job!r}: choose one of {', '.join(job_names())}")
-    return import_module(f"include.specs.{job}").Spec
+    """Return the spec model of `job`. Raises ConfigurationError for an unknown one."""
+    return _spec_module(job).Spec
 
 
 def config_class(job: str) -> type[Model]:
-    """The configuration model of `job`: what a recipe's section for it may hold."""
-    spec_class(job)
-    return import_module(f"include.specs.{job}").Config
+    """Return the configuration model of `job`: what a recipe's section for it may hold."""
+    return _spec_module(job).Config
+
+
+def _spec_module(job: str):
+    return import_module(".".join(("include.specs", *job_place(job))))
+
+
+def _places() -> dict[str, tuple[str, ...]]:
+    found = (path.relative_to(_FOLDER).with_suffix("").parts for path in _FOLDER.rglob("*.py"))
+    return {parts[-1]: parts for parts in found if parts[-1] not in ("__init__", "base")}

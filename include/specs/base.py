@@ -62,7 +62,7 @@ class JobSpec(Model, Generic[C, I]):
     Class attributes:
         kind: "job" is a pure function of its spec, so an existing result is reused; an "effect" changes the world
             or reads what others change, so it always runs and its record gets a name of its own each time.
-        environment: which lock file (`requirements-<environment>.txt`), and on a cluster which image, runs it.
+        environment: which lock file (`requirements/<environment>.txt`), and on a cluster which image, runs it.
     """
 
     kind: ClassVar[Literal["job", "effect"]] = "job"

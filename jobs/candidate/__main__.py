@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from include.specs.candidate import Spec
-from jobs.runtime import Job, main
-from jobs.tracking import connect, worth_another_try
+from jobs.common.runtime import Job, main
+from jobs.common.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:

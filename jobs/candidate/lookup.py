@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from include.artifacts.store import Store
 from include.errors import ConfigurationError
+from jobs.common.tracking import (
+    COMPARED_TAG,
+    GATE_TAG,
+    INPUT_DIGEST_TAG,
+    INPUT_URI_TAG,
+    NO_CHAMPION,
+    NOT_FOUND,
+    RECIPE_TAG,
+)
 from jobs.register.registry import ALIAS
-from jobs.tracking import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, NOT_FOUND, RECIPE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

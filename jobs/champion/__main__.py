@@ -8,8 +8,8 @@ from typing import Any
 from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from include.specs.champion import Spec
-from jobs.runtime import Job, main
-from jobs.tracking import connect, worth_another_try
+from jobs.common.runtime import Job, main
+from jobs.common.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError
-from jobs.tracking import ARTIFACT_TAG, DIGEST_TAG, NOT_FOUND
+from jobs.common.tracking import ARTIFACT_TAG, DIGEST_TAG, NOT_FOUND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from include.specs.check import Spec
-from jobs.runtime import Job, main
+from jobs.common.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:
@@ -18,8 +18,8 @@ def run(job: Job[Spec]) -> None:
 
     import pandas as pd
 
-    from jobs.chat import load_tokenizer
     from jobs.check.tables import figures, read_rows, rows_table
+    from jobs.common.chat import load_tokenizer
 
     config = job.spec.config
     curated = job.input("curated")

@@ -11,8 +11,8 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from include.errors import DataError
-from jobs.chat import encode
 from jobs.check.language import languages
+from jobs.common.chat import encode
 from jobs.curate.text import answer, comparable, request
 
 LOST = {

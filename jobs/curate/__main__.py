@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from include.specs.curate import Spec
+from jobs.common.runtime import Job, main
 from jobs.curate.rows import read_held_out, read_rows
-from jobs.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, DataError
 from include.specs.engine import Spec
-from jobs.causal_lm import load_model, require_safetensors
-from jobs.chat import encode_prompt, load_tokenizer
+from jobs.common.causal_lm import load_model, require_safetensors
+from jobs.common.chat import encode_prompt, load_tokenizer
+from jobs.common.generation import Generated
+from jobs.common.heldout import encode_rows
+from jobs.common.runtime import Job, main
 from jobs.engine import text
 from jobs.engine.builder import Engine, engine_builder
 from jobs.engine.golden import pair, write_golden
@@ -19,9 +22,6 @@ from jobs.engine.parity import agreement, divergence, require
 from jobs.engine.proof import proof_strings, require_same_text
 from jobs.engine.reference import Reference, read_reference
 from jobs.engine.speed import tokens_per_cpu_second
-from jobs.generation import Generated
-from jobs.heldout import encode_rows
-from jobs.runtime import Job, main
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from include.errors import ConfigurationError
-from jobs.causal_lm import Conversation
+from jobs.common.causal_lm import Conversation
+from jobs.common.generation import Generated
 from jobs.engine.text import Text
-from jobs.generation import Generated
 
 if TYPE_CHECKING:
     import numpy as np

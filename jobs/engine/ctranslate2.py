@@ -16,11 +16,11 @@ import numpy as np
 from ctranslate2.converters import TransformersConverter
 
 from include.errors import AnemoneError, ConfigurationError, DataError
-from jobs.causal_lm import Conversation, import_transformers, load_model
-from jobs.chat import load_tokenizer
+from jobs.common.causal_lm import Conversation, import_transformers, load_model
+from jobs.common.chat import load_tokenizer
+from jobs.common.generation import Generated
 from jobs.engine.hardware import cpu_flags
 from jobs.engine.text import TEMPLATE, Text
-from jobs.generation import Generated
 
 _ISA = re.compile(r"Selected ISA: (\S+)")
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.common.generation import Generated
 from jobs.engine.parity import Answered
 from jobs.engine.reference import Reference
 from jobs.engine.text import Text
-from jobs.generation import Generated
 
 
 def pair(reference: Reference, answers: Sequence[Generated], text: Text) -> list[Answered]:

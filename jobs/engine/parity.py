@@ -10,7 +10,7 @@ import numpy as np
 from include.errors import DivergenceError
 from include.specs.engine import Parity
 from include.statistics import PairedCounts, paired_difference_interval
-from jobs.causal_lm import Conversation, answer_logits
+from jobs.common.causal_lm import Conversation, answer_logits
 from jobs.engine.builder import Engine
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from include.errors import AnemoneError, ConfigurationError, DivergenceError
-from jobs.chat import Message, encode_prompt
+from jobs.common.chat import Message, encode_prompt
 from jobs.engine.text import Text
 
 if TYPE_CHECKING:

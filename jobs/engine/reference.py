@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, DataError
 from include.specs.engine import Spec
-from jobs.heldout import Row, read_rows
-from jobs.runtime import Job
+from jobs.common.heldout import Row, read_rows
+from jobs.common.runtime import Job
 
 _MODEL = "tuned"
 """What an evaluation calls the merged model that it is about."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from include.specs.base import Artifact
 from include.specs.evaluate import Spec
-from jobs.causal_lm import load_model
-from jobs.chat import Message, load_tokenizer
-from jobs.heldout import Row, read_rows
-from jobs.runtime import Job, main
+from jobs.common.causal_lm import load_model
+from jobs.common.chat import Message, load_tokenizer
+from jobs.common.heldout import Row, read_rows
+from jobs.common.runtime import Job, main
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

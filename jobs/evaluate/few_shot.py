@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError
-from jobs.chat import Message, encode_prompt
-from jobs.heldout import Row
+from jobs.common.chat import Message, encode_prompt
+from jobs.common.heldout import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import ConfigurationError
-from jobs.causal_lm import Conversation, answer_logits
-from jobs.chat import Message, encode_prompt
+from jobs.common.causal_lm import Conversation, answer_logits
+from jobs.common.chat import Message, encode_prompt
+from jobs.common.generation import Generated, greedy
+from jobs.common.heldout import Row, encode_rows
 from jobs.evaluate.scoring import exact_match, rouge_l
-from jobs.generation import Generated, greedy
-from jobs.heldout import Row, encode_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

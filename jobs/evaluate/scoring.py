@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from jobs.imports import without_scikit_learn
+from jobs.common.imports import without_scikit_learn
 
 with without_scikit_learn():
     from rouge_score.rouge_scorer import RougeScorer

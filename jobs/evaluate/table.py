@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.common.heldout import Row
 from jobs.evaluate.measure import Scored
-from jobs.heldout import Row
 
 
 def means(scores: Sequence[Scored]) -> dict[str, float | int | None]:

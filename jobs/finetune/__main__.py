@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from include.specs.finetune import Spec
-from jobs.runtime import Job, main
+from jobs.common.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:

@@ -17,8 +17,8 @@ from include.artifacts.naming import checkpoint_name
 from include.artifacts.store import Store
 from include.errors import ArtifactError
 from include.specs.finetune import Spec
+from jobs.common.runtime import record_provenance
 from jobs.finetune.curve import Curve
-from jobs.runtime import record_provenance
 
 AUTOMODEL = "automodel"
 BEST = "best"

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
 from include.job_environment import GATHER_SECONDS, GRACE_SECONDS, MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODES
 from include.specs.finetune import Config
+from jobs.common.runtime import is_full_disk
 from jobs.finetune.hang import START, HangError
 from jobs.finetune.memory import MemoryExhaustedError
-from jobs.runtime import is_full_disk
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore

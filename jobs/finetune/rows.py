@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from include.errors import DataError
-from jobs.chat import encode
+from jobs.common.chat import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ConfigurationError, DataError
 from include.model_folder import refuse_code
 from include.specs.finetune import Config, Spec
-from jobs.chat import load_tokenizer
+from jobs.common.chat import load_tokenizer
+from jobs.common.runtime import Job
 from jobs.finetune import checkpoints
 from jobs.finetune.curve import Curve
 from jobs.finetune.nodes import join
 from jobs.finetune.plan import Plan, Result
 from jobs.finetune.ranks import launch
 from jobs.finetune.rows import encode_file
-from jobs.runtime import Job
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,8 +6,8 @@ from include.artifacts.manifest import FileEntry
 from include.artifacts.naming import content_digest
 from include.errors import DataError
 from include.specs.ingest import Spec
+from jobs.common.runtime import Job, main
 from jobs.ingest.snapshot import await_stillness, copy, refuse_changed
-from jobs.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, DataError
 from include.specs.merge import Spec
-from jobs.causal_lm import load_model, require_safetensors
-from jobs.chat import load_tokenizer
-from jobs.heldout import encode_rows, read_rows
-from jobs.runtime import Job, main
+from jobs.common.causal_lm import load_model, require_safetensors
+from jobs.common.chat import load_tokenizer
+from jobs.common.heldout import encode_rows, read_rows
+from jobs.common.runtime import Job, main
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.causal_lm import import_transformers
+from jobs.common.causal_lm import import_transformers
 from jobs.merge.streamed import Shard, Update, shards
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import DivergenceError
 from include.specs.merge import Parity
-from jobs.causal_lm import Conversation, answer_logits
+from jobs.common.causal_lm import Conversation, answer_logits
 
 if TYPE_CHECKING:
     import torch

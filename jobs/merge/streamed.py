@@ -7,7 +7,6 @@ length, the header as JSON, then every tensor's bytes at the offsets that the he
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.durable import fsync
 from include.errors import DataError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def write(
                         size += len(data)
                     weight_map[name] = shard.path.name
                     total += entry.numbers
-            waiting.append(disk.submit(_sync, target / shard.path.name))
+            waiting.append(disk.submit(fsync, target / shard.path.name))
             progress(number / len(parts))
         for future in waiting:
             future.result()
@@ -204,8 +204,3 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     import torch
 
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import DataError, DivergenceError
-from jobs.causal_lm import import_transformers, require_safetensors
+from jobs.common.causal_lm import import_transformers, require_safetensors
 from jobs.merge.streamed import Update
 
 if TYPE_CHECKING:

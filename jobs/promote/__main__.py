@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from include.specs.promote import Spec
-from jobs.runtime import Job, main
-from jobs.tracking import connect, worth_another_try
+from jobs.common.runtime import Job, main
+from jobs.common.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError
 from jobs.champion.lookup import ALIAS, champion_version
-from jobs.tracking import NOT_FOUND
+from jobs.common.tracking import NOT_FOUND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,7 +11,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from pydantic import ValidationError
 
 from include.errors import ConfigurationError, TryAgainError
-from include.rollouts import TargetStatus
+from include.release.rollouts import TargetStatus
 
 _TIMEOUT = 10.0
 """Seconds; the controller answers from memory."""

@@ -10,7 +10,7 @@ import sys
 
 from include.errors import AnemoneError, ExitCode
 from jobs.champion.lookup import ALIAS, champion_version
-from jobs.tracking import connect, worth_another_try
+from jobs.common.tracking import connect, worth_another_try
 
 
 def withdraw(model: str) -> str | None:

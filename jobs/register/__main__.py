@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from include.specs.register import Spec
+from jobs.common.runtime import Job, main
+from jobs.common.tracking import connect, worth_another_try
 from jobs.register.candidate import describe
-from jobs.runtime import Job, main
-from jobs.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:

@@ -12,8 +12,8 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
+from jobs.common.tracking import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 from jobs.register.registry import Candidate, Measurement
-from jobs.tracking import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 
 _STAGES = ("curated", "tuned", "merged", "evaluation")
 _LONGEST_PARAMETER = 500

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from jobs.tracking import ARTIFACT_TAG, DIGEST_TAG, EXISTS, NOT_FOUND
+from jobs.common.tracking import ARTIFACT_TAG, DIGEST_TAG, EXISTS, NOT_FOUND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from include.specs.report import Spec
+from jobs.common.runtime import Job, main
 from jobs.report.build import build
 from jobs.report.card import render_card
 from jobs.report.page import render_page
-from jobs.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:

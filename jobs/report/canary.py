@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from include.errors import DataError
-from include.rollouts import CanaryPolicy, RolloutRequest, RolloutStatus
-from jobs.canary import looks
-from jobs.canary.judge import COMPARISONS, Arm, Evidence
+from include.release.rollouts import CanaryPolicy, RolloutRequest, RolloutStatus
 from jobs.report.artifacts import Artifacts
 from jobs.report.record import Canary, Limit, Look, Note
+from jobs.serving.canary.analysis import runs as looks
+from jobs.serving.canary.analysis.judge import COMPARISONS, Arm, Evidence
 
 BOUNDS = {"failed_bound": "failed requests", "bad_bound": "bad answers"}
 """Figure of a look → what it bounds the share of."""

@@ -9,10 +9,10 @@ from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from include.retention import PLAN_VALID, Plan, decide
 from include.specs.retention import Spec
+from jobs.common.runtime import Job, main
 from jobs.retention.needs import needs
 from jobs.retention.stock import take_stock
 from jobs.retention.sweep import sweep
-from jobs.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:

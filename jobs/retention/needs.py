@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from include.artifacts.store import Store
 from include.artifacts.uses import USES
 from include.errors import ConfigurationError, TryAgainError
+from include.release.rollouts import ControllerState, LiveRelease
 from include.retention import Held, Need, Policy
-from include.rollouts import ControllerState, LiveRelease
 from include.specs.retention import Config
-from jobs.canary.records import Records
+from jobs.common.tracking import ARTIFACT_TAG, INPUT_URI_TAG, connect, worth_another_try
 from jobs.retention.stock import name_in
-from jobs.tracking import ARTIFACT_TAG, INPUT_URI_TAG, connect, worth_another_try
+from jobs.serving.canary.state.records import Records
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -28,9 +28,9 @@ from unittest.mock import patch
 import frame
 
 from include.errors import AnemoneError, TryAgainError
+from include.home import home as project_home
 from include.laptop import airflow as laptop
 from include.laptop.components import down
-from include.laptop.home import home as project_home
 from include.laptop.home import make_home
 from include.laptop.rest import Airflow, wait_for_dag
 from include.laptop.services import plain_environment

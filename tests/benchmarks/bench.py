@@ -21,7 +21,8 @@ from typing import Any
 
 import frame
 
-from include.laptop.home import home, python_of
+from include.home import home
+from include.laptop.home import python_of
 
 BENCHES = {
     "curation": ("bench", 9),

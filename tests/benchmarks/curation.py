@@ -31,7 +31,7 @@ from typing import Any
 import frame
 
 from include.artifacts.store import Store
-from operators.plan import JobPlan
+from include.job_plan import JobPlan
 
 ROWS, SIZES, TURNS = 100_000, (5_000, 10_000), 3
 SMALL_ROWS, SMALL_SIZES, SMALL_TURNS = 2_000, (200, 400), 1

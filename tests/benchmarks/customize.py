@@ -22,11 +22,11 @@ import frame
 
 from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
+from include.home import home as project_home
 from include.laptop import airflow as laptop
 from include.laptop.components import down
 from include.laptop.datasets import RECIPE
-from include.laptop.home import home as project_home
 from include.laptop.home import make_home, python_of
 from include.laptop.rest import Airflow, wait_for_dag
 from include.laptop.watch import CUSTOMIZE
@@ -75,7 +75,7 @@ def measure(small: bool) -> list[frame.Row]:
 
 
 def write(path: Path, rows: int) -> None:
-    command = [str(python_of("jobs")), "-m", "jobs.generate.write", "train"]
+    command = [str(python_of("jobs")), "-m", "jobs.demo.generate.write", "train"]
     arguments = ["--rows", str(rows), "--seed", "1", "--out", str(path)]
     subprocess.run([*command, *arguments], check=True, cwd=PROJECT, stdout=subprocess.DEVNULL)
 

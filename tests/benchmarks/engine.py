@@ -32,8 +32,8 @@ import torch
 from models import Subject, demo_model, parameters, random_model
 from transformers import GenerationConfig
 
-from jobs.causal_lm import left_padded, load_model
-from jobs.chat import load_tokenizer
+from jobs.common.causal_lm import left_padded, load_model
+from jobs.common.chat import load_tokenizer
 from jobs.engine.ctranslate2 import CTranslate2Builder
 from jobs.engine.text import TEMPLATE
 

@@ -22,7 +22,7 @@ from typing import Any
 import frame
 
 from include.artifacts.store import Store
-from operators.plan import JobPlan
+from include.job_plan import JobPlan
 
 STEPS, TURNS = (30, 120), 3
 SMALL_STEPS, SMALL_TURNS = (20, 40), 1
@@ -87,7 +87,7 @@ def prepare(folder: Path) -> None:
     from merge import TEMPLATE, commit
     from models import SHAPES, byte_tokenizer, write_llama
 
-    from jobs.chat import encode, load_tokenizer
+    from jobs.common.chat import encode, load_tokenizer
 
     store = Store(f"file://{folder}/store")
     with store.attempt("base") as attempt:
@@ -165,7 +165,7 @@ def train_with_trl(folder: Path, steps: int, out: Path) -> None:
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from jobs.chat import load_tokenizer
+    from jobs.common.chat import load_tokenizer
 
     model = Path((folder / "model").read_text())
     rows = load_dataset("json", data_files=str(folder / "tokens.jsonl"), split="train", cache_dir=str(folder / "cache"))

@@ -161,7 +161,7 @@ def cpu_seconds() -> float:
 
 def scratch() -> Path:
     """Where benchmarks put what is too large for memory; below `ANEMONE_HOME`, on the store's disk."""
-    from include.laptop.home import home
+    from include.home import home
 
     folder = home() / "bench"
     folder.mkdir(parents=True, exist_ok=True)

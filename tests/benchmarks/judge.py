@@ -3,7 +3,7 @@
     .anemone/venvs/serving/bin/python tests/benchmarks/judge.py           # 1,000 rollouts a setting, about 5 minutes
 
 Every rollout follows the policy's defaults (but for the time that a low traffic needs, which its rows say) and is
-decided by `jobs.canary.judge.decide` alone. Answers take a time that is drawn from a lognormal distribution; slow is
+decided by `judge.decide` alone. Answers take a time that is drawn from a lognormal distribution; slow is
 what the controller calls so: beyond the limit that it would freeze from as many of the champion's times as the policy
 asks for, with the policy's tolerance. Where the traffic is too low for that before the first step, slow answers count
 from when the champion has answered enough. The other rules see the same requests: "twice the champion's rate in a
@@ -29,10 +29,10 @@ from statistics import NormalDist
 import frame
 import numpy as np
 
-from include.rollouts import CanaryPolicy
-from jobs.canary.baseline import slow_seconds
-from jobs.canary.judge import Arm, Evidence, Generation, Golden, decide
-from jobs.router.counts import Histogram
+from include.release.rollouts import CanaryPolicy
+from jobs.serving.canary.analysis.baseline import slow_seconds
+from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation, Golden, decide
+from jobs.serving.router.counts import Histogram
 
 POLICY = CanaryPolicy()
 LOW_TRAFFIC = POLICY.model_copy(update={"look_seconds": 60.0, "max_seconds": 6 * 3600.0})

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
+from include.job_plan import JobPlan
 from include.platforms import current_platform
 from include.recipes import resolve
-from operators.plan import JobPlan
+from include.specs import job_module
 
 MARGIN = 3.0
 """Standard deviations that must lie between a figure's mean and its limit, on the side where it belongs."""
@@ -46,7 +47,7 @@ class Runner:
         )
         if not plan.committed():
             done = subprocess.run(
-                [self.platform.python["jobs"], "-m", f"jobs.{section['job']}", "--spec", plan.write_spec()],
+                [self.platform.python["jobs"], "-m", job_module(section["job"]), "--spec", plan.write_spec()],
                 env={**os.environ, **self.platform.environment},
                 cwd=PROJECT,
                 capture_output=True,
@@ -65,7 +66,7 @@ def figures(recipe: str, variant: str, seed: int, rows: int, folder: Path) -> di
     """The gated figures of one whole run up to its first failing gate."""
     runner = Runner(recipe, {"finetune.seed": seed})
     source = folder / f"{variant}-{seed}.jsonl"
-    command = [runner.platform.python["jobs"], "-m", "jobs.generate.write", variant]
+    command = [runner.platform.python["jobs"], "-m", "jobs.demo.generate.write", variant]
     arguments = ["--rows", str(rows), "--seed", str(seed), "--out", str(source)]
     subprocess.run([*command, *arguments], check=True, cwd=PROJECT, stdout=subprocess.DEVNULL)
     base, heldout = runner.run("base"), runner.run("heldout")

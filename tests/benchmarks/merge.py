@@ -22,8 +22,8 @@ import frame
 
 from include.artifacts.manifest import Provenance
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
-from operators.plan import JobPlan
+from include.home import PROJECT
+from include.job_plan import JobPlan
 
 SHAPE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 19, "num_attention_heads": 16}
 SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8}
@@ -76,7 +76,7 @@ def prepare(folder: Path, shape: dict[str, int]) -> dict[str, str]:
 
 def make(folder: Path, shape: dict[str, int]) -> None:
     """In a process of its own, which holds the whole model."""
-    from jobs.causal_lm import import_transformers
+    from jobs.common.causal_lm import import_transformers
 
     import_transformers()
     import torch

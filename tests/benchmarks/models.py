@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from include.artifacts.store import Store
 from include.platforms import current_platform
-from jobs.chat import encode_prompt, load_tokenizer
+from jobs.common.chat import encode_prompt, load_tokenizer
+from jobs.common.heldout import read_rows
 from jobs.engine.text import TEMPLATE
-from jobs.heldout import read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -27,11 +27,11 @@ import frame
 import uvloop
 
 from include.artifacts.store import Store
-from jobs.triton.repository import install
-from tests.jobs.router.conftest import TOKEN, Router
-from tests.jobs.router.triton_double import TritonDouble, answer
-from tests.jobs.triton.conftest import release, running
-from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+from jobs.serving.triton.repository import install
+from tests.jobs.serving.router.conftest import TOKEN, Router
+from tests.jobs.serving.router.triton_double import TritonDouble, answer
+from tests.jobs.serving.triton.conftest import release, running
+from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
 from tests.ports import free_ports
 
 RATE = 150.0

@@ -123,7 +123,7 @@ def end_of(model: Path) -> int:
 def questions(model: Path) -> list[list[dict[str, str]]]:
     """Messages of held-out rows of the data that the model was trained on."""
     from include.artifacts.store import Store
-    from jobs.heldout import read_rows
+    from jobs.common.heldout import read_rows
 
     store, name = Store.of(f"file://{model.parents[3]}")
     manifest = store.manifest(name)
@@ -230,11 +230,11 @@ async def baseline(model: Path) -> AsyncIterator[Side]:
 @asynccontextmanager
 async def anemone(folder: Path) -> AsyncIterator[Side]:
     from include.artifacts.store import Store
-    from jobs.triton.repository import install
-    from tests.jobs.router.conftest import TOKEN, Router
-    from tests.jobs.router.triton_double import TritonDouble
-    from tests.jobs.triton.conftest import release, running
-    from tests.jobs.triton.engine_fixture import commit_engine
+    from jobs.serving.triton.repository import install
+    from tests.jobs.serving.router.conftest import TOKEN, Router
+    from tests.jobs.serving.router.triton_double import TritonDouble
+    from tests.jobs.serving.triton.conftest import release, running
+    from tests.jobs.serving.triton.engine_fixture import commit_engine
     from tests.ports import free_ports
 
     engine = commit_engine(Store(f"file://{folder}/store"), "engine", folder / "artifact")

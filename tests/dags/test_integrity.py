@@ -12,9 +12,9 @@ from typing import get_args
 import pytest
 from airflow.sdk import DAG
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.recipes import recipe_names, resolve
-from include.rollouts import Drill
+from include.release.rollouts import Drill
 from include.specs import spec_class
 from include.specs.base import Artifact
 

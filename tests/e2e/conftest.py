@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from include.home import home as project_home
 from include.laptop.components import down
-from include.laptop.home import home as project_home
 from include.laptop.home import make_home
 from tests.ports import free_home_port
 

@@ -22,7 +22,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.laptop import airflow as laptop
 from include.laptop import up
 from include.laptop.components import components
@@ -31,7 +31,7 @@ from include.laptop.home import python_of
 from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
 from include.platforms import load_platform
-from operators.serving import Controller
+from include.release.controller import Controller
 
 T = TypeVar("T")
 
@@ -229,7 +229,9 @@ def test_every_release_ended_as_it_should(home: Path, store: Store) -> None:
     assert outcomes == ["promoted", "promoted", "rolled_back", "promoted", "promoted"]
     evidence = next(name for name in store.names("canary-") if store.read_json(name, "status.json")["figures"])
     replay = subprocess.run(
-        [python_of("serving"), "-m", "jobs.canary", "replay", store.uri(evidence)], capture_output=True, text=True
+        [python_of("serving"), "-m", "jobs.serving.canary", "replay", store.uri(evidence)],
+        capture_output=True,
+        text=True,
     )
     assert replay.returncode == 0, replay.stdout + replay.stderr
     # Nothing of a release's own name, or of Triton, is to be seen from outside.

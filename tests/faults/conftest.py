@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from include.laptop.home import home
+from include.home import home
 
 _FOLDER = pytest.StashKey[Path]()
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from include.laptop.home import PROJECT, home
+from include.home import PROJECT, home
 
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 PAGES = {

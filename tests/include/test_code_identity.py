@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from include import code_identity as module
+from include import specs
 from include.code_identity import code_identity
 from include.errors import ConfigurationError
 
@@ -10,7 +11,7 @@ from include.errors import ConfigurationError
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     files = {
-        "requirements-jobs.txt": "torch==1\n",
+        "requirements/jobs.txt": "torch==1\n",
         "jobs/__init__.py": "",
         "jobs/shared.py": "import include.tools.used\n",
         "jobs/unrelated.py": "",
@@ -27,6 +28,7 @@ def project(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     monkeypatch.setattr(module, "PROJECT", tmp_path)
+    monkeypatch.setattr(specs, "_FOLDER", tmp_path / "include" / "specs")
     return tmp_path
 
 
@@ -38,7 +40,7 @@ def project(tmp_path, monkeypatch):
         "jobs/shared.py",
         "include/tools/used.py",
         "include/specs/train.py",
-        "requirements-jobs.txt",
+        "requirements/jobs.txt",
     ],
 )
 def test_follows_what_the_job_uses(project, path):
@@ -58,13 +60,13 @@ def test_ignores_what_it_does_not_use(project, path):
 def test_an_unknown_job_and_a_missing_lock_are_named(project):
     with pytest.raises(ConfigurationError, match="no job 'other'"):
         code_identity("other", "jobs")
-    with pytest.raises(ConfigurationError, match="requirements-serving.txt is missing"):
+    with pytest.raises(ConfigurationError, match="requirements/serving.txt is missing"):
         code_identity("train", "serving")
 
 
 def test_an_image_stands_for_the_lock_file_and_the_python(project, monkeypatch):
     first = code_identity("train", "jobs", image="jobs@sha256:1")
-    (project / "requirements-jobs.txt").unlink()
+    (project / "requirements/jobs.txt").unlink()
     monkeypatch.setattr(module.platform, "python_version", lambda: "3.12.1")
     assert code_identity("train", "jobs", image="jobs@sha256:1") == first
     assert code_identity("train", "jobs", image="jobs@sha256:2") != first

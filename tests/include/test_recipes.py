@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from include.code_identity import PROJECT
 from include.errors import ConfigurationError
+from include.home import PROJECT
 from include.recipes import recipe_names, resolve
-from include.rollouts import CanaryPolicy
+from include.release.rollouts import CanaryPolicy
 
 DEMO = "demo/0.8M_lora_cpu"
 

@@ -18,7 +18,7 @@ from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.naming import artifact_name
 from include.artifacts.store import Store
 from include.code_identity import code_identity
-from include.specs import spec_class
+from include.specs import job_module, spec_class
 from include.specs.base import Artifact, identity
 
 OFFLINE = {
@@ -128,7 +128,7 @@ def run_job(store: Store, write_spec: Callable[..., tuple[str, str]]) -> Callabl
     ) -> Outcome:
         uri, name = write_spec(job, config, inputs)
         done = subprocess.run(
-            [sys.executable, "-m", f"jobs.{job}", "--spec", uri],
+            [sys.executable, "-m", job_module(job), "--spec", uri],
             capture_output=True,
             text=True,
             env={**os.environ, **OFFLINE, **(env or {})},

@@ -12,7 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from include.code_identity import PROJECT, _imports
+from include.code_identity import _imports
+from include.home import PROJECT
 
 DOCKERFILE = PROJECT / "include" / "deploy" / "docker" / "nemo.Dockerfile"
 JOBS = ("evaluate", "finetune", "merge")
@@ -44,7 +45,7 @@ def required(names: Iterable[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def added() -> set[str]:
-    run = re.search(r"additions\.sh requirements-jobs\.txt((?: \\\n|[^\n])*)", DOCKERFILE.read_text())
+    run = re.search(r"additions\.sh requirements/jobs\.txt((?: \\\n|[^\n])*)", DOCKERFILE.read_text())
     assert run is not None
     return set(run[1].replace("\\\n", " ").split())
 

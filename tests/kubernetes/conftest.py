@@ -88,7 +88,7 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
 @pytest.fixture
 def platform(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """The platform as it is shipped, with pods that are small, and some that are too small; `use` changes it."""
-    from operators import job_task
+    from operators import job as job_task
 
     found = load_platform("cpu-cluster")
     assert found.cluster is not None
@@ -104,7 +104,7 @@ def use(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     """Change the platform's cluster section for the rest of a test."""
 
     def change(**update: Any) -> None:
-        from operators import job_task
+        from operators import job as job_task
 
         cluster = platform.cluster.model_copy(update=update)  # type: ignore[union-attr]
         monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))

@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 import yaml
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.laptop.home import python_of
 from tests.kubernetes.namespace import SERVING_IMAGE, TOKEN, Namespace, pod, wait_for
 
@@ -39,7 +39,7 @@ _ENGINES = """
 import json, sys, tempfile
 from pathlib import Path
 from include.artifacts.store import Store
-from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
 store = Store(sys.argv[1])
 for seed in (1, 2):
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,8 @@ def controller(namespace: Namespace, target: str, engines: Sequence[dict[str, An
 def clients(namespace: Namespace, router: str, target: str, rate: int) -> Iterator[Callable[[], dict[str, Any]]]:
     """Clients in a pod of their own, so many requests a second; what they saw so far."""
     name = f"traffic-{uuid4().hex[:8]}"
-    command = ["python", "-m", "jobs.traffic", f"--url=http://{router}:8000", f"--model={target}", f"--rate={rate}"]
+    options = [f"--url=http://{router}:8000", f"--model={target}", f"--rate={rate}"]
+    command = ["python", "-m", "jobs.serving.traffic", *options]
     namespace.create(pod(name, SERVING_IMAGE, [*command, "--out=/scratch/counts.json"]))
 
     def counts() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.module_loading import import_string
 
-from operators.distributed import DistributedJobOperator
+from operators.kubernetes.training_operator import DistributedJobOperator
 
 
 class _Ti(SimpleNamespace):

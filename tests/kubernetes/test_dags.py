@@ -12,7 +12,7 @@ import pytest
 
 from include.artifacts.s3 import Access, Bucket
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from tests.kubernetes.namespace import AIRFLOW_IMAGE, Namespace, pod, wait_for
 from tests.kubernetes.task import Task
 

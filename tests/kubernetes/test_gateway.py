@@ -16,9 +16,9 @@ import pytest
 import yaml
 from kubernetes import config
 
-from include.code_identity import PROJECT
-from jobs.canary.gateway import GROUP, Api, HTTPRoute
-from jobs.canary.router import ConflictError, RouterError
+from include.home import PROJECT
+from jobs.serving.canary.traffic.gateway import GROUP, Api, HTTPRoute
+from jobs.serving.canary.traffic.router import ConflictError, RouterError
 from tests.kubernetes.namespace import TOKEN, Namespace, need_resource, secret, wait_for
 from tests.kubernetes.serving import POLICY, Controller, clients, controller, deploy
 

@@ -19,9 +19,9 @@ from kubernetes.client import CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.recipes import resolve
-from operators.trainings import FORMS, Kind
+from operators.kubernetes.workloads import FORMS, Kind
 from tests.kubernetes.namespace import Namespace, connection, need_resource, wait_for
 from tests.kubernetes.task import Task, mark_failed
 

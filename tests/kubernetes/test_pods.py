@@ -15,7 +15,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.platforms import Platform
 from tests.kubernetes.namespace import Namespace, wait_for
 from tests.kubernetes.task import Task, mark_failed

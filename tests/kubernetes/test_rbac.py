@@ -11,7 +11,7 @@ import pytest
 import yaml
 from kubernetes import client, config, utils
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from tests.kubernetes.rbac import Right, granted
 
 FOLDER = PROJECT / "include" / "deploy" / "kubernetes"

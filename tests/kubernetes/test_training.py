@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.platforms import Platform
 from include.platforms.cluster import Size
 from include.recipes import resolve

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from include.platforms import Platform, load_platform
-from include.rollouts import LiveRelease, Note, RolloutRequest, RolloutStatus, TargetStatus
-from operators import releases, rollout, triggers
+from include.release.rollouts import LiveRelease, Note, RolloutRequest, RolloutStatus, TargetStatus
+from operators.release import planning as releases
+from operators.release import rollout_operator as rollout
+from operators.release import trigger
 
 TOKEN = "planted-secret-token"
 ENGINE = {"uri": "file:///store/engine-1", "digest": "0" * 64}
@@ -139,6 +141,6 @@ def platform(controller: ControllerPeer, tmp_path: Path, store: Any, monkeypatch
         }
     )
     platform = laptop.model_copy(update={"serving": serving, "store": store.root})
-    for module in (releases, rollout, triggers):
+    for module in (releases, rollout, trigger):
         monkeypatch.setattr(module, "current_platform", lambda: platform)
     return platform

@@ -23,8 +23,8 @@ from airflow.sdk.log import mask_secret
 
 from include.artifacts.store import Store
 from operators import notifications
-from operators.decisions import DecisionError
-from operators.gates import GateSensor
+from operators.errors import DecisionError
+from operators.gates.sensor import GateSensor
 
 SMTP = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
 SLACK = "airflow.providers.slack.notifications.slack_webhook.SlackWebhookNotifier"

@@ -7,9 +7,9 @@ from airflow.sdk import DAG
 
 from include.recipes import resolve
 from include.specs.report import Config, Inputs
+from operators.errors import SENTENCE_KEY
 from operators.links import EVIDENCE_KEY
 from operators.reports import report_at_the_end, run_outcome
-from operators.sentences import SENTENCE_KEY
 from operators.stages import stage
 
 RECIPE = "demo/0.8M_lora_cpu"

@@ -10,10 +10,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from include.artifacts.uses import Run, note_uses
+from include.job_plan import JobPlan
 from include.platforms import load_platform
 from include.specs.retention import Config
 from operators import retention
-from operators.plan import JobPlan
 
 RUNS = [Run(dag_id=dag, run_id=f"manual__{number}") for dag in ("customize", "release") for number in range(60)]
 GOES_ON = {RUNS[3], RUNS[59], RUNS[61]}

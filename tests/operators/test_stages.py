@@ -7,12 +7,13 @@ import sys
 import pytest
 from airflow.sdk import DAG
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.platforms import load_platform
-from operators import job_task, stages
-from operators.local import LocalJobOperator
-from operators.pods import PodJobOperator
-from operators.retries import RETRIES
+from operators import job as job_task
+from operators import stages
+from operators.defaults import RETRIES
+from operators.kubernetes.pod_operator import PodJobOperator
+from operators.local.operator import LocalJobOperator
 
 SECTION = {"job": "generate", "config": {}}
 

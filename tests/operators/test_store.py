@@ -12,11 +12,11 @@ from airflow.sdk.exceptions import AirflowException
 
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, TryAgainError
+from include.job_plan import JobPlan
 from include.platforms import Platform, load_platform
 from operators import store as module
-from operators.gates import GateSensor
-from operators.local import LocalJobOperator
-from operators.plan import JobPlan
+from operators.gates.sensor import GateSensor
+from operators.local.operator import LocalJobOperator
 from operators.store import platform_store, store_of
 from tests.s3 import server
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.laptop.home import python_of
 from plugins.artifact_pages import _SANDBOX
 

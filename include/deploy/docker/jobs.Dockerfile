@@ -11,9 +11,9 @@ ARG BUILD_BASE=${BASE}
 FROM ${BUILD_BASE} AS build
 ARG UV_VERSION=0.13.8
 WORKDIR /opt/anemone
-COPY requirements-jobs.txt ./
+COPY requirements/jobs.txt requirements/
 COPY include/deploy/docker/environment.sh /tools/
-RUN sh /tools/environment.sh jobs requirements-jobs.txt
+RUN sh /tools/environment.sh jobs requirements/jobs.txt
 COPY . .
 ARG REVISION=
 RUN sh include/deploy/docker/project.sh jobs

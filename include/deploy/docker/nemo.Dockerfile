@@ -23,10 +23,10 @@ RUN if [ -n "${EFA_INSTALLER}" ]; then \
         && rm -rf /tmp/efa.tar.gz /tmp/aws-efa-installer /var/lib/apt/lists/*; \
     fi
 WORKDIR /opt/anemone
-COPY requirements-jobs.txt ./
+COPY requirements/jobs.txt requirements/
 COPY include/deploy/docker/additions.sh /tools/
 # What the jobs that train, merge and evaluate import, at the versions that they are tested with.
-RUN sh /tools/additions.sh requirements-jobs.txt \
+RUN sh /tools/additions.sh requirements/jobs.txt \
     nemo-automodel transformers tokenizers huggingface-hub safetensors accelerate peft psutil \
     rouge-score absl-py nltk click defusedxml joblib cloudpickle regex six tqdm \
     botocore jmespath python-dateutil urllib3 \
@@ -38,7 +38,7 @@ RUN sh include/deploy/docker/project.sh \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
     && install -d -o 10001 -g 10001 /scratch \
     && python -c "import include.artifacts.s3, jobs.evaluate.measure, jobs.evaluate.scoring, jobs.finetune.tune, \
-        jobs.merge.weights, jobs.runtime, accelerate, peft, torch, transformers"
+        jobs.merge.weights, jobs.common.runtime, accelerate, peft, torch, transformers"
 # Where the installer above puts NCCL's plugin; without it NCCL falls back to sockets and says nothing. Which plugin is
 # asked for (NCCL_NET_PLUGIN, for which NVIDIA's images have a default of their own) is said by the platform.
 ENV DO_NOT_TRACK=true \

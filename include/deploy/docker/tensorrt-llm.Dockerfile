@@ -9,10 +9,10 @@ FROM ${BASE}
 USER root
 ARG UV_VERSION=0.13.8
 WORKDIR /opt/anemone
-COPY requirements-jobs.txt ./
+COPY requirements/jobs.txt requirements/
 COPY include/deploy/docker/additions.sh /tools/
 # What reads specs and artifacts; the builder itself is in the image.
-RUN sh /tools/additions.sh requirements-jobs.txt \
+RUN sh /tools/additions.sh requirements/jobs.txt \
     botocore jmespath \
     pydantic pydantic-core annotated-types typing-extensions typing-inspection pyyaml
 COPY . .
@@ -21,7 +21,7 @@ RUN sh include/deploy/docker/project.sh \
     && groupadd --gid 10001 anemone \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
     && install -d -o 10001 -g 10001 /scratch \
-    && python3 -c "import include.artifacts.store, include.specs.engine, jobs.runtime"
+    && python3 -c "import include.artifacts.store, include.specs.engine, jobs.common.runtime"
 ENV DO_NOT_TRACK=true \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HOME=/scratch \

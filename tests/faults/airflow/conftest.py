@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from include.code_identity import PROJECT
+from include.home import PROJECT, serving_ports
+from include.home import home as project_home
 from include.laptop.components import down
-from include.laptop.home import home as project_home
-from include.laptop.home import make_home, python_of, serving_ports
+from include.laptop.home import make_home, python_of
 from include.laptop.serving import controller_url, router_url, token
 from include.laptop.up import start_keeper, start_serving, wait_for_serving
 from tests.ports import free_home_port
@@ -38,7 +38,7 @@ _ENGINES = """
 import json, sys, tempfile
 from pathlib import Path
 from include.artifacts.store import Store
-from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
 store = Store(sys.argv[1])
 for seed in (1, 2):
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def traffic(serving: Serving) -> Iterator[Path]:
     """Sixty requests a second from clients of every kind; the file holds what they saw."""
     out = project_home() / "traffic.json"
-    command = [str(python_of("serving")), "-m", "jobs.traffic", "--url", router_url(), "--model", TARGET]
+    command = [str(python_of("serving")), "-m", "jobs.serving.traffic", "--url", router_url(), "--model", TARGET]
     command += ["--rate", "60", "--out", str(out)]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
     yield out

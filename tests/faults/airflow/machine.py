@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
+from include.home import home as project_home
 from include.laptop import airflow as laptop
 from include.laptop.components import components, down
-from include.laptop.home import home as project_home
 from include.laptop.home import make_home, python_of
 from include.laptop.rest import Airflow, wait_for_dag
 from tests.faults.airflow.conftest import wait_for
@@ -80,7 +80,7 @@ class Machine:
         path = self.home / "data" / f"good-{number}.jsonl"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            command = [str(python_of("jobs")), "-m", "jobs.generate.write", "train"]
+            command = [str(python_of("jobs")), "-m", "jobs.demo.generate.write", "train"]
             command += ["--rows", str(rows), "--seed", "1", "--out", str(path)]
             subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
             lines = path.read_text().splitlines(keepends=True)
@@ -218,7 +218,7 @@ class Machine:
 
     def job_processes(self) -> list[int]:
         """Processes of jobs, and the supervisors that hold them."""
-        marks = ("operators.supervisor", "jobs.")
+        marks = ("operators.local.supervisor", "jobs.")
         processes = self.processes().items()
         return [pid for pid, command in processes if any(part.startswith(marks) for part in command)]
 

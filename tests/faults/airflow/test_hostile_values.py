@@ -260,7 +260,7 @@ def watch_processes(airflow: Machine, secrets: list[str], seen: set[str], stop: 
     while not stop.wait(0.1):
         for pid, command in airflow.processes().items():
             line = " ".join(command)
-            job = "operators.supervisor" in line or any(part.startswith("jobs.") for part in command)
+            job = "operators.local.supervisor" in line or any(part.startswith("jobs.") for part in command)
             with suppress(OSError):
                 environment = (Path("/proc") / str(pid) / "environ").read_bytes().decode(errors="replace")
                 for secret in secrets:

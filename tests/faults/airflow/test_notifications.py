@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from tests.faults.scenario import scenario
 from tests.operators.test_notifications import Mailbox, Webhook, serve  # noqa: F401
 
@@ -24,7 +24,7 @@ import sys
 from datetime import timedelta
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException
-from operators.gates import GateSensor
+from operators.gates.sensor import GateSensor
 from operators.notifications import notified
 
 @dag(schedule=None, default_args={{"owner": "anemone", "retries": 1, "retry_delay": timedelta(0), **notified()}})

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.laptop import airflow as laptop
 from include.laptop.components import components
 from include.platforms import load_platform

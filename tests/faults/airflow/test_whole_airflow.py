@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from include.errors import ConfigurationError
+from include.home import PROJECT
 from include.laptop import airflow
 from include.laptop.components import components, down
-from include.laptop.home import PROJECT, make_home
+from include.laptop.home import make_home
 from include.laptop.rest import wait_for_dag
 from tests.faults.scenario import scenario
 from tests.ports import free_home_port

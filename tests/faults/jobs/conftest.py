@@ -15,9 +15,9 @@ import pytest
 
 from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
 from include.gates import Verdict
 from include.gates.data_quality import data_quality
+from include.home import PROJECT
 from include.specs.base import Artifact
 from tests.jobs.conftest import OFFLINE, Outcome, make_artifact, run_job, store, write_spec  # noqa: F401
 from tests.jobs.finetune.conftest import automodel, base, base_folder, config, data, node, pair, start  # noqa: F401

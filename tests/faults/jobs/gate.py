@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.laptop.home import python_of
 
 _PROGRAM = """
@@ -16,7 +16,7 @@ import json, os, sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 from airflow.sdk.exceptions import AirflowFailException
-from operators.gates import GateSensor
+from operators.gates.sensor import GateSensor
 for line in sys.stdin:
     try:
         GateSensor(task_id="gate", gate="evaluation", **json.loads(line)).execute({})

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from include.artifacts.store import Store
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.laptop.home import python_of
 from include.specs.base import Artifact
 from tests.faults.scenario import scenario
@@ -537,10 +537,10 @@ _SERVE = """
 import json, sys
 from pathlib import Path
 from include.artifacts.store import Store
-from include.rollouts import Release
+from include.release.rollouts import Release
 from jobs.engine.hardware import require_hardware
-from jobs.triton.repository import install
-from tests.jobs.triton.engine_fixture import commit_engine, make_engine
+from jobs.serving.triton.repository import install
+from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
 folder = Path(sys.argv[1])
 artifact = commit_engine(Store(f"file://{folder}/store"), "engine-1", make_engine(folder / "made"))
 release = Release(model="kubectl", version="1", engine=artifact)

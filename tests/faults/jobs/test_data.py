@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from include.sources import fingerprints
-from jobs.chat import encode, load_tokenizer
+from jobs.common.chat import encode, load_tokenizer
 from tests.faults.scenario import scenario
 from tests.jobs.finetune.conftest import conversation
 

@@ -482,8 +482,8 @@ def register_in_a_process(
     kill_after: float | None = None,
 ) -> int:
     """Run the job in a fork of this process, which has paid for the imports; returns its exit code."""
+    from jobs.common.runtime import execute, load_spec
     from jobs.register.__main__ import run
-    from jobs.runtime import execute, load_spec
 
     uri, _ = write_spec("register", {**CONFIG, "model": model, "run_id": f"{model}-{kill_after}"}, stages)
     spec = load_spec("register", uri)

@@ -14,7 +14,7 @@ import pytest
 
 from include.artifacts.uses import Run
 from include.retention import Plan
-from jobs.canary.records import Records
+from jobs.serving.canary.state.records import Records
 from tests.faults.scenario import scenario
 from tests.jobs.retention.conftest import MODEL, World, mlflow_database, world  # noqa: F401
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from include.rollouts import RolloutStatus
+from include.release.rollouts import RolloutStatus
 from include.specs.base import Artifact
 from tests.faults.serving.between import Between
-from tests.jobs.canary.services import Clients, Services, make_engines, running
+from tests.jobs.serving.canary.services import Clients, Services, make_engines, running
 from tests.ports import free_ports
 
 

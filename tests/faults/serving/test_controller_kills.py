@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from include.rollouts import RolloutRequest
+from include.release.rollouts import RolloutRequest
 from tests.faults.scenario import scenario
 from tests.faults.serving.conftest import Live
-from tests.jobs.canary.services import TARGET
+from tests.jobs.serving.canary.services import TARGET
 
 
 @scenario(
@@ -37,7 +37,7 @@ def test_released_promoted_drilled_rolled_back_and_forward(
         await live.serves(2)
         await live.nobody_noticed()
         for status in (promoted, drilled):
-            again = [sys.executable, "-m", "jobs.canary", "replay", status.evidence]
+            again = [sys.executable, "-m", "jobs.serving.canary", "replay", status.evidence]
             replayed = subprocess.run(again, capture_output=True, text=True)
             assert replayed.returncode == 0, replayed.stderr
             assert "every decision the same" in replayed.stdout

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tests.faults.scenario import scenario
 from tests.faults.serving.conftest import Live
-from tests.jobs.canary.services import TARGET, TOKEN, Services
+from tests.jobs.serving.canary.services import TARGET, TOKEN, Services
 
 WithLive = Callable[..., None]
 Reads = Callable[[str], None]

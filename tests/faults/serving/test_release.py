@@ -21,11 +21,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from include.rollouts import RolloutRequest, RolloutStatus
+from include.release.rollouts import RolloutRequest, RolloutStatus
 from tests.faults.scenario import scenario
 from tests.faults.serving.between import Spoil, broken_off
 from tests.faults.serving.conftest import Live
-from tests.jobs.canary.services import TARGET, TOKEN, Services, make_engines
+from tests.jobs.serving.canary.services import TARGET, TOKEN, Services, make_engines
 
 WithLive = Callable[..., None]
 Reads = Callable[[str], None]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from include.rollouts import RolloutRequest
+from include.release.rollouts import RolloutRequest
 from include.specs.base import Artifact
 from tests.faults.scenario import scenario
-from tests.jobs.canary.services import TARGET, Clients, Services, running
+from tests.jobs.serving.canary.services import TARGET, Clients, Services, running
 
 MINUTES = float(os.environ.get("ANEMONE_SOAK_MINUTES") or 0)
 EVERY_SECONDS = 60.0

@@ -12,8 +12,8 @@ import pytest
 
 from include.specs.base import Artifact
 from tests.faults.scenario import scenario
-from tests.jobs.canary.services import Clients, make_engines
-from tests.jobs.canary.tiers import Cluster, Pod, are_ready, cluster, leaves, until
+from tests.jobs.serving.canary.services import Clients, make_engines
+from tests.jobs.serving.canary.tiers import Cluster, Pod, are_ready, cluster, leaves, until
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_an_interruption_just_after_the_commit_takes_nothing_away(store, provena
         if store.manifest("late") is not None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("include.artifacts.store._fsync_folder", interrupted)
+    monkeypatch.setattr("include.artifacts.store.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt), store.attempt("late") as attempt:
         (attempt.files / "a").write_text("kept")
         attempt.commit(job="test", code="0", provenance=provenance)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 
 MONITORING = PROJECT / "include" / "deploy" / "kubernetes" / "monitoring"
 UP = {f'up{{job="{job}", namespace="anemone"}}': "1x30" for job in ("router", "router-canary", "canary-controller")}

@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
-from include.code_identity import PROJECT
 from include.deploy.compose import healthy, make_secrets
+from include.home import PROJECT
 from include.platforms import load_platform
 
 HERE = Path(__file__).parent / "compose"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 
 FOLDER = PROJECT / "include" / "deploy" / "docker"
 FILES = sorted(path.name.removesuffix(".Dockerfile") for path in FOLDER.glob("*.Dockerfile"))
@@ -87,8 +87,8 @@ def test_what_it_copies_is_in_the_checkout_and_let_in(name):
 
 def test_an_image_holds_what_a_jobs_identity_is_computed_from():
     admitted = _admitted()
-    assert {"include", "jobs", "requirements-jobs.txt", "requirements-serving.txt"} <= admitted
-    assert not {"tests", ".git", ".anemone", "requirements-bench.txt", "docker-compose.yaml"} & admitted
+    assert {"include", "jobs", "requirements"} <= admitted
+    assert not {"tests", ".git", ".anemone", "docker-compose.yaml"} & admitted
 
 
 def _admitted():
@@ -126,7 +126,7 @@ def test_what_is_fetched_past_a_package_manager_is_compared_with_its_checksum(na
 
 def test_airflow_can_bring_dags_from_git():
     assert any(word == "RUN" and "apt-get install" in rest and " git " in rest for word, rest in _last_stage("airflow"))
-    locked = (PROJECT / "requirements-deploy.txt").read_text(encoding="utf-8")
+    locked = (PROJECT / "requirements/deploy.txt").read_text(encoding="utf-8")
     for package in ("apache-airflow-providers-git", "gitpython", "statsd"):
         assert re.search(rf"^{package}==", locked, re.MULTILINE), package
 

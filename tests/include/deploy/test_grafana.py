@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from include.code_identity import PROJECT
-from jobs.metrics import Metrics
+from include.home import PROJECT
+from jobs.common.metrics import Metrics
 
 DASHBOARD = PROJECT / "include" / "deploy" / "grafana" / "anemone.json"
 _FOREIGN = ("nv_inference_", "DCGM_FI_DEV_")
@@ -39,7 +39,7 @@ def known() -> set[str]:
     shown.take("train", fields)
     shown.take("validation", {"validation_loss": 1.0})
     names = set(re.findall(r"^# TYPE (\w+)", shown.render(), re.MULTILINE)) | {"gpu_utilization", "gpu_memory_used"}
-    source = (PROJECT / "jobs" / "router" / "metrics.py").read_text()
+    source = (PROJECT / "jobs" / "serving" / "router" / "metrics.py").read_text()
     router = set(re.findall(r'"(anemone_router_\w+)"', source))
     counters = {f"anemone_router_{name}" for name in re.findall(r'^    "(\w+)": \("', source, re.MULTILINE)}
     suffixes = ("", "_total", "_bucket", "_sum", "_count")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.platforms import load_platform
 from operators.store import platform_store
 from tests.s3 import server

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from include.code_identity import PROJECT
+from include.home import PROJECT
 from include.platforms import load_platform
 
 DEPLOY = PROJECT / "include" / "deploy"
@@ -166,10 +166,10 @@ def test_what_the_commands_are_told_is_what_the_programs_take() -> None:
     for tier in TIERS:
         services[f"triton-{tier}"], services[f"triton-agents-{tier}"] = services["triton"], services["triton-agents"]
     sources = {
-        "jobs.triton": "jobs/triton/__main__.py",
-        "jobs.triton.agent": "jobs/triton/agent.py",
-        "jobs.router": "jobs/router/__main__.py",
-        "jobs.canary": "jobs/canary/__main__.py",
+        "jobs.serving.triton": "jobs/serving/triton/__main__.py",
+        "jobs.serving.triton.agent": "jobs/serving/triton/agent.py",
+        "jobs.serving.router": "jobs/serving/router/__main__.py",
+        "jobs.serving.canary": "jobs/serving/canary/__main__.py",
     }
     flags_by_loop = {"--http-port", "--grpc-port", "--metrics-port"}
     seen = set()

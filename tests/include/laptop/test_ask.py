@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from include.laptop.home import PROJECT
+from include.home import PROJECT
 
 
 class Router(BaseHTTPRequestHandler):

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from include.candidates import is_release_of, release_run_id
 from include.laptop import demo
 from include.laptop.acts import Act, unexpected
 from include.laptop.datasets import ALL_INTENTS, BETTER, MODEL, DataSet
 from include.laptop.home import make_home
 from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run
+from include.release.candidates import is_release_of, release_run_id
 
 TASKS = {
     CUSTOMIZE: ["base", "data_quality_gate", "evaluation_gate", "register"],

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from include.home import PROJECT, serving_ports
 from include.laptop import doctor
-from include.laptop.home import PROJECT, serving_ports
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ import pytest
 from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.store import Store
 from include.artifacts.uses import Run, note_uses
-from include.code_identity import PROJECT
-from include.laptop import home
+from include.home import PROJECT, home
 from include.laptop.gc import going_on
+from include.laptop.home import make_home
 
 RUN = Run(dag_id="customize", run_id="manual__1")
 
@@ -25,9 +25,9 @@ RUN = Run(dag_id="customize", run_id="manual__1")
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_block: int) -> Store:
     """Of a home of its own, with the environments of this one."""
-    environments = home.home() / "venvs"
+    environments = home() / "venvs"
     monkeypatch.setenv("ANEMONE_HOME", str(tmp_path / "home"))
-    home.make_home()
+    make_home()
     (tmp_path / "home" / "venvs").symlink_to(environments)
     return Store(f"file://{tmp_path}/home/store")
 
@@ -42,8 +42,8 @@ def old(store: Store, commit: Callable[..., Manifest]) -> Callable[[str], None]:
 
 
 def airflow_knows(*runs: tuple[str, str, str]) -> None:
-    (home.home() / "airflow").mkdir()
-    with sqlite3.connect(home.home() / "airflow" / "airflow.db") as connection:
+    (home() / "airflow").mkdir()
+    with sqlite3.connect(home() / "airflow" / "airflow.db") as connection:
         connection.execute("CREATE TABLE dag_run (dag_id TEXT, run_id TEXT, state TEXT)")
         connection.executemany("INSERT INTO dag_run VALUES (?, ?, ?)", runs)
 
@@ -85,8 +85,8 @@ def test_another_word_than_yes_deletes_nothing(store: Store, old: Callable[[str]
 
 def test_an_airflow_that_cannot_be_read_stops_it(store: Store, old: Callable[[str], None]) -> None:
     old("merge-1")
-    (home.home() / "airflow").mkdir()
-    (home.home() / "airflow" / "airflow.db").write_text("no database")
+    (home() / "airflow").mkdir()
+    (home() / "airflow" / "airflow.db").write_text("no database")
     told = gc("yes", expect=75)
     assert "does not say which runs go on" in told
     assert "nothing was deleted" in told

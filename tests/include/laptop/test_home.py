@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from include.laptop.home import PROJECT, NotOursError, home, make_home, port, remove_home
+from include.home import PROJECT, home, port
+from include.laptop.home import NotOursError, make_home, remove_home
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from include.events import parse_fields
+from include.home import PROJECT
 from include.laptop.components import alone
-from include.laptop.home import PROJECT, make_home, run_folder
+from include.laptop.home import make_home, run_folder
 from include.laptop.keeper import Patience, keep
 from include.laptop.services import Service
 from include.laptop.serving import Kept

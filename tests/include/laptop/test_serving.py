@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from include.errors import ConfigurationError
+from include.home import serving_ports
 from include.laptop import up
 from include.laptop.components import all_services, claim_port, down
-from include.laptop.home import make_home, run_folder, serving_ports
+from include.laptop.home import make_home, run_folder
 from include.laptop.serving import controller_url, keeper, kept_services, router_url, token
 from include.platforms import load_platform
 

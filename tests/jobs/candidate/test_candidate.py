@@ -16,8 +16,8 @@ from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
 from jobs.candidate import __main__ as job
 from jobs.candidate.__main__ import run
-from jobs.runtime import execute, load_spec
-from jobs.tracking import connect
+from jobs.common.runtime import execute, load_spec
+from jobs.common.tracking import connect
 
 NAMES = ("merged", "curated", "evaluation", "data")
 

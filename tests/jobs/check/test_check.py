@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from include.code_identity import PROJECT
 from include.gates.data_quality import data_quality
+from include.home import PROJECT
 from include.specs.base import Artifact
 
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]

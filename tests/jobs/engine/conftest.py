@@ -13,6 +13,7 @@ import pytest
 
 from include.artifacts.manifest import InputEntry, Provenance
 from include.artifacts.store import Store
+from include.home import PROJECT
 from include.specs.base import Artifact
 
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -44,7 +45,7 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
 
 @pytest.fixture(scope="session")
 def chat_template() -> str:
-    return (Path(__file__).parents[3] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+    return (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def tokenizer(chat_template: str) -> Any:
 def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A folder with `model/`: a Llama of two layers, trained on KNOWN until it has it by heart."""
     os.environ.update(HF_HUB_OFFLINE="1", TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1")
-    from jobs.causal_lm import import_transformers
+    from jobs.common.causal_lm import import_transformers
 
     import_transformers()
     import torch
@@ -103,7 +104,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Pa
 def _learn(model: Any, tokenizer: Any) -> None:
     import torch
 
-    from jobs.chat import encode
+    from jobs.common.chat import encode
 
     rows = [encode(tokenizer, one["messages"]) for one in KNOWN]
     width = max(len(ids) for ids, _ in rows)
@@ -136,7 +137,7 @@ def data(make_artifact: Callable[..., Artifact]) -> Artifact:
 @pytest.fixture(scope="session")
 def scores(model_folder: Path, tokenizer: Any) -> list[Any]:
     """The model's own answers to ROWS, as the job `evaluate` measures them."""
-    from jobs.causal_lm import load_model
+    from jobs.common.causal_lm import load_model
     from jobs.evaluate.measure import measure
 
     return measure(
@@ -187,8 +188,8 @@ def build(
     write_spec: Callable[..., tuple[str, str]], store: Store, merged: Artifact, data: Artifact, evaluated: Any
 ) -> Callable[..., Path]:
     """Run the job in this process, which has paid for the imports; returns the folder of its files."""
+    from jobs.common.runtime import execute, load_spec
     from jobs.engine.__main__ import run
-    from jobs.runtime import execute, load_spec
 
     def do(config: dict[str, Any], **inputs: Artifact) -> Path:
         given = {"merged": merged, "data": data, **inputs}

@@ -10,10 +10,10 @@ import pytest
 
 from include.errors import DivergenceError
 from include.specs.engine import Parity
+from jobs.common.heldout import encode_rows
 from jobs.engine import text
 from jobs.engine.ctranslate2 import CTranslate2Builder
 from jobs.engine.parity import Agreement, Answered, Divergence, agreement, divergence, require
-from jobs.heldout import encode_rows
 
 PERFECT = Divergence(positions=10, mean_kl=0.0, top1_agreement=1.0)
 RIGHT = Answered("a", "a", True, True)
@@ -78,9 +78,9 @@ def test_an_engine_in_float32_agrees_to_rounding(
 
 def test_greedy_answers_end_where_they_are_told(model_folder: Path, tokenizer: Any, tmp_path: Path) -> None:
     """The same answers as transformers, whatever the batch; cut off after exactly as many tokens as asked for."""
-    from jobs.causal_lm import load_model
-    from jobs.chat import encode_prompt
-    from jobs.generation import greedy
+    from jobs.common.causal_lm import load_model
+    from jobs.common.chat import encode_prompt
+    from jobs.common.generation import greedy
 
     builder = CTranslate2Builder("float32")
     builder.build(model_folder / "model", tmp_path / "engine")
@@ -106,7 +106,7 @@ def test_perturbed_weights_are_found_and_refused(
 ) -> None:
     import torch
 
-    from jobs.causal_lm import load_model
+    from jobs.common.causal_lm import load_model
 
     model, other = load_model(model_folder / "model"), load_model(model_folder / "model")
     torch.manual_seed(1)

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 
 import jobs.engine.text
 from include.errors import ConfigurationError, DivergenceError
+from include.home import PROJECT
 from jobs.engine.proof import STRINGS, proof_strings, require_same_text
 from jobs.engine.text import Text, load
 
-TEMPLATES = Path(__file__).parents[3] / "include" / "templates"
+TEMPLATES = PROJECT / "include" / "templates"
 ASKED = [{"role": "user", "content": "파드를 보여줘"}]
 
 ODD = """\

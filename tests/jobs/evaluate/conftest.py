@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from include.artifacts.store import Store
+from include.home import PROJECT
 from include.specs.base import Artifact
 
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -43,14 +44,14 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
 
 @pytest.fixture(scope="session")
 def chat_template() -> str:
-    return (Path(__file__).parents[3] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+    return (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory, chat_template: str) -> dict[str, Path]:
     """Folders with a `model/` each: `random`, and `trained` on the rows of KNOWN until it has them by heart."""
     os.environ.update(HF_HUB_OFFLINE="1", TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1")
-    from jobs.causal_lm import import_transformers
+    from jobs.common.causal_lm import import_transformers
 
     import_transformers()
     import torch
@@ -94,7 +95,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, chat_template: str) -> dic
 def _learn(model: Any, tokenizer: Any) -> None:
     import torch
 
-    from jobs.chat import encode
+    from jobs.common.chat import encode
 
     rows = [encode(tokenizer, one["messages"]) for one in KNOWN]
     width = max(len(ids) for ids, _ in rows)
@@ -143,8 +144,8 @@ def evaluate(
     data: Artifact,
 ) -> Callable[..., Path]:
     """Run the job in this process, which has paid for the imports; returns the folder of its files."""
+    from jobs.common.runtime import execute, load_spec
     from jobs.evaluate.__main__ import run
-    from jobs.runtime import execute, load_spec
 
     def do(config: dict[str, Any], **inputs: Artifact) -> Path:
         given = {"base": random_model, "tuned": trained_model, "data": data, **inputs}

@@ -71,7 +71,7 @@ def test_losses_are_those_of_a_plain_forward_pass(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from jobs.chat import encode, load_tokenizer
+    from jobs.common.chat import encode, load_tokenizer
     from jobs.evaluate.few_shot import choose_examples
 
     tokenizer = load_tokenizer(folders["random"] / "model", chat_template)
@@ -112,8 +112,8 @@ def test_greedy_decoding_is_that_of_transformers(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from jobs.chat import encode_prompt, load_tokenizer
-    from jobs.generation import greedy
+    from jobs.common.chat import encode_prompt, load_tokenizer
+    from jobs.common.generation import greedy
 
     for name in ("random", "trained"):
         tokenizer = load_tokenizer(folders[name] / "model", chat_template)

@@ -19,11 +19,12 @@ import pytest
 
 from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
+from include.home import PROJECT
 from include.specs.base import Artifact
 from jobs.finetune import nodes
 from tests.ports import free_home_port
 
-TEMPLATE = (Path(__file__).parents[3] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
@@ -251,8 +252,8 @@ def _become_job(uri: str, log: Path, temporary: Path) -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         sys.argv = ["jobs.finetune", "--spec", uri]
         tempfile.tempdir = str(temporary)
+        from jobs.common.runtime import main
         from jobs.finetune.__main__ import run
-        from jobs.runtime import main
 
         main("finetune", run)
         code = 0

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from include.errors import DataError
-from jobs.chat import encode_prompt, load_tokenizer
+from include.home import PROJECT
+from jobs.common.chat import encode_prompt, load_tokenizer
 from jobs.finetune.rows import IGNORE, EncodedRows, encode_file
 
 HERE = Path(__file__).parent
-TEMPLATE = (HERE.parents[2] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 
 
 def row(identity: str, prompt: str, answer: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from include.artifacts.manifest import InputEntry, Manifest
 from include.artifacts.store import Store
+from include.home import PROJECT
 from include.specs.base import Artifact
 
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -19,14 +20,14 @@ SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assis
 
 @pytest.fixture(scope="session")
 def chat_template() -> str:
-    return (Path(__file__).parents[3] / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+    return (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def build_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a random Llama with a byte tokenizer into `model/` of a new folder; returns the folder."""
     os.environ.update(HF_HUB_OFFLINE="1", TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1")
-    from jobs.causal_lm import import_transformers
+    from jobs.common.causal_lm import import_transformers
 
     import_transformers()
     import torch
@@ -154,8 +155,8 @@ def tuned_on(store: Store, provenance: Any, adapter_folder: Path) -> Callable[[A
 @pytest.fixture
 def merge(write_spec: Callable[..., tuple[str, str]], store: Store) -> Callable[..., Path]:
     """Run the job in this process, which has paid for the imports; returns the folder of its files."""
+    from jobs.common.runtime import execute, load_spec
     from jobs.merge.__main__ import run
-    from jobs.runtime import execute, load_spec
 
     def do(config: dict[str, Any], **inputs: Artifact) -> Path:
         uri, name = write_spec("merge", config, inputs)

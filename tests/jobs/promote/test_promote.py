@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from include.errors import ConfigurationError, TryAgainError
-from include.rollouts import TargetStatus
+from include.release.rollouts import TargetStatus
+from jobs.common.tracking import connect, worth_another_try
 from jobs.promote.alias import follow_traffic, move_alias
 from jobs.promote.live import live_version
-from jobs.tracking import connect, worth_another_try
 
 TOKEN = "planted-secret-token"
 

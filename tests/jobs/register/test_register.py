@@ -21,9 +21,9 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
+from jobs.common.runtime import load_spec
 from jobs.register.candidate import describe
 from jobs.register.registry import ALIAS, KEY_TAG, Candidate, register
-from jobs.runtime import load_spec
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,14 @@ from typing import Any
 
 from include.artifacts.manifest import InputEntry, Manifest, Provenance
 from include.artifacts.store import Store
-from include.rollouts import CanaryPolicy, LiveRelease, Note, Release, RolloutRequest, RolloutStatus
+from include.release.rollouts import CanaryPolicy, LiveRelease, Note, Release, RolloutRequest, RolloutStatus
 from include.specs.base import Artifact
 from include.specs.report import Spec
-from jobs.canary.judge import Arm, Evidence, Generation
-from jobs.canary.looks import Heading, Looks
-from jobs.canary.records import Rollout
 from jobs.evaluate.measure import Scored
 from jobs.evaluate.table import write_table
+from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation
+from jobs.serving.canary.analysis.runs import Heading, Looks
+from jobs.serving.canary.state.records import Rollout
 
 HOSTILE = """</script><script>alert("x")</script> "quoted" & 'single' <img src=x onerror=alert(1)>"""
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -198,7 +198,7 @@ class World:
 
     def rollout(self, tmp_path: Path, slow: int = 0, drill: str = "none") -> None:
         """Three looks, judged by the canary's own judge and committed as its controller does."""
-        from jobs.canary import evidence
+        from jobs.serving.canary.state import evidence
 
         engine = self.made["engine"]
         release = Release(model="toy", version="2", engine=engine)

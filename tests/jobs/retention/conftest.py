@@ -20,13 +20,14 @@ from mlflow import MlflowClient
 from include.artifacts.manifest import InputEntry, Provenance
 from include.artifacts.store import Store
 from include.artifacts.uses import Run, note_uses
-from include.code_identity import PROJECT, code_identity
+from include.code_identity import code_identity
+from include.home import PROJECT
+from include.release.rollouts import LiveRelease
 from include.retention import Plan
-from include.rollouts import LiveRelease
 from include.specs.base import Artifact
 from include.specs.retention import Spec
-from jobs.canary.records import Records, TargetRecord
-from jobs.tracking import ARTIFACT_TAG
+from jobs.common.tracking import ARTIFACT_TAG
+from jobs.serving.canary.state.records import Records, TargetRecord
 from tests.jobs.conftest import OFFLINE
 
 MODEL = "kubectl"

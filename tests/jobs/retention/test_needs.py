@@ -13,11 +13,11 @@ import pytest
 
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, DataError, TryAgainError
+from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, TargetStatus
 from include.retention import Policy
-from include.rollouts import ControllerState, LiveRelease, RolloutRequest, TargetStatus
 from include.specs.retention import Config
-from jobs.canary.records import Records
 from jobs.retention.needs import controller_needs, controller_state, registry_needs
+from jobs.serving.canary.state.records import Records
 from tests.jobs.retention.conftest import MODEL, World
 
 STORE = Store("s3://bucket/store")

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import yaml
 
+from include.home import PROJECT
 from include.laptop.datasets import GOOD, MODEL, QUESTION
-from include.laptop.home import PROJECT
 from include.laptop.rest import Airflow, wait_for_dag
 
 HERE = Path(__file__).parent
@@ -162,7 +162,7 @@ def _work(stack: Stack) -> None:
     airflow = Airflow(f"http://127.0.0.1:{stack.ports['ANEMONE_PORT']}", "admin", password)
     for dag in ("arrivals", "customize", "candidates", "release"):
         wait_for_dag(airflow, dag, timeout=240)
-    command = ["/opt/venvs/jobs/bin/python", "-m", "jobs.generate.write", GOOD.variant, "--rows", str(GOOD.rows)]
+    command = ["/opt/venvs/jobs/bin/python", "-m", "jobs.demo.generate.write", GOOD.variant, "--rows", str(GOOD.rows)]
     stack.inside("worker", *command, "--seed", str(GOOD.seed), "--out", INBOX)
     print(f"{GOOD.rows} rows put into the inbox")
     _ends_well(airflow, "customize")

@@ -1,0 +1,72 @@
+"""Files that outlive a crash and a loss of power: as they were before a write or after it, and never between."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+
+def fsync(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names, before anybody relies on them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """The same for a folder and everything below it."""
+    for path in (folder, *folder.rglob("*")):
+        fsync(path)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a whole file, atomically and durably."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line durably. A torn line that a crash left at the end is taken away first."""
+    with path.open("a+b") as stream:
+        _cut_torn_line(stream)
+        stream.write(line + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; no error where it is gone already."""
+    path.unlink(missing_ok=True)
+    fsync(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file durably, so that nothing reads it again; returns where it is now."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    fsync(path.parent)
+    return aside
+
+
+def _cut_torn_line(stream: BinaryIO) -> None:
+    end = stream.seek(0, os.SEEK_END)
+    if not end:
+        return
+    stream.seek(end - 1)
+    if stream.read(1) != b"\n":
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+    stream.seek(0, os.SEEK_END)

@@ -1,0 +1,31 @@
+"""The data sets of the demo, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+from include.specs.demo.generate import Config
+from jobs.demo.generate.defects import blemished, rotten_lines, swapped
+from jobs.demo.generate.intents import chosen
+from jobs.demo.generate.requests import requests
+
+
+def lines(config: Config) -> list[str]:
+    """The data set that `config` describes, one JSON object a line (without the line ends).
+
+    `rotten` holds lines that are no JSON objects, on purpose.
+
+    Raises:
+        ConfigurationError: an unknown intent, or more held-out rows than there are.
+    """
+    intents = chosen(config.intents)
+    part = "heldout" if config.variant == "heldout" else "train"
+    rows = list(islice(requests(part, config.seed, intents), config.rows))
+    if config.variant == "rotten":
+        return rotten_lines(rows, config.seed, intents)
+    if config.variant in ("train", "poisoned"):
+        rows = blemished(rows, config.seed)
+    if config.variant == "poisoned":
+        rows = [swapped(row) for row in rows]
+    return [json.dumps(row, ensure_ascii=False) for row in rows]

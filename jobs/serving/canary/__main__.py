@@ -1,0 +1,218 @@
+"""`python -m jobs.serving.canary`: the canary controller, and what a person asks of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from include.artifacts.store import Store
+from include.errors import AnemoneError, ConfigurationError, ExitCode
+from jobs.common.command_line import LOCAL, Parser, listen, port, read_token
+from jobs.serving.canary.analysis.runs import has_looks, read, replay
+from jobs.serving.router.log import log
+
+if TYPE_CHECKING:
+    from jobs.serving.canary.servers.tiers import Servers
+    from jobs.serving.canary.traffic.router import Traffic
+
+_TIMEOUT_SECONDS = 90.0
+_GATEWAY = ("gateway_route", "gateway_rule", "gateway_target", "gateway_services", "canary_router")
+
+
+def main() -> None:
+    parser = Parser(prog="python -m jobs.serving.canary", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="run the controller until SIGTERM")
+    serve.add_argument("--router", required=True, metavar="URL", help="the router's admin API")
+    triton = serve.add_mutually_exclusive_group(required=True)
+    triton.add_argument("--triton", metavar="HOST:PORT", help="gRPC endpoint of the one Triton, on this machine")
+    triton.add_argument("--stable", nargs="+", metavar="HOST:PORT", help="the agents of the champion's Tritons")
+    serve.add_argument("--canary", nargs="+", metavar="HOST:PORT", help="of the canary's; goes with --stable")
+    serve.add_argument("--store", required=True, metavar="URI", help="the store that evidence is committed to")
+    gateway = serve.add_argument_group("where an HTTPRoute leads the traffic (Gateway API)")
+    gateway.add_argument("--gateway-route", metavar="[NAMESPACE/]NAME", help="the HTTPRoute")
+    gateway.add_argument("--gateway-rule", metavar="NAME", help="the rule with the weights; only these are changed")
+    gateway.add_argument("--gateway-target", metavar="NAME", help="the model whose traffic it is")
+    gateway.add_argument("--gateway-services", nargs=2, metavar="NAME", help="its backends: stable's, canary's")
+    gateway.add_argument("--canary-router", metavar="URL", help="admin API of the router behind the canary's backend")
+    serve.add_argument("--host", default=LOCAL, help="address to listen on; default %(default)s")
+    serve.set_defaults(run=_serve)
+    status = commands.add_parser("status", help="how a rollout stands, or what a target serves")
+    status.add_argument("what", help="a rollout's id, or target:NAME")
+    status.set_defaults(run=_status)
+    abort = commands.add_parser("abort", help="have a rollout go back")
+    abort.add_argument("id")
+    abort.add_argument("--reason", default="a person said so")
+    abort.set_defaults(run=_abort)
+    resume = commands.add_parser("resume", help="let a held rollout go on")
+    resume.add_argument("id")
+    resume.set_defaults(run=_resume)
+    for command in (serve, status, abort, resume):
+        command.add_argument("--folder", type=Path, required=True, help="of the serving side: token and records")
+        command.add_argument("--token-file", type=Path, help="default: token in the folder")
+        command.add_argument("--port", type=port, required=True, help="of the controller")
+    again = commands.add_parser("replay", help="decide every look of a rollout again, and compare")
+    again.add_argument("looks", help="a file looks.jsonl, or the URI of a rollout's evidence")
+    again.set_defaults(run=_replay)
+    arguments = parser.parse_args()
+    if arguments.command == "serve" and bool(arguments.stable) != bool(arguments.canary):
+        parser.error("--stable and --canary go together: give both, or --triton alone")
+    if arguments.command == "serve" and len({bool(getattr(arguments, name)) for name in _GATEWAY}) > 1:
+        parser.error(f"{', '.join(f'--{name}'.replace('_', '-') for name in _GATEWAY)} go together: give all, or none")
+    try:
+        sys.exit(arguments.run(arguments))
+    except AnemoneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    token = _token(arguments)
+    store = Store(arguments.store).root
+    asyncio.run(_run_service(arguments, token, store))
+    return ExitCode.OK
+
+
+async def _run_service(arguments: argparse.Namespace, token: str, store: str) -> None:
+    from aiohttp import web
+
+    from jobs.serving.canary.api import make_app
+    from jobs.serving.canary.controller import Controller
+    from jobs.serving.canary.peers import Peers
+    from jobs.serving.canary.state.records import Records
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    records = Records(arguments.folder / "canary")
+    records.lock()
+    listener = listen(arguments.host, arguments.port)
+    boot = uuid.uuid4().hex[:12]
+    async with _traffic(arguments, token, boot) as traffic, _tiers(arguments, token) as (stable, canary):
+        peers = Peers(traffic, stable, canary, store, boot)
+        controller = Controller(records, peers)
+        runner = web.AppRunner(make_app(controller, token), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            await controller.start()
+            log("serving", url=f"http://{arguments.host}:{arguments.port}")
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+            await controller.close()
+        log("stopped")
+
+
+@asynccontextmanager
+async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> AsyncIterator[Traffic]:
+    """What leads the requests: the router, or a gateway with two of them."""
+    from jobs.serving.canary.traffic.gateway import Api, Gateway, HTTPRoute
+    from jobs.serving.canary.traffic.router import Router
+
+    async with Router(arguments.router, token) as router:
+        if arguments.gateway_route is None:
+            yield router
+            return
+        rule, services = arguments.gateway_rule, arguments.gateway_services
+        async with (
+            Router(arguments.canary_router, token) as canary,
+            HTTPRoute(Api.of_this_pod(), arguments.gateway_route, rule, *services) as route,
+        ):
+            yield Gateway(router, canary, route, arguments.gateway_target, boot)
+
+
+@asynccontextmanager
+async def _tiers(arguments: argparse.Namespace, token: str) -> AsyncIterator[tuple[Servers, Servers]]:
+    """The servers of the champion and those of the canary; on one machine they are the same."""
+    from jobs.serving.canary.servers.tiers import Here, Pods
+    from jobs.serving.triton.client import TritonClient
+    from jobs.serving.triton.remote import Finder
+
+    if arguments.triton:
+        async with TritonClient(arguments.triton) as triton:
+            here = Here(arguments.folder, triton)
+            yield here, here
+        return
+    async with Finder(arguments.stable, token) as stable, Finder(arguments.canary, token) as canary:
+        yield Pods("the stable tier", stable), Pods("the canary tier", canary)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    kind, _, name = arguments.what.rpartition(":") if arguments.what.startswith("target:") else ("", "", arguments.what)
+    return _show(arguments, "GET", f"/{'targets' if kind else 'rollouts'}/{quote(name)}")
+
+
+def _abort(arguments: argparse.Namespace) -> int:
+    return _show(arguments, "POST", f"/rollouts/{quote(arguments.id)}/abort", {"reason": arguments.reason})
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    return _show(arguments, "POST", f"/rollouts/{quote(arguments.id)}/resume")
+
+
+def _show(arguments: argparse.Namespace, method: str, path: str, body: dict[str, Any] | None = None) -> int:
+    request = urllib.request.Request(
+        f"http://{LOCAL}:{arguments.port}{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {_token(arguments)}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            print(json.dumps(json.load(response), indent=1, ensure_ascii=False))
+    except urllib.error.HTTPError as error:
+        document = json.loads(error.read() or b"{}")
+        raise ConfigurationError(document.get("error", f"the controller answered {error.code}")) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"the controller on port {arguments.port} does not answer ({error}): see that it runs"
+        ) from None
+    return ExitCode.OK
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """70 at the first look that is decided otherwise than it was recorded."""
+    where = arguments.looks
+    if "://" in where:
+        store, name = Store.of(where)
+        data = store.read_bytes(name, "looks.jsonl")
+    else:
+        try:
+            data = Path(where).read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{where} cannot be read ({error.strerror}): name a looks.jsonl") from None
+    if not has_looks(data):
+        print(f"{where}: no looks, the rollout was decided before its first step")
+        return ExitCode.OK
+    heading, looks = read(data, where)
+    for again in replay(heading, looks):
+        look = again.look
+        print(
+            f"look {again.number}  step {look.evidence.step + 1}  {look.evidence.elapsed:.1f} s  {look.action}"
+            + "".join(f"  {reason}" for reason in look.reasons)
+        )
+        if again.difference is not None:
+            print(f"error: {where}: look {again.number} is decided otherwise now: {again.difference}", file=sys.stderr)
+            return ExitCode.FAULT
+    print(f"{len(looks)} looks of {heading.rollout}: every decision the same")
+    return ExitCode.OK
+
+
+def _token(arguments: argparse.Namespace) -> str:
+    return read_token(arguments.token_file or arguments.folder / "token")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What is left of a rollout for whoever asks later: an artifact with the request, the verdict and every look."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from include.artifacts.manifest import InputEntry
+from include.artifacts.naming import NAME_DIGITS, digest, file_digest
+from include.artifacts.store import Store
+from jobs.common.runtime import record_provenance
+from jobs.serving.canary.analysis.judge import COMPARISONS
+from jobs.serving.canary.state.records import Rollout
+
+REQUEST, STATUS, LOOKS, REPORT = "request.json", "status.json", "looks.jsonl", "report.md"
+
+
+def evidence_uri(store: str, rollout: str) -> str:
+    """Where the evidence of a rollout is, or will be."""
+    return Store(store).uri(_name(rollout))
+
+
+def commit(store: str, rollout: Rollout, looks: Path) -> None:
+    """Commit the evidence; nothing happens where it is there already.
+
+    Raises:
+        AnemoneError, OSError: the store does not take it.
+    """
+    there = Store(store)
+    name = _name(rollout.id)
+    if there.manifest(name) is not None:
+        return
+    with there.attempt(name) as attempt:
+        (attempt.files / REQUEST).write_text(rollout.request.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (attempt.files / STATUS).write_text(rollout.status.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (attempt.files / LOOKS).write_bytes(looks.read_bytes() if looks.exists() else b"")
+        (attempt.files / REPORT).write_text(_report(rollout), encoding="utf-8")
+        release = rollout.release.release if rollout.release else rollout.request.release
+        attempt.commit(
+            job="canary",
+            inputs={"engine": InputEntry(uri=release.engine.uri, digest=release.engine.digest)} if release else {},
+            config=rollout.request.model_dump(mode="json"),
+            code=_code(),
+            metrics={"outcome": rollout.status.outcome, "restarts": rollout.status.restarts, **rollout.status.figures},
+            provenance=record_provenance(rollout.asked),
+        )
+
+
+def _name(rollout: str) -> str:
+    return f"canary-{digest(rollout)[:NAME_DIGITS]}"
+
+
+def _code() -> str:
+    """SHA-256 (hex) of this package: a service has no lock on the moment of its start, unlike a job."""
+    return digest({path.name: file_digest(path) for path in Path(__file__).parent.glob("*.py")})
+
+
+def _report(rollout: Rollout) -> str:
+    status, request = rollout.status, rollout.request
+    lines = [
+        f"# {request.kind.capitalize()} on {request.target}: {status.outcome}",
+        "",
+        *(f"- {reason}" for reason in status.reasons),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| rollout | {request.id} |",
+        f"| release | {status.name or 'none'} |",
+        f"| live afterwards | {status.champion.name if status.champion else 'nothing'} |",
+        f"| began again | {status.restarts} times |",
+        *(f"| {name} | {value:.4g} |" for name, value in status.figures.items()),
+        "",
+    ]
+    if status.figures:
+        names = ", ".join(comparison.name for comparison in COMPARISONS)
+        lines += [
+            f"The canary goes back where the E-value of a comparison with the champion ({names}) reaches "
+            f"{len(COMPARISONS) / request.policy.alpha:.0f}; it is promoted where the bounds of its own rates are "
+            f"below {request.policy.max_bad_rate:.4g}. Decide again from the raw counts: "
+            "`python -m jobs.serving.canary replay` with this artifact's URI.",
+            "",
+        ]
+    lines += ["| time | state | |", "|---|---|---|"]
+    lines += [f"| {_time(note.time)} | {note.state} | {_cell(note.message)} |" for note in status.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,159 @@
+"""The controller's durable state: one JSON a target, one JSON a rollout, and the looks of each rollout.
+
+Layout, below the folder `canary`::
+
+    targets/<target>.json          what is live there, what was
+    rollouts/<id>.json             a rollout: what was asked, how it stands
+    rollouts/<id>.looks.jsonl      every look at its evidence (see `jobs.serving.canary.analysis.runs`)
+    lock                           held by the one controller of this folder
+
+A rollout's record with the state `promoted` is the commit point: from then on the release is what the target is to
+serve, and the target's own record follows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from include import durable
+from include.errors import ConfigurationError, DataError
+from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, RolloutStatus, TargetStatus
+from include.specs.base import Model
+from jobs.serving.router.log import log
+
+M = TypeVar("M", bound=Model)
+
+
+class TargetRecord(Model):
+    """What a target serves.
+
+    Attributes:
+        champion: what is live; None where nothing was ever promoted.
+        previous: what was live before, newest first, each name once.
+        warm_until: until when the first of `previous` stays loaded.
+        retiring: it is being taken out of service; only the clearing up is left.
+    """
+
+    target: str
+    champion: LiveRelease | None = None
+    previous: tuple[LiveRelease, ...] = ()
+    warm_until: datetime | None = None
+    retiring: bool = False
+
+
+class Rollout(Model):
+    """A rollout as it stands.
+
+    Attributes:
+        sequence: in which order they were asked for.
+        asked: when.
+        release: what is brought, once it is resolved; its `since` is when it was promoted.
+        counted_from: the router's boot and generation when it began: counts up to there are not its own.
+        stop: why it is to be given up, if somebody asked for that.
+    """
+
+    request: RolloutRequest
+    status: RolloutStatus
+    sequence: int
+    asked: datetime
+    release: LiveRelease | None = None
+    counted_from: tuple[str, int] | None = None
+    stop: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    def forgettable(self, oldest: datetime) -> bool:
+        """Whether it ended before `oldest`, and all that there is to tell of it was committed."""
+        last = self.status.notes[-1].time if self.status.notes else self.asked
+        return self.status.ended and self.status.evidence is not None and last < oldest
+
+
+class Records:
+    """Reads and writes the records below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._targets = folder / "targets"
+        self._rollouts = folder / "rollouts"
+        for place in (self._targets, self._rollouts):
+            place.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+
+    def lock(self) -> None:
+        """Keep any second controller off this folder, for as long as this process lives.
+
+        Raises:
+            ConfigurationError: another one holds it.
+        """
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(
+                f"another controller works on {self._lock.name}: end it first, or choose another folder"
+            ) from None
+
+    def close(self) -> None:
+        """Let another controller have the folder."""
+        self._lock.close()
+
+    def targets(self) -> list[TargetRecord]:
+        """All targets, by name. Raises DataError where a record is damaged."""
+        return [_read(path, TargetRecord) for path in sorted(self._targets.glob("*.json"))]
+
+    def rollouts(self) -> list[Rollout]:
+        """All rollouts, in the order in which they were asked for.
+
+        A damaged record is set aside: one rollout must not keep every target from being looked after.
+        """
+        found = []
+        for path in sorted(self._rollouts.glob("*.json")):
+            try:
+                found.append(_read(path, Rollout))
+            except DataError as error:
+                log("set_aside", error=error, now=durable.set_aside(path))
+        return sorted(found, key=lambda rollout: rollout.sequence)
+
+    def state(self) -> ControllerState:
+        """What the next controller of this folder will need. Raises DataError where a record is damaged."""
+        rollouts = [_read(path, Rollout) for path in sorted(self._rollouts.glob("*.json"))]
+        return ControllerState(
+            targets=tuple(
+                TargetStatus(target=record.target, champion=record.champion, previous=record.previous)
+                for record in self.targets()
+            ),
+            unfinished=tuple(rollout.request for rollout in rollouts if not rollout.status.ended),
+        )
+
+    def save_target(self, record: TargetRecord) -> None:
+        durable.replace(self._targets / f"{record.target}.json", record.model_dump_json(indent=1).encode())
+
+    def save_rollout(self, rollout: Rollout) -> None:
+        durable.replace(self._rollouts / f"{rollout.id}.json", rollout.model_dump_json(indent=1).encode())
+
+    def looks(self, rollout: str) -> Path:
+        """Where the looks of a rollout are."""
+        return self._rollouts / f"{rollout}.looks.jsonl"
+
+    def forget_rollout(self, rollout: str) -> None:
+        durable.remove(self.looks(rollout))
+        durable.remove(self._rollouts / f"{rollout}.json")
+
+    def forget_target(self, target: str) -> None:
+        durable.remove(self._targets / f"{target}.json")
+
+
+def _read(path: Path, model: type[M]) -> M:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"{path} is damaged ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}): "
+            "restore it from a backup, or move it away and release what it named again"
+        ) from None

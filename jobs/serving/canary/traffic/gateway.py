@@ -1,0 +1,403 @@
+"""The other driver of traffic: the weights of one named rule of a Gateway API HTTPRoute.
+
+Two routers stand behind the rule, one an arm. The stable one sends everything to the champion. The canary's sends what
+the gateway gives it to the canary, and to the champion where the canary fails, or where the controller's lease has
+lapsed: the lease is with that router, since a gateway can hold none. So a controller that dies leaves the weights as
+they are, and nothing of the canary's in force; its next life sets them back. The rule's weights hold for all that it
+matches, so a route serves one target.
+
+The canary's router may be away: then the champion takes all of the traffic, which asks only for the route and for the
+stable router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections import Counter, deque
+from collections.abc import Awaitable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import aiohttp
+
+from include.errors import ConfigurationError
+from jobs.serving.canary.traffic.router import TIMEOUT_SECONDS, ConflictError, RouterError, Traffic, releases
+from jobs.serving.router.log import log
+from jobs.serving.router.routes import Split
+
+T = TypeVar("T")
+
+GROUP = "gateway.networking.k8s.io/v1"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_WHOLE = 1000
+"""The weights of both backends together: steps of a thousandth of the traffic."""
+
+_TIMEOUT_SECONDS = 10.0
+_TRIES = 5
+_KEPT_SAMPLES = 4096
+_TIMES = ("first_token", "total")
+
+
+class Api(NamedTuple):
+    """A Kubernetes API and who asks it.
+
+    Attributes:
+        token_file: read anew for each request, since the kubelet replaces what is in it.
+        certificate: of the authority that the API's own follows from; None where it has none (http).
+        namespace: whose objects are meant where none is named.
+    """
+
+    url: str
+    token_file: Path
+    certificate: Path | None
+    namespace: str
+
+    @classmethod
+    def of_this_pod(cls) -> Self:
+        """Raises ConfigurationError outside a pod that has a service account's token."""
+        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        if host is None or not (_ACCOUNT / "token").is_file():
+            raise ConfigurationError(
+                f"there is no Kubernetes API to reach from here ({_ACCOUNT}/token, KUBERNETES_SERVICE_HOST): run the "
+                "controller in a pod with automountServiceAccountToken, or without --gateway-route"
+            )
+        url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        return cls(url, _ACCOUNT / "token", _ACCOUNT / "ca.crt", (_ACCOUNT / "namespace").read_text().strip())
+
+
+class HTTPRoute:
+    """The weights of two backends in one named rule. Use as an asynchronous context manager.
+
+    Nothing else of the route is ever written: two numbers are patched in place, on condition that the rule and both
+    backends are still where they were read, and that nobody has changed the route since.
+
+    Args:
+        route: its name, or namespace/name. `rule`: its name within the route.
+        stable, canary: names of the Services.
+    """
+
+    def __init__(self, api: Api, route: str, rule: str, stable: str, canary: str) -> None:
+        namespace, _, name = route.rpartition("/")
+        namespace = namespace or api.namespace
+        self._api = api
+        self._url = f"{api.url}/apis/{GROUP}/namespaces/{namespace}/httproutes/{name}"
+        self._what = f"HTTPRoute {namespace}/{name}, rule {rule}"
+        self._rule = rule
+        self._backends = (stable, canary)
+
+    async def __aenter__(self) -> Self:
+        context = ssl.create_default_context(cafile=self._api.certificate) if self._api.certificate else False
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context), timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def weight(self) -> float:
+        """The canary's share, as the route has it. Raises RouterError where it cannot be read."""
+        stable, canary = (ref.get("weight", 1) for _, ref in self._find(await self._call("GET"))[1])
+        return canary / (stable + canary) if stable + canary else 0.0
+
+    async def set(self, weight: float) -> None:
+        """Have the canary get this share.
+
+        Raises:
+            RouterError: the API does not answer or refuses, or the route is not as it has to be.
+            ConflictError: somebody else changes the route all the time; what the API said last is in the message.
+        """
+        canary = round(_WHOLE * weight)
+        wanted = (_WHOLE - canary, canary)
+        refused, refusal = None, ""
+        for _ in range(_TRIES):
+            route = await self._call("GET")
+            version = route["metadata"]["resourceVersion"]
+            if version == refused:
+                raise RouterError(f"{refusal}; nobody else has changed it meanwhile")
+            at, found = self._find(route)
+            if tuple(ref.get("weight", 1) for _, ref in found) == wanted:
+                return
+            rule = f"/spec/rules/{at}"
+            changes = [
+                {"op": "test", "path": f"{rule}/name", "value": self._rule},
+                # Of a patch that carries a version, the API server takes none but for that very version.
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+            ]
+            for (index, ref), number in zip(found, wanted, strict=True):
+                backend = f"{rule}/backendRefs/{index}"
+                changes.append({"op": "test", "path": f"{backend}/name", "value": ref["name"]})
+                changes.append({"op": "add", "path": f"{backend}/weight", "value": number})
+            try:
+                await self._call("PATCH", changes)
+            except ConflictError as error:
+                refused, refusal = version, str(error)
+                continue
+            log("gateway", route=self._what, stable=wanted[0], canary=wanted[1])
+            return
+        raise ConflictError(
+            f"{self._what} is changed by somebody else all the time: see who does, and stop it ({refusal})"
+        )
+
+    def _find(self, route: dict[str, Any]) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+        """Index of the rule, and index and reference of each backend in it."""
+        rules = [(at, rule) for at, rule in enumerate(route["spec"].get("rules", ())) if rule.get("name") == self._rule]
+        if len(rules) != 1:
+            raise RouterError(f"{self._what}: there are {len(rules)} rules of that name, there has to be one: add it")
+        at, rule = rules[0]
+        found = []
+        for name in self._backends:
+            refs = [
+                (index, ref)
+                for index, ref in enumerate(rule.get("backendRefs", ()))
+                if ref["name"] == name and ref.get("kind", "Service") == "Service"
+            ]
+            if len(refs) != 1:
+                raise RouterError(f"{self._what}: it has to name the Service {name} once among its backendRefs")
+            found += refs
+        if len(rule["backendRefs"]) != len(found):
+            raise RouterError(
+                f"{self._what}: besides {' and '.join(self._backends)} it has other backends: remove them"
+            )
+        return at, found
+
+    async def _call(self, method: str, body: Any = None) -> dict[str, Any]:
+        try:
+            token = await asyncio.to_thread(self._api.token_file.read_text)
+            headers = {"Authorization": f"Bearer {token.strip()}", "Accept": "application/json"}
+            if body is not None:
+                headers["Content-Type"] = "application/json-patch+json"
+            async with self._session.request(method, self._url, json=body, headers=headers) as response:
+                document = await response.json()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise RouterError(
+                f"the Kubernetes API at {self._api.url} could not be asked for {self._what} "
+                f"({type(error).__name__}: {error})"
+            ) from None
+        if response.status < 400:
+            return document
+        message = f"the Kubernetes API answered {method} of {self._what} with {response.status}: "
+        causes = (document.get("details") or {}).get("causes") or ()
+        message += "; ".join(map(str, [document.get("message"), *(cause.get("message") for cause in causes)]))
+        # A `test` that does not hold any more is answered like a value that is not allowed.
+        raise (ConflictError if response.status in (409, 422) else RouterError)(message)
+
+
+class _Change(NamedTuple):
+    """One change of the target's route, and its generation with each router; None with one that was not told."""
+
+    split: Split
+    stable: int
+    canary: int | None
+
+
+class Gateway:
+    """Two routers and a route, to be used as if they were one router.
+
+    What it knows begins anew with each life of the controller and of a router: `boot` says which.
+    """
+
+    def __init__(self, stable: Traffic, canary: Traffic, route: HTTPRoute, target: str, boot: str) -> None:
+        self._stable = stable
+        self._canary = canary
+        self._route = route
+        self._target = target
+        self._boot = boot
+        self._lives = 0
+        self._boots: tuple[str, str | None] | None = None
+        self._changes: list[_Change] = []
+        self._samples: deque[dict[str, Any]] = deque(maxlen=_KEPT_SAMPLES)
+        self._read = [0, 0]
+        self._sequence = self._lost = 0
+        self._silent = ""
+
+    async def state(self) -> dict[str, Any]:
+        stable, canary = await asyncio.gather(self._stable.state(), self._answered(self._canary.state()))
+        boot = self._begin(stable["boot"], canary["boot"] if canary else None)
+        found = stable["targets"].get(self._target)
+        if found is None:
+            return {"boot": boot, "targets": {}}
+        # Until this life has set it, no route is one that its counts could be told by.
+        asked = self._changes[-1].split if self._changes else Split()
+        there = canary["targets"].get(self._target) if canary else {**asked.model_dump(), "lease": {"holder": None}}
+        weight = await self._route.weight()
+        if abs(weight - asked.weight) * _WHOLE < 0.5:
+            weight = asked.weight
+        if canary and there and there["canary"] and not there["weight"]:
+            weight = 0.0  # the lease has lapsed: what comes to the canary's router is answered by the champion
+        # What the canary's router was not told while it was away, it has to be told now.
+        told = self._changes and (not canary or (there and there["champion"] == found["champion"]))
+        shown = {
+            "generation": len(self._changes),
+            "champion": found["champion"] if told else None,
+            "canary": there["canary"] if there else None,
+            "weight": weight,
+            "sample": found["sample"],
+            "slow_seconds": found["slow_seconds"],
+            "lease": there["lease"] if there else {"holder": None},
+        }
+        return {"boot": boot, "targets": {self._target: shown}}
+
+    async def routed(self) -> dict[str, set[str]]:
+        stable, canary, weight = await asyncio.gather(
+            self._stable.state(), self._answered(self._canary.state()), self._route.weight()
+        )
+        if canary is None and weight:
+            raise RouterError(
+                f"{weight:.1%} of the traffic goes to the canary's router, which cannot be asked what it does with it "
+                f"({self._silent})"
+            )
+        return releases(stable, canary) if canary else releases(stable)
+
+    def refuses(self, target: str) -> str | None:
+        if target == self._target:
+            return None
+        return (
+            f"the gateway's rule leads the traffic of {self._target}, not of {target}: release {target} to a serving "
+            "side of its own, or run this one without --gateway-route"
+        )
+
+    async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
+        if refusal := self.refuses(target):
+            raise ConflictError(refusal)
+        if not route.weight:
+            # Before anything else, since it is what takes the traffic from a canary whose router is away.
+            await self._route.set(0.0)
+        now = await self.state()
+        if generation != len(self._changes):
+            raise ConflictError(f"{target} is at generation {len(self._changes)}, the change is based on {generation}")
+        whole = route.model_copy(update={"weight": 1.0 if route.weight else 0.0})
+        alone = route.model_copy(update={"canary": None, "weight": 0.0})
+        there: int | None
+        if route.weight:
+            there = await self._put(self._canary, whole, holder)
+            here = await self._put(self._stable, alone, holder)
+            await self._route.set(route.weight)
+        else:
+            here = await self._put(self._stable, alone, holder)
+            there = await self._answered(self._put(self._canary, whole, holder))
+        self._changes.append(_Change(route, here, there))
+        return {**route.model_dump(), "generation": len(self._changes), "boot": now["boot"]}
+
+    async def delete(self, target: str) -> None:
+        await self._route.set(0.0)
+        await asyncio.gather(self._stable.delete(target), self._canary.delete(target))
+        self._changes.clear()
+        self._lives += 1
+
+    async def lease(self, target: str, holder: str, seconds: float) -> None:
+        """Where the canary's router is away, its share goes back to the champion: no gateway sees that by itself."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await self._canary.lease(target, holder, seconds)
+        except ConflictError:
+            raise
+        except (RouterError, TimeoutError) as error:
+            await self._route.set(0.0)
+            raise RouterError(f"the canary's router renews no lease: {_words(error)}") from None
+
+    async def release(self, target: str, holder: str) -> None:
+        await self._canary.release(target, holder)
+
+    async def counts(self, target: str) -> dict[str, Any]:
+        asked = self._canary.counts(target)
+        if not (self._changes and self._changes[-1].split.weight):
+            asked = self._answered(asked)  # no traffic goes there: there is nothing to judge, or to wait for
+        stable, canary = await asyncio.gather(self._stable.counts(target), asked)
+        boot = self._begin(stable["boot"], canary["boot"] if canary else None)
+        led_by_canary = canary["generations"] if canary else ()
+        parts = []
+        for number, change in enumerate(self._changes, 1):
+            here = [part for part in stable["generations"] if part["generation"] == change.stable]
+            there = [part for part in led_by_canary if part["generation"] == change.canary]
+            led = [part for part in there if part["weight"]]
+            rest = [part for part in there if not part["weight"]]
+            weight = change.split.weight if led else 0.0
+            common = {"generation": number, "slow_seconds": change.split.slow_seconds.model_dump()}
+            arms = {"champion": _sum(here, "champion"), "canary": _sum(led, "canary")}
+            if not led:
+                arms["champion"] = _sum([*here, *rest], "champion")
+            parts.append({**common, "weight": weight, **arms})
+            if led and rest:
+                parts.append({**common, "weight": 0.0, "champion": _sum(rest, "champion"), "canary": None})
+        return {"boot": boot, "generations": parts}
+
+    async def samples(self, target: str, after: int) -> dict[str, Any]:
+        replies = await asyncio.gather(
+            *(
+                router.samples(target, read)
+                for router, read in zip((self._stable, self._canary), self._read, strict=True)
+            )
+        )
+        boot = self._begin(*(reply["boot"] for reply in replies))
+        for which, reply in enumerate(replies):
+            own = {change[1 + which]: number for number, change in enumerate(self._changes, 1)}
+            self._lost += reply["lost"]
+            for sample in reply["samples"]:
+                self._read[which] = sample["seq"]
+                if sample["generation"] in own:
+                    self._sequence += 1
+                    self._samples.append({**sample, "seq": self._sequence, "generation": own[sample["generation"]]})
+        return {"boot": boot, "samples": [one for one in self._samples if one["seq"] > after], "lost": self._lost}
+
+    def _begin(self, stable: str, canary: str | None) -> str:
+        """Another life, where a router has begun one; what it had counted before stays with whoever has read it.
+
+        Of a router that is away (None) that is not known before it is back.
+        """
+        if canary is None and self._boots:
+            canary = self._boots[1]
+        if self._boots != (stable, canary):
+            self._boots = (stable, canary)
+            self._lives += 1
+            self._changes.clear()
+            self._samples.clear()
+            self._read = [0, 0]
+            self._sequence = self._lost = 0
+        return f"{self._boot}.{self._lives}"
+
+    async def _answered(self, asked: Awaitable[T]) -> T | None:
+        """The answer of the canary's router; None where it does not give one soon."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                answer = await asked
+        except (RouterError, TimeoutError) as error:
+            problem = _words(error)
+            if problem != self._silent:
+                log("canary_router_silent", error=problem)
+            self._silent = problem
+            return None
+        self._silent = ""
+        return answer
+
+    async def _put(self, router: Traffic, split: Split, holder: str) -> int:
+        """The router's generation afterwards."""
+        found = (await router.state())["targets"].get(self._target)
+        put = await router.put(self._target, split, found["generation"] if found else 0, holder)
+        return put["generation"]
+
+
+def _words(error: Exception) -> str:
+    return str(error) or f"no answer within {TIMEOUT_SECONDS:.0f} s"
+
+
+def _sum(parts: list[dict[str, Any]], arm: str) -> dict[str, Any] | None:
+    """An arm's counts over parts that say where the same release's requests went."""
+    counts = [part[arm] for part in parts if part[arm]]
+    if not counts:
+        return None
+    numbers = {key: sum(one[key] for one in counts) for key in ("finished", "failed", "slow", "in_flight")}
+    return {"release": counts[0]["release"], **numbers, **{kind: _histogram(counts, kind) for kind in _TIMES}}
+
+
+def _histogram(counts: list[dict[str, Any]], kind: str) -> list[tuple[float | None, int]]:
+    found: Counter[float | None] = Counter()
+    for one in counts:
+        for bound, number in one[kind]:
+            found[bound] += number
+    return sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0.0))

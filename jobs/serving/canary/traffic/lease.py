@@ -1,0 +1,74 @@
+"""The lease on a target: without it, renewed by a task of its own, no canary gets traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from jobs.serving.canary.traffic.router import ConflictError, RouterError, Traffic
+from jobs.serving.router.log import log
+
+_RENEWALS = 4
+"""So many of them within the time that the router waits for one."""
+
+
+class Lease:
+    """Held and renewed while the context lasts.
+
+    A holder is `<rollout>@<boot>`. What an earlier life of the same rollout still holds is taken over: that two
+    controllers do not work on one folder is ensured elsewhere.
+    """
+
+    def __init__(self, router: Traffic, target: str, rollout: str, boot: str, seconds: float) -> None:
+        self.holder = f"{rollout}@{boot}"
+        self._router = router
+        self._target = target
+        self._prefix = f"{rollout}@"
+        self._seconds = seconds
+
+    async def __aenter__(self) -> Self:
+        """Raises RouterError where it cannot be had within the time in which another's would lapse."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 2 * self._seconds
+        while True:
+            try:
+                await self._router.lease(self._target, self.holder, self._seconds)
+                break
+            except RouterError as error:
+                if loop.time() > until:
+                    raise
+                if isinstance(error, ConflictError):
+                    with contextlib.suppress(RouterError):
+                        await self._take_over()
+            await asyncio.sleep(self._seconds / _RENEWALS)
+        self._task = asyncio.create_task(self._renew())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        with contextlib.suppress(RouterError):
+            await self._router.release(self._target, self.holder)
+
+    async def _take_over(self) -> None:
+        found = (await self._router.state())["targets"].get(self._target)
+        holder = found["lease"]["holder"] if found else None
+        if holder and holder.startswith(self._prefix):
+            await self._router.release(self._target, holder)
+
+    async def _renew(self) -> None:
+        told = False
+        while True:
+            await asyncio.sleep(self._seconds / _RENEWALS)
+            try:
+                await self._router.lease(self._target, self.holder, self._seconds)
+                told = False
+            except RouterError as error:
+                if not told:
+                    log("lease_not_renewed", target=self._target, error=error)
+                told = True

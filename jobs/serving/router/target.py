@@ -1,0 +1,265 @@
+"""One target at work: assigns each request to an arm, and keeps the books of what became of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from jobs.serving.router.counts import Counts
+from jobs.serving.router.errors import RequestError
+from jobs.serving.router.generation import Generation
+from jobs.serving.router.lease import Lease
+from jobs.serving.router.log import log
+from jobs.serving.router.routes import Route
+from jobs.serving.router.samples import Samples
+
+Arm = Literal["champion", "canary"]
+
+MAX_PERIODS = 64
+REJECTED = 400
+CLIENT_GONE = 499
+
+
+class Period:
+    """A time in which a target's route and the weight in force were the same: one entry of the counts.
+
+    When the lease lapses, a new period of the same generation begins, with weight 0 and without samples.
+    """
+
+    def __init__(self, route: Route, weight: float, sample: float) -> None:
+        self.generation = route.generation
+        self.weight = weight
+        self.sample = sample
+        self.since = datetime.now(UTC)
+        self.slow = route.slow_seconds
+        self.champion = Counts(route.champion) if route.champion else None
+        self.canary = Counts(route.canary) if route.canary else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "weight": self.weight,
+            "since": self.since.isoformat(timespec="milliseconds"),
+            "slow_seconds": self.slow.model_dump(),
+            "champion": self.champion.as_json() if self.champion else None,
+            "canary": self.canary.as_json() if self.canary else None,
+        }
+
+
+class Target:
+    """A public model name with its route in force.
+
+    Attributes:
+        totals: counts since the router's start by (arm, release); unlike the periods' they never begin anew.
+        samples: answers to be judged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        route: Route,
+        lease: Lease,
+        draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.samples = Samples()
+        self.totals: dict[tuple[Arm, str], Counts] = {}
+        self._draw = draw
+        self._lease = lease
+        self._periods: deque[Period] = deque(maxlen=MAX_PERIODS)
+        self.follow(route)
+
+    def follow(self, route: Route) -> None:
+        """Put a route in force: from now on every request is assigned by it."""
+        self.route = route
+        # A lease that has lapsed in between is another term: what was set under it does not come back.
+        self._term = self._lease.term if route.holder and route.holder == self._lease.holder else 0
+        self._periods.append(Period(route, route.weight if self._term else 0.0, route.sample))
+
+    @property
+    def period(self) -> Period:
+        """The one that goes on now."""
+        current = self._periods[-1]
+        if current.weight and not (self._lease.term == self._term and self._lease.holder):
+            log("lease_lapsed", target=self.name, generation=current.generation, weight=current.weight)
+            current = Period(self.route, 0.0, 0.0)
+            self._periods.append(current)
+        return current
+
+    def assign(self, generation: Generation, *, stream: bool) -> Assignment:
+        """Draw the arm for a request, independently of all others.
+
+        Raises:
+            RequestError: 503, the target has no champion.
+        """
+        period = self.period
+        canary = period.weight > 0 and self._draw() < period.weight
+        arm: Arm = "canary" if canary else "champion"
+        counts = period.canary if canary else period.champion
+        if counts is None:
+            raise RequestError(503, f"model {self.name!r} has no live release yet: try again later", retry_after=5)
+        sampled = generation.judged and self._draw() < period.sample
+        return Assignment(self, period, arm, counts, generation, stream=stream, sampled=sampled)
+
+    def state(self) -> dict[str, Any]:
+        weight = self.period.weight
+        return {
+            **self.route.model_dump(include={"generation", "champion", "canary", "sample", "slow_seconds"}),
+            "weight": weight,
+            "lease": {"holder": self._lease.holder, "expires_in": self._lease.expires_in},
+        }
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Of each period, oldest first."""
+        assert self.period  # a lapsed lease shows
+        return [period.as_json() for period in self._periods]
+
+
+class Assignment:
+    """One request with its arm, until it has ended in one of four ways: `answered`, `failed`, `rejected`, `gone`.
+
+    `loses` says that the arm failed while the champion may still rescue it: `answered` then means that it did. From
+    each `streamed` to the next `asked_on` the client reads, and the arm's clock stands still.
+    """
+
+    __slots__ = (
+        "_books", "_first_token", "_generation", "_lost", "_paused", "_period", "_sampled", "_started", "_stream",
+        "_target", "_texts", "arm", "ended", "release",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        target: Target,
+        period: Period,
+        arm: Arm,
+        counts: Counts,
+        generation: Generation,
+        *,
+        stream: bool,
+        sampled: bool,
+    ) -> None:
+        self.arm = arm
+        self.release = counts.release
+        self.ended = False
+        self._target = target
+        self._period = period
+        self._generation = generation
+        self._stream = stream
+        self._sampled = sampled
+        self._texts: list[str] = []
+        self._lost = 0
+        self._first_token: float | None = None
+        total = target.totals.get((arm, counts.release))
+        if total is None:
+            total = target.totals[arm, counts.release] = Counts(counts.release)
+        self._books = (counts, total)
+        for book in self._books:
+            book.begin()
+        self._started = target.clock()
+        self._paused: float | None = None
+
+    def streamed(self, text: str) -> None:
+        """A piece of a stream has come."""
+        self._paused = self._target.clock()
+        if self._first_token is None and text:
+            self._first_token = self._paused - self._started
+        self._texts.append(text)
+
+    def asked_on(self) -> None:
+        """The client has taken the piece and wants the next one."""
+        if self._paused is not None:
+            self._started += self._target.clock() - self._paused
+            self._paused = None
+
+    def loses(self, status: int) -> None:
+        """The arm failed, and the champion is asked, be it the arm itself once more."""
+        self._lost = status
+
+    def answered(self, text: str, tokens: int, finish_reason: str) -> None:
+        """The last of the answer has come; `text` is all of it, or what a stream had not brought before."""
+        if self._lost:
+            self._fail(self._lost, rescued=True)
+            return
+        seconds = self._seconds
+        self._texts.append(text)
+        answer = "".join(self._texts)
+        empty = self._generation.judged and not answer.strip()
+        slow = self._is_slow(self._first_token)
+        for book in self._books:
+            book.end(200)
+            book.finished += 1
+            book.tokens += tokens
+            book.empty += empty
+            book.slow += slow
+            book.total.add(seconds)
+            if self._first_token is not None:
+                book.first_token.add(self._first_token)
+        self._end(answer, failed=False, empty=empty, finish_reason=finish_reason)
+
+    def failed(self, status: int) -> None:
+        """No answer, and no rescue either."""
+        self._fail(self._lost or status, rescued=False)
+
+    def rejected(self, status: int = REJECTED) -> None:
+        """The client's own mistake, which says nothing of the arm."""
+        for book in self._books:
+            book.end(status)
+        self.ended = True
+
+    def gone(self) -> None:
+        """The client went away. What the arm had failed before still counts, and so does that it was slow by then."""
+        if self._lost and self._lost != REJECTED:
+            self._fail(self._lost, rescued=False)
+            return
+        first_token = self._seconds if self._stream and self._first_token is None else self._first_token
+        # Whether the request was the client's mistake, only the champion could have said.
+        if not self._lost and self._is_slow(first_token):
+            for book in self._books:
+                book.finished += 1
+                book.slow += 1
+        self.rejected(CLIENT_GONE)
+
+    @property
+    def _seconds(self) -> float:
+        return (self._target.clock() if self._paused is None else self._paused) - self._started
+
+    def _is_slow(self, first_token: float | None) -> bool:
+        slow = self._period.slow
+        return _exceeds(first_token, slow.first_token) or _exceeds(self._seconds, slow.total)
+
+    def _fail(self, status: int, *, rescued: bool) -> None:
+        for book in self._books:
+            book.end(status)
+            book.finished += 1
+            book.failed += 1
+            book.rescued += rescued
+        self._end(None, failed=True, empty=False, finish_reason="")
+
+    def _end(self, answer: str | None, *, failed: bool, empty: bool, finish_reason: str) -> None:
+        self.ended = True
+        if not self._sampled:
+            return
+        self._target.samples.add(
+            {
+                "generation": self._period.generation,
+                "arm": self.arm,
+                "release": self.release,
+                "prompt": self._generation.prompt,
+                "messages": self._generation.messages,
+                "answer": answer,
+                "failed": failed,
+                "empty": empty,
+                "finish_reason": finish_reason,
+                "greedy": self._generation.greedy,
+            }
+        )
+
+
+def _exceeds(seconds: float | None, limit: float | None) -> bool:
+    return seconds is not None and limit is not None and seconds > limit

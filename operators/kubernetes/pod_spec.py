@@ -1,0 +1,170 @@
+"""From a job, its platform and a size to the pod that runs it: plain data, as Kubernetes writes it."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from include.code_identity import IMAGE
+from include.errors import ConfigurationError
+from include.job_environment import GATHER_SECONDS, GRACE_SECONDS, METRICS_PORT, PRICE_PER_HOUR, TERMINATION_LOG
+from include.platforms import Platform
+from include.platforms.cluster import Cluster, Size
+from include.specs import job_module
+from include.specs.base import JobSpec
+
+CONTAINER = "base"
+"""The container that runs the job; Airflow's operators look for it by this name."""
+
+SCRATCH = "/scratch"
+
+SPEC_ANNOTATION = "anemone/spec"
+"""URI of the spec that the pod works on: what it is, and what it will have made."""
+
+_EFA = "vpc.amazonaws.com/efa"
+_TERMINATION_PATH = "/dev/termination-log"
+
+_HOMES = {
+    "HOME": SCRATCH,
+    "TMPDIR": SCRATCH,
+    "XDG_CACHE_HOME": f"{SCRATCH}/cache",
+    "XDG_CONFIG_HOME": f"{SCRATCH}/config",
+    "HF_HOME": f"{SCRATCH}/huggingface",
+    "TRITON_CACHE_DIR": f"{SCRATCH}/cache/triton",
+    "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/cache/inductor",
+    "MPLCONFIGDIR": f"{SCRATCH}/config/matplotlib",
+}
+"""Where libraries want to write; everything else of the pod is read-only."""
+
+
+def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = None) -> dict[str, Any]:
+    """The pod that runs a job: everything but its name, its namespace and the labels of its task.
+
+    Args:
+        spec: what is to be done. `uri`: where the job reads it.
+        size: the recipe's choice, where it has one.
+
+    Raises:
+        ConfigurationError: the platform has no cluster, no image for the job, or no such size.
+    """
+    cluster = platform.cluster
+    if cluster is None:
+        raise ConfigurationError(f"the platform {platform.name} has no cluster: set ANEMONE_PLATFORM to one that has")
+    wanted = cluster.size(spec.job, size)
+    mounts = _mounts(spec, platform, cluster, wanted)
+    command = ["python", "-m", job_module(spec.job), "--spec", uri]
+    environment = _environment(spec, platform, cluster, wanted)
+    port = next((entry["value"] for entry in environment if entry["name"] == METRICS_PORT), None)
+    container = {
+        "name": CONTAINER,
+        "image": cluster.image(spec.job, spec.environment),
+        "imagePullPolicy": cluster.image_pull_policy,
+        "command": command,
+        "env": environment,
+        "ports": [{"name": "metrics", "containerPort": int(port)}] if port else [],
+        "resources": _resources(cluster, wanted),
+        "volumeMounts": [mount for _, mount in mounts] + list(cluster.volume_mounts),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePath": _TERMINATION_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [volume for volume, _ in mounts] + list(cluster.volumes),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": cluster.user,
+            "runAsGroup": cluster.user,
+            "fsGroup": cluster.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "automountServiceAccountToken": cluster.service_account_token,
+        # A Service called router would put ROUTER_PORT and the like into every job's environment.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": round(_grace(platform, wanted)),
+        "serviceAccountName": cluster.account(spec.job, spec.environment),
+        "imagePullSecrets": [{"name": name} for name in cluster.image_pull_secrets],
+        "nodeSelector": wanted.node_selector,
+        "tolerations": list(wanted.tolerations),
+        "affinity": wanted.affinity,
+        "priorityClassName": wanted.priority_class,
+    }
+    labels = {
+        **cluster.labels,
+        "app.kubernetes.io/name": "anemone-job",
+        "app.kubernetes.io/component": spec.job,
+        "app.kubernetes.io/managed-by": "airflow",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"labels": labels, "annotations": {SPEC_ANNOTATION: uri}},
+        "spec": {key: value for key, value in pod.items() if value not in (None, [], {})},
+    }
+
+
+def _environment(spec: JobSpec, platform: Platform, cluster: Cluster, size: Size) -> list[dict[str, Any]]:
+    values = {
+        **_HOMES,
+        **platform.environment,
+        **size.environment,
+        "PYTHONUNBUFFERED": "1",
+        TERMINATION_LOG: _TERMINATION_PATH,
+        IMAGE: cluster.image(spec.job, spec.environment),
+        GRACE_SECONDS: str(round(_grace(platform, size))),
+        **({} if size.price_per_hour is None else {PRICE_PER_HOUR: str(size.price_per_hour)}),
+    }
+    if getattr(spec.config, "nodes", 1) > 1:
+        values[GATHER_SECONDS] = str(cluster.schedule_timeout_seconds + cluster.startup_timeout_seconds)
+    plain = [{"name": name, "value": value} for name, value in values.items() if name not in cluster.secrets]
+    secret = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}}
+        for name, source in cluster.secrets.items()
+    ]
+    return plain + secret
+
+
+def _grace(platform: Platform, size: Size) -> float:
+    return platform.grace_seconds if size.grace_seconds is None else size.grace_seconds
+
+
+def _resources(cluster: Cluster, size: Size) -> dict[str, dict[str, str]]:
+    # Devices and huge pages cannot be had in excess, so what is asked for is the limit; cores can.
+    devices: dict[str, str] = {}
+    if size.gpus:
+        devices[cluster.gpu_resource] = str(size.gpus)
+    if size.efa:
+        devices[_EFA] = str(size.efa)
+    if size.hugepages:
+        devices["hugepages-2Mi"] = size.hugepages
+    # So that the scheduler looks for a node with room for the scratch; the volume's own limit is what ends excess.
+    requests = {"cpu": size.cpu, "memory": size.memory, "ephemeral-storage": size.scratch, **devices}
+    return {"requests": requests, "limits": {"memory": size.memory, **devices}}
+
+
+def _mounts(
+    spec: JobSpec, platform: Platform, cluster: Cluster, size: Size
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Volume and mount of what every pod has, and of the serving token where the job asks for its file."""
+    found = [
+        ({"name": "scratch", "emptyDir": {"sizeLimit": size.scratch}}, {"name": "scratch", "mountPath": SCRATCH}),
+        ({"name": "tmp", "emptyDir": {"sizeLimit": size.scratch}}, {"name": "tmp", "mountPath": "/tmp"}),
+    ]
+    if size.shm:
+        shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size.shm}}
+        found.append((shm, {"name": "shm", "mountPath": "/dev/shm"}))
+    if cluster.serving_token is not None and "token_file" in type(spec.config).model_fields:
+        path = PurePosixPath(platform.serving.token_file)
+        token = cluster.serving_token
+        items = [{"key": token.key, "path": path.name}]
+        # Its group can read it, which is the pod's fsGroup.
+        secret = {"secretName": token.secret, "items": items, "defaultMode": 0o440}
+        mount = {"name": "serving-token", "mountPath": str(path.parent), "readOnly": True}
+        found.append(({"name": "serving-token", "secret": secret}, mount))
+    return found

@@ -1,0 +1,236 @@
+"""What trains on several nodes: from the pod of one node to what a cluster runs, in three forms. Plain data.
+
+- `job`: an Indexed Job and a headless Service, which need no controller beside Kubernetes' own.
+- `trainjob`: Kubeflow Trainer v2 (`trainer.kubeflow.org/v1alpha1`, v2.3). A TrainingRuntime of its own carries the pod:
+  a TrainJob alone can set neither its priority class nor how often a failed pod is replaced.
+- `pytorchjob`: Kubeflow's former PyTorchJob (`kubeflow.org/v1`, training-operator 1.9).
+
+In all of them one node is one pod, which finds in `PET_*` which it is and where node 0 is; a pod that fails is not
+replaced, since the others cannot go on without it: the operator's next try begins again with all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from include.job_environment import MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODES
+from operators.kubernetes.pod_spec import CONTAINER, SPEC_ANNOTATION
+
+TRAINING = "anemone/training"
+"""Label of everything that belongs to one training: its name."""
+
+PORT = 29500
+"""Of node 0, below the range of outgoing connections; the ports after it are the ranks'."""
+
+_INDEX = "batch.kubernetes.io/job-completion-index"
+_KEPT_SECONDS = 7 * 24 * 3600
+"""How long a training that nobody came back for stays to be looked at; it holds no node."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where the API server keeps objects of a kind."""
+
+    group: str
+    version: str
+    plural: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to train on several nodes.
+
+    Attributes:
+        name: as a platform names it. `kind`: of the object that is the training; deleting it deletes everything of it.
+        container: what the pods' container has to be called.
+        first: labels of node 0's pod, beside `TRAINING`.
+        succeeded, failed: types of the conditions with which it ends.
+        before, after: the other objects, of which some have to be there before it.
+    """
+
+    name: str
+    kind: Kind
+    container: str
+    _main: Callable[[str, dict[str, Any], int, int], dict[str, Any]]
+    first: Mapping[str, str] = field(default_factory=lambda: {_INDEX: "0"})
+    succeeded: str = "Complete"
+    failed: str = "Failed"
+    before: Callable[[str, dict[str, Any]], list[tuple[Kind, dict[str, Any]]]] = lambda _name, _pod: []
+    after: Callable[[str, dict[str, Any]], list[tuple[Kind, dict[str, Any]]]] = lambda _name, _pod: []
+
+    def pod(self, name: str, pod: Mapping[str, Any]) -> dict[str, Any]:
+        """The pod of one node as a template: its container named, all of it labelled."""
+        template = {"metadata": deepcopy(pod["metadata"]), "spec": deepcopy(pod["spec"])}
+        for key in ("name", "namespace"):
+            template["metadata"].pop(key, None)
+        template["metadata"].setdefault("labels", {})[TRAINING] = name
+        container = next(found for found in template["spec"]["containers"] if found["name"] == CONTAINER)
+        container["name"] = self.container
+        return template
+
+    def render(self, name: str, template: dict[str, Any], *, nodes: int, processes: int) -> dict[str, Any]:
+        """The training itself. `template` is what `pod` gave; `processes` are those of one node."""
+        return {**self._main(name, template, nodes, processes), "metadata": _metadata(name, template)}
+
+    def ended(self, training: Mapping[str, Any]) -> str | None:
+        """`succeeded`, `failed`, or None while it goes on."""
+        conditions = {found["type"]: found for found in training.get("status", {}).get("conditions", ())}
+        for verdict, kind in (("succeeded", self.succeeded), ("failed", self.failed)):
+            if conditions.get(kind, {}).get("status") == "True":
+                return verdict
+        return None
+
+    def reason(self, training: Mapping[str, Any]) -> str:
+        """What the cluster says of its failure."""
+        for found in training.get("status", {}).get("conditions", ()):
+            if found["type"] == self.failed and found.get("status") == "True":
+                return ": ".join(filter(None, (found.get("reason"), found.get("message"))))
+        return "no reason given"
+
+
+def _metadata(name: str, template: Mapping[str, Any]) -> dict[str, Any]:
+    annotations = template["metadata"].get("annotations", {})
+    metadata = {"name": name, "labels": dict(template["metadata"]["labels"])}
+    if SPEC_ANNOTATION in annotations:
+        metadata["annotations"] = {SPEC_ANNOTATION: annotations[SPEC_ANNOTATION]}
+    return metadata
+
+
+def _job(name: str, template: dict[str, Any], nodes: int, _processes: int) -> dict[str, Any]:
+    template = deepcopy(template)
+    template["spec"] |= {"restartPolicy": "Never", "subdomain": name}
+    place = [
+        {"name": NODES, "value": str(nodes)},
+        {"name": NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{_INDEX}']"}}},
+        {"name": MASTER_ADDRESS, "value": f"{name}-0.{name}"},
+        {"name": MASTER_PORT, "value": str(PORT)},
+    ]
+    container = next(found for found in template["spec"]["containers"] if found["name"] == CONTAINER)
+    container["env"] = [*container.get("env", []), *place]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            # Names the pod that failed first in the Job's own condition, and ends the others at once.
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
+                    },
+                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                ]
+            },
+            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "template": template,
+        },
+    }
+
+
+def _service(name: str, template: dict[str, Any]) -> list[tuple[Kind, dict[str, Any]]]:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(name, template),
+        # Node 0 must be found before it is ready: it becomes so only once the others have found it.
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {TRAINING: name}},
+    }
+    return [(SERVICE, service)]
+
+
+def _train_job(name: str, template: dict[str, Any], nodes: int, processes: int) -> dict[str, Any]:
+    container = template["spec"]["containers"][0]
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "spec": {
+            "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": name},
+            "trainer": {
+                "numNodes": nodes,
+                "numProcPerNode": processes,
+                "image": container["image"],
+                "command": container["command"],
+                "resourcesPerNode": container["resources"],
+            },
+        },
+    }
+
+
+def _training_runtime(name: str, template: dict[str, Any]) -> list[tuple[Kind, dict[str, Any]]]:
+    template = deepcopy(template)
+    template["spec"]["restartPolicy"] = "Never"
+    node = {
+        "name": "node",
+        "template": {
+            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
+            "spec": {"backoffLimit": 0, "template": template},
+        },
+    }
+    runtime = {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainingRuntime",
+        "metadata": _metadata(name, template),
+        "spec": {
+            "mlPolicy": {"numNodes": 1, "torch": {}},
+            "template": {
+                # No ttlSecondsAfterFinished, here or in the Job: Trainer 2.3 makes the JobSet of a failed TrainJob anew
+                # once it is gone, and so trains again (kubeflow/trainer#3737, #3779). A TrainJob has none of its own.
+                "spec": {
+                    # Node 0 has to be found before it is ready.
+                    "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+                    "failurePolicy": {"maxRestarts": 0},
+                    "replicatedJobs": [node],
+                }
+            },
+        },
+    }
+    return [(_TRAINING_RUNTIME, runtime)]
+
+
+def _pytorch_job(_name: str, template: dict[str, Any], nodes: int, processes: int) -> dict[str, Any]:
+    def replicas(count: int) -> dict[str, Any]:
+        return {"replicas": count, "restartPolicy": "Never", "template": deepcopy(template)}
+
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "spec": {
+            "nprocPerNode": str(processes),
+            "runPolicy": {"backoffLimit": 0, "cleanPodPolicy": "Running", "ttlSecondsAfterFinished": _KEPT_SECONDS},
+            "pytorchReplicaSpecs": {"Master": replicas(1), "Worker": replicas(nodes - 1)},
+        },
+    }
+
+
+SERVICE = Kind("", "v1", "services")
+_TRAINING_RUNTIME = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes")
+
+FORMS: Mapping[str, Form] = {
+    form.name: form
+    for form in (
+        Form("job", Kind("batch", "v1", "jobs"), CONTAINER, _job, after=_service),
+        Form(
+            "trainjob",
+            Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
+            "node",
+            _train_job,
+            before=_training_runtime,
+        ),
+        Form(
+            "pytorchjob",
+            Kind("kubeflow.org", "v1", "pytorchjobs"),
+            "pytorch",
+            _pytorch_job,
+            first={"training.kubeflow.org/replica-type": "master"},
+            succeeded="Succeeded",
+        ),
+    )
+}

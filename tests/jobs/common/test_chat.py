@@ -1,0 +1,107 @@
+"""The shared chat rendering, with the demo's template and a tokenizer of its special tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.errors import ConfigurationError, DataError
+from include.home import PROJECT
+from jobs.common.chat import encode, encode_prompt, load_tokenizer
+
+TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        ["kubectl get pods -n prod"],
+        trainers.BpeTrainer(vocab_size=280, special_tokens=SPECIAL, initial_alphabet=alphabet),
+    )
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", pad_token="<|pad|>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Any:
+    return load_tokenizer(folder, TEMPLATE)
+
+
+def messages(*texts: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in texts]
+
+
+def test_a_conversation_renders_as_the_template_says(tokenizer: Any) -> None:
+    ids, mask = encode(tokenizer, messages(("system", "Be brief."), ("user", "list pods"), ("assistant", "kubectl")))
+    assert tokenizer.decode(ids) == "<|begin|><|system|> Be brief.\n<|user|> list pods\n<|assistant|> kubectl<|end|>"
+    assert tokenizer.decode([token for token, trained in zip(ids, mask, strict=True) if trained]) == " kubectl<|end|>"
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_an_empty_system_message_is_skipped(tokenizer: Any) -> None:
+    with_empty = messages(("system", ""), ("user", "a"), ("assistant", "b"))
+    assert encode(tokenizer, with_empty) == encode(tokenizer, with_empty[1:])
+
+
+def test_the_prompt_is_exactly_what_comes_before_the_answer(tokenizer: Any) -> None:
+    talk = messages(("user", "파드 목록"), ("assistant", "kubectl get pods"))
+    ids, mask = encode(tokenizer, talk)
+    prompt = encode_prompt(tokenizer, talk)
+    assert prompt == encode_prompt(tokenizer, talk[:1])
+    assert ids[: len(prompt)] == prompt
+    assert mask == [0] * len(prompt) + [1] * (len(ids) - len(prompt))
+    assert tokenizer.decode(prompt) == "<|begin|><|user|> 파드 목록\n<|assistant|>"
+
+
+def test_every_answer_of_a_longer_conversation_is_trained_on(tokenizer: Any) -> None:
+    talk = messages(("user", "a"), ("assistant", "first"), ("user", "b"), ("assistant", "second"))
+    ids, mask = encode(tokenizer, talk)
+    trained = tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
+    assert trained == " first<|end|> second<|end|>"
+
+
+def test_a_template_without_a_generation_block_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no \{% generation %\} block"):
+        load_tokenizer(folder, "{{ messages }}")
+
+
+def test_a_template_that_does_not_parse_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not valid Jinja"):
+        load_tokenizer(folder, "{% generation %}{{ oops {% endgeneration %}")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no tokenizer\.json and no tokenizer_config\.json"):
+        load_tokenizer(tmp_path, TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("{{ ''.__class__.__mro__ }}", ConfigurationError, "reaches for what a template must not .*__class__"),
+        ("{{ raise_exception('no system') }}", DataError, "starts with '파드' .*no system"),
+        ("{{ 1 // 0 }}", DataError, "ZeroDivisionError"),
+        ("{% for n in range(10**9) %}{% endfor %}", DataError, "Range too big"),
+        ("{{ messages[0].missing + 1 }}", DataError, "correct the template, or take the row out"),
+    ],
+)
+def test_a_template_that_cannot_render_a_conversation_says_so(folder: Path, text: str, error: type, words: str) -> None:
+    tokenizer = load_tokenizer(folder, "{% generation %}{{ messages[-1].content }}{% endgeneration %}" + text)
+    talk = messages(("user", "파드"), ("assistant", "kubectl"))
+    for render in (encode, encode_prompt):
+        with pytest.raises(error, match=words):
+            render(tokenizer, talk)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+
+from operators.gates.sensor import GateSensor
+from operators.gates.trigger import ArtifactTrigger
+
+
+def result(**failed):
+    expectations = [
+        {
+            "name": name,
+            "success": ok,
+            "observed": observed,
+            "limit": limit,
+            "message": f"{name}: {observed}, limit {limit}",
+        }
+        for name, (ok, observed, limit) in failed.items()
+    ]
+    return {"success": all(found["success"] for found in expectations), "rows": 10, "expectations": expectations}
+
+
+def gate(store, name="check-1", kind="data_quality", **kwargs):
+    return GateSensor(task_id="gate", gate=kind, artifact=store.uri(name), **kwargs)
+
+
+def evaluation(exact_match: float, rows: int = 600):
+    right = round(exact_match * rows)
+    means = {
+        "base_zero_shot": {"exact_match": 0.0, "rouge_l": 0.0, "heldout_loss": 3.0},
+        "base_few_shot": {"exact_match": 0.0, "rouge_l": 0.0, "heldout_loss": 3.0},
+        "tuned": {"exact_match": right / rows, "rouge_l": 1.0, "heldout_loss": 0.05},
+    }
+    scores = [
+        {
+            "id": str(row),
+            "scores": {
+                name: {
+                    "exact_match": int(name == "tuned" and row < right),
+                    "rouge_l": figures["rouge_l"],
+                    "loss": figures["heldout_loss"],
+                    "tokens": 5,
+                }
+                for name, figures in means.items()
+            },
+        }
+        for row in range(rows)
+    ]
+    return {
+        "results.json": json.dumps({"rows": rows, "models": means}),
+        "scores.jsonl": "".join(json.dumps(score) + "\n" for score in scores),
+    }
+
+
+def test_good_data_passes(store, commit):
+    commit("check-1", {"result.json": json.dumps(result(rows=(True, 10, 5)))})
+    assert gate(store).execute({}) is None
+
+
+def test_bad_data_ends_the_run_with_every_reason_and_a_remedy(store, commit):
+    commit("check-1", {"result.json": json.dumps(result(rows=(False, 1, 5), lost=(False, 0.9, 0.2), ok=(True, 1, 1)))})
+    with pytest.raises(AirflowFailException) as failure:
+        gate(store).execute({})
+    for words in ("rows: 1, limit 5", "lost: 0.9, limit 0.2", "removed.jsonl", store.uri("check-1")):
+        assert words in str(failure.value)
+    assert "ok:" not in str(failure.value)
+
+
+def test_the_recipes_limits_judge_the_model(store, commit):
+    commit("evaluate-1", evaluation(0.85))
+    limits = {"evaluation": {"min_exact_match": 0.8, "non_inferiority_margin": 0.02}}
+    assert gate(store, "evaluate-1", "evaluation", gates=limits).execute({}) is None
+    limits["evaluation"]["min_exact_match"] = 0.9
+    with pytest.raises(AirflowFailException, match=r"exact match \.85 is below \.90 .*answers\.jsonl"):
+        gate(store, "evaluate-1", "evaluation", gates=limits).execute({})
+
+
+def test_an_altered_artifact_never_passes(store, commit):
+    commit("check-1", {"result.json": json.dumps(result(rows=(False, 1, 5)))})
+    (path,) = (found for found in Path(store.root.removeprefix("file://")).rglob("result.json"))
+    path.write_text(json.dumps(result(rows=(True, 10, 5))))
+    with pytest.raises(AirflowFailException, match="altered after its commit"):
+        gate(store).execute({})
+
+
+def test_an_artifact_that_is_not_there_yet_is_waited_for(store, commit):
+    with pytest.raises(TaskDeferred) as deferral:
+        gate(store).execute({})
+    assert isinstance(deferral.value.trigger, ArtifactTrigger)
+    assert deferral.value.timeout is not None
+    commit("check-1", {"result.json": json.dumps(result(rows=(True, 10, 5)))})
+    assert getattr(gate(store), deferral.value.method_name)({}, {"artifact": store.uri("check-1")}) is None
+
+
+def test_a_store_that_is_away_is_worth_another_try(store):
+    root = Path(store.root.removeprefix("file://"))
+    root.rename(root.with_name("away"))
+    with pytest.raises(AirflowException, match="is not there") as failure:
+        gate(store).execute({})
+    assert not isinstance(failure.value, AirflowFailException)

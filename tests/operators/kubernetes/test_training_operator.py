@@ -1,0 +1,650 @@
+"""Trainings of several nodes with real clients and a real trigger, against a small Kubernetes API.
+
+What the pods themselves do to each other is shown in tests/jobs/finetune/test_nodes.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+
+from include.platforms import load_platform
+from operators import job as job_task
+from operators.kubernetes import pod_trigger, training_trigger
+from operators.kubernetes import training_operator as distributed
+from operators.kubernetes.training_operator import DistributedJobOperator
+from operators.kubernetes.training_trigger import TrainingTrigger
+from operators.kubernetes.workloads import TRAINING
+from tests.operators.kubernetes.api import KubernetesPeer, _another, _now, _status
+
+CONDITION = {"lastProbeTime": None, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+
+
+class TrainingPeer(KubernetesPeer):
+    """Keeps Jobs, with a pod a node, Services, and what Kubeflow's controllers read; what pods do is the test's affair.
+
+    Attributes:
+        refusals: (status, message) that answers the creation of a kind, by its plural.
+    """
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.jobs, self.services = {}, {}
+        self.kubeflow = {"trainjobs": {}, "trainingruntimes": {}}
+        self.refusals = {}
+        self.on_job = lambda job: None
+
+    def answer(self, method, path, body, query):
+        if self.failing > 0:
+            return super().answer(method, path, body, query)
+        if method == "POST" and path[-1] in self.refusals:
+            return _status(*self.refusals[path[-1]])
+        match method, path[-2:], path[-1]:
+            case "POST", [_, kind], _ if kind in self.kubeflow:
+                return self._keep(self.kubeflow[kind], body)
+            case _, [kind, name], _ if kind in self.kubeflow:
+                return self._kept(method, self.kubeflow[kind], name, body)
+            case "POST", [_, "jobs"], _:
+                return self._make_job(body)
+            case "POST", [_, "services"], _:
+                if self.refusal is not None:
+                    return _status(*self.refusal)
+                return self._keep(self.services, body)
+            case "GET", ["jobs", name], _:
+                return (200, self.jobs[name]) if name in self.jobs else _status(404, "not found")
+            case "DELETE", ["jobs", name], _:
+                return self._delete_job(name, body)
+            case _, ["services", name], _:
+                return (200, self.services[name]) if name in self.services else _status(404, "not found")
+        return super().answer(method, path, body, query)
+
+    def end(self, job, kind="Complete", reason=None):
+        with self.lock:
+            job["status"] = {"conditions": [{**CONDITION, "type": kind, "status": "True", "reason": reason}]}
+
+    def nodes(self, job):
+        return [self.pods[f"{job['metadata']['name']}-{index}"] for index in range(job["spec"]["completions"])]
+
+    def exit(self, pod, code, message="", seconds=0):
+        ended = {"exitCode": code, "message": message, "finishedAt": _now(seconds), "reason": "Error"}
+        self.status(pod, "Failed" if code else "Succeeded", state={"terminated": ended})
+
+    def _keep(self, where, body):
+        name = body["metadata"]["name"]
+        if name in where:
+            return _status(409, "already exists", reason="AlreadyExists")
+        body["metadata"].update(uid=str(uuid4()), creationTimestamp=_now())
+        where[name] = body
+        return 201, body
+
+    def _kept(self, method, where, name, body):
+        if name not in where:
+            return _status(404, "not found")
+        if method == "PATCH":
+            where[name]["metadata"].update(body["metadata"])
+        if method != "DELETE":
+            return 200, where[name]
+        return _another(where[name], body) or (200, where.pop(name))
+
+    def _make_job(self, body):
+        code, answer = self._keep(self.jobs, body)
+        if code != 201:
+            return code, answer
+        name, template = body["metadata"]["name"], body["spec"]["template"]
+        for index in range(body["spec"]["completions"]):
+            labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
+            metadata = {"name": f"{name}-{index}", "namespace": "anemone", "labels": labels}
+            self._create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": dict(template["spec"])})
+        self.on_job(body)
+        return 201, body
+
+    def _delete_job(self, name, options=None):
+        if name not in self.jobs:
+            return _status(404, "not found")
+        if refusal := _another(self.jobs[name], options or {}):
+            return refusal
+        job = self.jobs.pop(name)
+        for pod in self.nodes(job):
+            del self.pods[pod["metadata"]["name"]]
+        self.services.pop(name, None)
+        return 200, job
+
+
+@pytest.fixture
+def kubernetes(tmp_path, monkeypatch):
+    peer = TrainingPeer(tmp_path)
+    extra = json.dumps({"kube_config_path": str(peer.kubeconfig), "in_cluster": False})
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", lambda state: 0.01)
+    monkeypatch.setattr(distributed, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(training_trigger, "_LEAST_SECONDS", 0.0)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def platform(store, monkeypatch):
+    monkeypatch.setenv("ANEMONE_STORE", "s3://bucket/anemone")
+    load_platform.cache_clear()
+    found = load_platform("cpu-cluster")
+    load_platform.cache_clear()
+    limits = {"unreachable_seconds": 1, "schedule_timeout_seconds": 30, "startup_timeout_seconds": 30}
+    cluster = found.cluster.model_copy(update=limits)
+    found = found.model_copy(update={"store": store.root, "cluster": cluster})
+    monkeypatch.setattr(job_task, "current_platform", lambda: found)
+    return found
+
+
+@pytest.fixture
+def task(platform, kubernetes, store, commit):
+    for name in ("base", "data"):
+        commit(name, {"a": "1"})
+    inputs = {name: store.uri(name) for name in ("base", "data")}
+
+    def make(nodes=2, **kwargs):
+        config = {"steps": 10, "learning_rate": 0.1, "max_tokens": 64, "chat_template": "x", "local_batch_size": 4}
+        section = {"job": "finetune", "config": {**config, "processes": 4, "nodes": nodes}}
+        arguments = {"task_id": "finetune", "section": section, "inputs": inputs, "poll_interval": 0.02, **kwargs}
+        return DistributedJobOperator(**arguments)
+
+    return make
+
+
+class Ti(SimpleNamespace):
+    def xcom_push(self, key, value):
+        self.xcom[key] = value
+
+
+def context(try_number=1):
+    ti = Ti(
+        dag_id="customize", task_id="finetune", run_id="manual__1", map_index=-1, try_number=try_number, max_tries=4,
+        xcom={}, start_date=datetime.now(UTC),
+    )  # fmt: skip
+    return {"run_id": "manual__1", "params": {"refresh": [], "recipe": "demo/x"}, "ti": ti, "dag": SimpleNamespace()}
+
+
+def deferred(operator, given=None):
+    with pytest.raises(TaskDeferred) as waiting:
+        operator.execute(given or context())
+    assert waiting.value.method_name == "training_ended"
+    return waiting.value.trigger
+
+
+def fires(trigger):
+    """What the trigger tells, after the way through Airflow's database."""
+    path, arguments = trigger.serialize()
+    assert path == "operators.kubernetes.training_trigger.TrainingTrigger"
+    arguments = json.loads(json.dumps(arguments))
+    return asyncio.run(
+        asyncio.wait_for(training_trigger.first_event(training_trigger.TrainingTrigger(**arguments)), 30)
+    )
+
+
+def follow(task, given=None, **kwargs):
+    """To the end; each step is another process, and so another operator."""
+    given = given or context()
+    event = fires(deferred(task(**kwargs), given))
+    return task(**kwargs).training_ended(given, event)
+
+
+def test_two_nodes_are_one_training_and_its_task_returns_the_artifact(task, kubernetes, store, commit, caplog, capsys):
+    def run(job):
+        plan = json.loads(store_text(store, job))
+        commit(plan["output"]["name"], {"adapter/a": "1"}, job="finetune", metrics={"steps": 10})
+        first, second = kubernetes.nodes(job)
+        kubernetes.logs[first["metadata"]["name"]] = "train step=10\nfinished\n"
+        kubernetes.logs[second["metadata"]["name"]] = "took_part node=1\n"
+        for pod in (first, second):
+            kubernetes.exit(pod, 0)
+        kubernetes.end(job)
+
+    kubernetes.on_job = run
+    caplog.set_level("INFO")
+    given = context()
+    uri = follow(task, given)
+    assert given["ti"].xcom["return_value"] == uri
+    assert kubernetes.jobs == kubernetes.pods == kubernetes.services == {}
+    told = caplog.text + capsys.readouterr().out
+    assert "train step=10" in told and "took_part" not in told
+
+
+def store_text(store, job):
+    uri = job["metadata"]["annotations"]["anemone/spec"]
+    return Path(uri.removeprefix("file://")).read_text()
+
+
+def test_a_job_of_one_node_is_a_pod(task, kubernetes):
+    with pytest.raises(TaskDeferred) as waiting:
+        task(nodes=1).execute(context())
+    assert waiting.value.method_name == "trigger_reentry"
+    assert kubernetes.jobs == {} and len(kubernetes.pods) == 1
+
+
+def test_the_service_belongs_to_the_job(task, kubernetes):
+    deferred(task())
+    ((name, job),) = kubernetes.jobs.items()
+    (service,) = kubernetes.services.values()
+    assert service["metadata"]["ownerReferences"] == [
+        {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+    ]
+    assert job["metadata"]["labels"][TRAINING] == name
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_next_try_adopts_what_a_crash_has_left(task, kubernetes, store, commit, ended):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    if ended:
+        commit(json.loads(store_text(store, job))["output"]["name"], {"a": "1"}, job="finetune")
+        kubernetes.end(job)
+    trigger = deferred(task(), context(try_number=2)) if not ended else None
+    assert [found["metadata"]["uid"] for found in kubernetes.jobs.values()] == [job["metadata"]["uid"]]
+    assert trigger is None or trigger.name == job["metadata"]["name"]
+
+
+def test_a_service_that_a_crash_left_unmade_is_made_when_the_training_is_adopted(task, kubernetes):
+    deferred(task())
+    kubernetes.services.clear()
+    deferred(task(), context(try_number=2))
+    assert len(kubernetes.services) == 1
+
+
+def test_one_that_has_failed_and_one_of_another_spec_make_room(task, kubernetes):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    kubernetes.end(job, "Failed")
+    deferred(task(), context(try_number=2))
+    (again,) = kubernetes.jobs.values()
+    assert again["metadata"]["uid"] != job["metadata"]["uid"]
+    other = task()
+    other.section["config"]["steps"] = 20
+    deferred(other, context(try_number=3))
+    (third,) = kubernetes.jobs.values()
+    assert third["metadata"]["uid"] != again["metadata"]["uid"]
+
+
+def test_one_that_is_being_deleted_is_waited_for(task, kubernetes, monkeypatch):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    job["metadata"]["deletionTimestamp"] = _now()
+    looks = []
+
+    def wait(_seconds):
+        looks.append(len(kubernetes.jobs))
+        if len(looks) == 3:
+            kubernetes._delete_job(job["metadata"]["name"])
+
+    monkeypatch.setattr(distributed.time, "sleep", wait)
+    deferred(task(), context(try_number=2))
+    assert looks == [1, 1, 1]
+    assert [found["metadata"]["uid"] for found in kubernetes.jobs.values()] != [job["metadata"]["uid"]]
+
+
+def test_where_the_service_is_refused_no_pods_stay(task, kubernetes):
+    def refuse(_job):
+        kubernetes.refusal = (403, 'services is forbidden: User "airflow" cannot create resource "services"')
+
+    kubernetes.on_job = refuse
+    with pytest.raises(AirflowFailException, match="may not make Service"):
+        task().execute(context())
+    assert kubernetes.jobs == kubernetes.pods == {}
+
+
+@pytest.mark.parametrize(
+    ("ends", "error", "says"),
+    [
+        ([(75, "node 1 is gone", 9), (65, "row 3 is broken", 3)], AirflowFailException, "row 3 is broken"),
+        ([(143, "stopped", 0), (70, "training diverged", 5)], AirflowFailException, "training diverged"),
+        ([(75, "rank 1 was killed", 1), (75, "rank 1 was killed", 1)], AirflowException, "rank 1 was killed"),
+        ([(143, "stopped on request", 1), (143, "stopped on request", 2)], AirflowException, "was deleted|stopped on"),
+    ],
+)
+def test_the_first_failure_that_says_why_is_the_verdict(task, kubernetes, capsys, caplog, ends, error, says):
+    def fail(job):
+        for pod, (code, words, seconds) in zip(kubernetes.nodes(job), ends, strict=True):
+            kubernetes.logs[pod["metadata"]["name"]] = f"the end of {pod['metadata']['name']}\n"
+            kubernetes.exit(pod, code, words, seconds)
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+
+    kubernetes.on_job = fail
+    with pytest.raises(error, match=says) as raised:
+        follow(task)
+    assert type(raised.value) is error
+    told = caplog.text + capsys.readouterr().out
+    assert told.count("the end of anemone-finetune-") >= 2
+    assert kubernetes.jobs == {}
+
+
+def test_a_pod_that_ran_out_of_memory_is_the_verdict_and_not_the_peer_that_missed_it(task, kubernetes):
+    def fail(job):
+        first, second = kubernetes.nodes(job)
+        kubernetes.exit(first, 75, "node 1 is gone", 40)
+        kubernetes.exit(second, 137, "", 10)
+        second["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+
+    kubernetes.on_job = fail
+    with pytest.raises(AirflowException, match="-1 ran out of memory"):
+        follow(task)
+
+
+def test_a_pod_that_was_preempted_is_the_verdict(task, kubernetes):
+    def fail(job):
+        first, second = kubernetes.nodes(job)
+        kubernetes.exit(first, 143, "stopped", 1)
+        kubernetes.exit(second, 143, "stopped", 2)
+        second["status"]["conditions"] = [
+            {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+        ]
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+
+    kubernetes.on_job = fail
+    with pytest.raises(AirflowException, match="-1 made room for a pod of a higher priority"):
+        follow(task)
+
+
+def test_a_training_that_is_gone_is_no_success(task, kubernetes):
+    trigger = deferred(task())
+    kubernetes._delete_job(trigger.name)
+    event = fires(trigger)
+    assert event["status"] == "gone"
+    with pytest.raises(AirflowException, match="is gone"):
+        task().training_ended(context(), event)
+
+
+def test_where_one_pod_finds_no_node_all_are_let_go(task, kubernetes):
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    first, second = kubernetes.nodes(job)
+    first["spec"]["nodeName"] = "gpu-1"
+    kubernetes.status(first, "Running", state={"running": {"startedAt": _now()}})
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient gpu"}
+    kubernetes.status(second, "Pending", conditions=[waits])
+    second["metadata"]["creationTimestamp"] = _now(-31)
+    event = fires(trigger)
+    assert event["status"] == "stuck"
+    with pytest.raises(AirflowException, match=r"-1 within 30 s \(Insufficient gpu\).* needs all of them: the 1 that"):
+        task().training_ended(context(), event)
+    assert kubernetes.jobs == kubernetes.pods == {}
+
+
+def long_ago(trigger):
+    trigger.since = (datetime.now(UTC) - timedelta(seconds=31)).isoformat()
+    return trigger
+
+
+PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [([], "has 1 of its 2 pods after 30 s"), ([PREEMPTED], "-0 made room for a pod of a higher priority")],
+)
+def test_pods_that_are_never_made_end_the_wait(task, kubernetes, conditions, says):
+    """Where one that was there was taken away, that is the reason."""
+
+    def refuse_second(job):
+        first, second = kubernetes.nodes(job)
+        kubernetes.vanish(second["metadata"]["name"])
+        kubernetes.status(first, "Running", state={"running": {}}, conditions=conditions)
+
+    kubernetes.on_job = refuse_second
+    event = fires(long_ago(deferred(task())))
+    with pytest.raises(AirflowException, match=says):
+        task().training_ended(context(), event)
+
+
+def test_a_pod_that_is_taken_away_after_hours_was_made(task, kubernetes):
+    trigger = long_ago(deferred(task()))
+    (job,) = kubernetes.jobs.values()
+    first, second = kubernetes.nodes(job)
+    for pod in (first, second):
+        kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}})
+
+    async def preempted():
+        event = asyncio.create_task(training_trigger.first_event(trigger))
+        await asyncio.sleep(0.2)
+        kubernetes.status(second, "Running", state={"running": {}}, conditions=[PREEMPTED])
+        await asyncio.sleep(0.2)
+        kubernetes.vanish(second["metadata"]["name"])
+        await asyncio.sleep(0.2)
+        assert not event.done()
+        kubernetes.exit(first, 143, "stopped on request")
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+        return await event
+
+    event = asyncio.run(asyncio.wait_for(preempted(), 30))
+    assert event["status"] == "failed"
+    with pytest.raises(AirflowException, match="-1 made room for a pod of a higher priority"):
+        task().training_ended(context(), event)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "error", "says"),
+    [
+        (75, "node 1 is gone", AirflowException, "-1 should have ended by .* its node gpu-7 does not answer.*--force"),
+        (65, "row 3 is broken", AirflowFailException, "row 3 is broken"),
+    ],
+)
+def test_a_pod_that_never_ends_does_not_keep_the_others_waiting(task, kubernetes, code, words, error, says):
+    """Since Kubernetes 1.31 a Job fails only once all its pods have ended; until then it says FailureTarget."""
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    first, second = kubernetes.nodes(job)
+    kubernetes.exit(first, code, words)
+    kubernetes.status(second, "Running", state={"running": {"startedAt": _now()}})
+    second["spec"]["nodeName"] = "gpu-7"
+    second["metadata"]["deletionTimestamp"] = _now(-300)
+    kubernetes.end(job, "FailureTarget", "PodFailurePolicy")
+    event = fires(trigger)
+    with pytest.raises(AirflowException, match=says) as raised:
+        task().training_ended(context(), event)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
+def test_one_whose_making_got_no_answer_is_adopted_and_goes_with_the_last_try(task, kubernetes, try_number, left):
+    kubernetes.losing = 1
+    with pytest.raises(AirflowException, match="could not make training"):
+        task().execute(context(try_number))
+    assert len(kubernetes.jobs) == left
+
+
+@pytest.mark.parametrize("form", ["job", "trainjob"])
+def test_another_training_of_its_name_is_left_alone(task, kubernetes, request, form):
+    if form == "trainjob":
+        request.getfixturevalue("as_trainjob")
+    operator = task()
+    trigger = deferred(operator)
+    kept = kubernetes.jobs if form == "job" else kubernetes.kubeflow["trainjobs"]
+    (training,) = kept.values()
+    training["metadata"]["uid"] = "another"
+    asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
+    operator.on_kill()
+    event = {"status": "unreachable", "message": "403", "fate": None, "spec": trigger.spec, "uid": trigger.uid}
+    with pytest.raises(AirflowException, match="could not be watched"):
+        task().training_ended(context(try_number=5), event)
+    assert list(kept.values()) == [training]
+
+
+@pytest.mark.parametrize(("away", "left"), [(9, 0), (10_000, 1)])
+def test_marking_the_task_while_the_api_is_away(task, kubernetes, monkeypatch, caplog, capsys, away, left):
+    monkeypatch.setattr(pod_trigger, "_KILL_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(pod_trigger, "_KILL_SECONDS", 5 if left == 0 else 0.3)
+    trigger = deferred(task())
+    kubernetes.failing = away
+    asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
+    assert len(kubernetes.jobs) == left
+    told = caplog.text + capsys.readouterr().out
+    assert (f"`kubectl --namespace anemone delete jobs {trigger.name}`" in told) is bool(left)
+
+
+def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch):
+    monkeypatch.setattr(training_trigger, "PATIENCE_SECONDS", 0.05)
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    for pod in kubernetes.nodes(job):
+        waiting = {"reason": "ErrImagePull", "message": "manifest unknown"}
+        kubernetes.status(pod, "Pending", state={"waiting": waiting})
+    event = fires(trigger)
+    assert (event["status"], event["retryable"]) == ("stuck", False)
+    with pytest.raises(AirflowFailException, match="cannot be had"):
+        task().training_ended(context(), event)
+
+
+@pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
+def test_one_that_could_not_be_watched_goes_on_for_the_next_try(task, kubernetes, try_number, left):
+    trigger = deferred(task())
+    spec = trigger.serialize()[1]["spec"]
+    event = {"status": "unreachable", "message": "403: forbidden", "fate": None, "spec": spec, "uid": trigger.uid}
+    with pytest.raises(AirflowException, match="could not be watched"):
+        task().training_ended(context(try_number=try_number), event)
+    assert len(kubernetes.jobs) == left
+
+
+def test_one_whose_spec_is_gone_makes_room(task, kubernetes, store):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    Path(job["metadata"]["annotations"]["anemone/spec"].removeprefix("file://")).unlink()
+    deferred(task(), context(try_number=2))
+    (again,) = kubernetes.jobs.values()
+    assert again["metadata"]["uid"] != job["metadata"]["uid"]
+
+
+def test_the_trigger_outlasts_an_api_server_that_is_replaced(task, kubernetes):
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    kubernetes.failing = 3
+    kubernetes.end(job, "Failed")
+    assert fires(trigger)["status"] == "failed"
+
+
+def test_marking_the_task_deletes_the_training_and_the_next_one_is_another(task, kubernetes):
+    trigger = deferred(task())
+    (first,) = kubernetes.jobs.values()
+    asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
+    assert kubernetes.jobs == {} and kubernetes.pods == {}
+    deferred(task(), context(try_number=2))
+    (second,) = kubernetes.jobs.values()
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    assert any(request.startswith("DELETE ") and "/jobs/" in request for request in kubernetes.requests)
+
+
+def test_killing_the_process_deletes_the_training(task, kubernetes):
+    operator = task()
+    deferred(operator)
+    operator.on_kill()
+    assert kubernetes.jobs == {}
+
+
+def test_a_task_that_waits_by_itself_comes_to_the_same_end(task, kubernetes, store, commit):
+    def run(job):
+        commit(json.loads(store_text(store, job))["output"]["name"], {"a": "1"}, job="finetune")
+        kubernetes.end(job)
+
+    kubernetes.on_job = run
+    uri = task(deferrable=False).execute(context())
+    assert uri.startswith(f"{store.root}/finetune-")
+
+
+def test_what_a_crash_left_after_the_commit_is_taken_away(task, kubernetes, store, commit):
+    deferred(task())
+    (job,) = kubernetes.jobs.values()
+    commit(json.loads(store_text(store, job))["output"]["name"], {"a": "1"}, job="finetune")
+    assert task().execute(context(try_number=2)).startswith(f"{store.root}/finetune-")
+    assert kubernetes.jobs == kubernetes.pods == kubernetes.services == {}
+
+
+@pytest.fixture
+def as_trainjob(platform, monkeypatch):
+    cluster = platform.cluster.model_copy(update={"training": "trainjob"})
+    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+
+
+def test_a_trainjob_owns_the_runtime_that_was_made_for_it(task, kubernetes, as_trainjob):
+    name = deferred(task()).name
+    found = {kind: objects[name] for kind, objects in kubernetes.kubeflow.items()}
+    (owner,) = found["trainingruntimes"]["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("TrainJob", found["trainjobs"]["metadata"]["uid"])
+
+
+def test_where_the_trainjob_is_refused_its_runtime_goes(task, kubernetes, as_trainjob):
+    kubernetes.refusals["trainjobs"] = (400, 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied it')
+    with pytest.raises(AirflowFailException, match="a policy of the cluster refuses to make training"):
+        task().execute(context())
+    assert any(request.startswith("POST ") and "trainingruntimes" in request for request in kubernetes.requests)
+    assert kubernetes.kubeflow == {"trainjobs": {}, "trainingruntimes": {}}
+
+
+def test_a_training_and_its_pods_say_whose_they_are(task, kubernetes, platform, monkeypatch):
+    cluster = platform.cluster.model_copy(update={"labels": {"cost-centre": "ml-platform"}})
+    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+    deferred(task(), context(try_number=3))
+    (job,) = kubernetes.jobs.values()
+    mine = ("dag_id", "task_id", "run_id", "try_number", "anemone/recipe", "cost-centre")
+    for found in (job, *kubernetes.nodes(job), *kubernetes.services.values()):
+        assert [found["metadata"]["labels"][key] for key in mine] == [
+            "customize", "finetune", "manual__1", "3", "demo.x", "ml-platform",
+        ]  # fmt: skip
+
+
+def test_no_credentials_lie_in_the_triggers_queue(task, kubernetes):
+    config = kubernetes.kubeconfig.read_text()
+    assert "planted-kubernetes-token" in config
+    queued = json.dumps(deferred(task()).serialize())
+    assert "planted-kubernetes-token" not in queued and "kube_config" not in queued
+
+
+def test_a_pod_that_was_deleted_by_hand_is_the_verdict_and_not_those_that_followed(task, kubernetes):
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    first, second = kubernetes.nodes(job)
+    for pod in (first, second):
+        kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}})
+    # As the API server tells it: the one that a person deleted, then those that the Job's controller let go.
+    second["metadata"]["deletionTimestamp"], first["metadata"]["deletionTimestamp"] = _now(30), _now(40)
+
+    async def deleted():
+        event = asyncio.create_task(training_trigger.first_event(trigger))
+        await asyncio.sleep(0.5)
+        kubernetes.exit(first, 143, "stopped on request", 2)
+        kubernetes.vanish(second["metadata"]["name"])
+        kubernetes.end(job, "Failed", "PodFailurePolicy")
+        return await event
+
+    with pytest.raises(AirflowException, match=f"pod {second['metadata']['name']} was deleted, by hand"):
+        task().training_ended(context(), asyncio.run(asyncio.wait_for(deleted(), 30)))
+
+
+def test_when_the_tasks_time_is_up_its_training_is_stopped(task, kubernetes):
+    deferred(task(execution_timeout=timedelta(hours=1)))
+    with pytest.raises(
+        AirflowException, match=r"time \(execution_timeout\) was up, and anemone-finetune-\w+ was stopped"
+    ):
+        task().resume_execution("__fail__", {"error": "Trigger timeout"}, context())
+    assert kubernetes.jobs == {}
+
+
+def test_a_failed_trigger_leaves_the_training_to_the_next_try_and_the_last_try_takes_it_along(task, kubernetes):
+    deferred(task())
+    for number, left in ((2, 1), (5, 0)):
+        with pytest.raises(Exception, match="Unknown"):
+            task().resume_execution("__fail__", {}, context(try_number=number))
+        assert len(kubernetes.jobs) == left
+
+
+def test_a_worker_that_is_stopped_while_the_task_goes_on_deletes_the_training(task, kubernetes, monkeypatch):
+    trigger = deferred(task())
+    operator = task()
+    monkeypatch.setattr(operator, "training_ended", lambda _context, event: operator.on_kill())
+    operator.resume_execution("training_ended", {"event": {"spec": trigger.spec}}, context())
+    assert kubernetes.jobs == {}

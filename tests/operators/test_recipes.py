@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.platforms import load_platform
+from operators import recipes
+
+
+@pytest.fixture
+def inbox(tmp_path, monkeypatch):
+    laptop = load_platform("laptop")
+    arrivals = laptop.arrivals.model_copy(update={"folder": str(tmp_path)})
+    monkeypatch.setattr(recipes, "current_platform", lambda: laptop.model_copy(update={"arrivals": arrivals}))
+    return tmp_path
+
+
+def context(params, run_id="manual__1", **conf):
+    return {"params": params, "run_id": run_id, "dag_run": SimpleNamespace(conf=conf)}
+
+
+def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
+    params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.steps": 60}, "data": "/data/mine.jsonl"}
+    sections = recipes.resolved_recipe(context(params, digest="a" * 64))
+    assert sections["ingest"]["config"]["announced"] == "a" * 64
+    assert sections["ingest"]["config"]["source"] == "/data/mine.jsonl"
+    assert sections["finetune"]["config"]["steps"] == 60
+    assert sections["register"]["config"]["run_id"] == "manual__1"
+
+
+def test_without_a_name_the_newest_arrival_is_taken(inbox):
+    params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {}, "data": None}
+    with pytest.raises(AirflowFailException, match=r"holds no \*\.jsonl file: name a data set"):
+        recipes.resolved_recipe(context(params))
+    for age, name in enumerate((".unfinished.jsonl", "new.jsonl", "old.jsonl")):
+        (inbox / name).write_text("{}")
+        os.utime(inbox / name, (1000 - age, 1000 - age))
+    sections = recipes.resolved_recipe(context(params))
+    assert sections["ingest"]["config"]["source"] == str(inbox / "new.jsonl")
+
+
+def test_a_recipe_whose_processes_do_not_find_their_gpus_ends_the_run_at_its_first_task(monkeypatch):
+    for name in ("ANEMONE_STORE", "ANEMONE_S3_REGION"):
+        monkeypatch.setenv(name, "s3://bucket/anemone")
+    for name in ("JOBS", "SERVING", "NEMO"):
+        monkeypatch.setenv(f"ANEMONE_{name}_IMAGE", "image@sha256:" + "0" * 64)
+    load_platform.cache_clear()
+    platform = load_platform("eks-a100")
+    load_platform.cache_clear()
+    monkeypatch.setattr(recipes, "current_platform", lambda: platform)
+    params = {"recipe": "qwen2_5/7B_sft_8gpu", "overrides": {"sizes.finetune": "gpu1"}, "data": "s3://bucket/x.jsonl"}
+    with pytest.raises(AirflowFailException, match=r"finetune runs 8 processes on a node.*set sizes\.finetune: gpu8"):
+        recipes.resolved_recipe(context(params))
+    assert recipes.resolved_recipe(context({**params, "overrides": {}}))["finetune"]["size"] == "gpu8"
+
+
+def test_an_unknown_recipe_or_key_ends_the_run_at_its_first_task(inbox):
+    params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.stepz": 1}, "data": None}
+    with pytest.raises(AirflowFailException, match="unknown key 'stepz': did you mean 'steps'"):
+        recipes.resolved_recipe(context(params))
