@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
 class AnemoneError(Exception):
     """Base of every error whose message is meant for the user; `exit_code` is how a job ends on it."""
 
-    exit_code = ExitCode.FAULT
+    exit_code: int = ExitCode.FAULT
 
 
 class ConfigurationError(AnemoneError):

@@ -72,12 +72,12 @@ class Spec(JobSpec[Config, Inputs]):
     """Out: what a server needs and nothing else. Failing parity is exit 70 and no artifact.
 
     `engine/`: the builder's own files.
-    `tokenizer.json`, `chat_template.jinja`: the merged model's; jobs/engine/text.py reads them.
+    `tokenizer.json`, `chat_template.jinja`: the merged model's; jobs/common/engine_runtime/text.py reads them.
     `generation.json`: {"end_ids": [int], "max_tokens", "max_new_tokens", "special_tokens": {name: text}}.
     `golden.jsonl`: {"id", "messages" (without the answer), "reference", "answer", "exact_match": 0 or 1} a line;
     `answer` is the engine's own greedy one, white space at its ends removed.
     `build.json`: {"builder", "version", "compute_type", "arch", "isa", "cpu_flags"}. A machine whose `version` of the
-    builder's library, `arch` or `cpu_flags` are others, fewer or more, is refused by jobs/engine/hardware.py; `isa`,
+    builder's library, `arch` or `cpu_flags` are others, fewer or more, is refused by jobs/common/engine_runtime/hardware.py; `isa`,
     what the library chose by them, is for the reader.
     `parity.json`: {"prompts", "positions", "mean_kl", "top1_agreement", "rows", "same_text", "merged_exact_match",
     "engine_exact_match", "lost": rows right before and wrong now, "won": the other way round, "score_loss",

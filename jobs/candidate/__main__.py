@@ -1,21 +1,21 @@
-"""`python -m jobs.candidate`: which version is to be released, and what it was made from."""
+"""`python -m jobs.candidate`: the version that is to be released, and what it was made from."""
 
 from __future__ import annotations
 
 import json
 
 from include.specs.candidate import Spec
+from jobs.common.registry.client import connect, retryable
 from jobs.common.runtime import Job, main
-from jobs.common.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
     """Look the version up, check that its comparison still holds, and write `candidate.json`."""
     from jobs.candidate.lookup import find_candidate, require_fresh_comparison
-    from jobs.champion.lookup import champion_version
+    from jobs.common.registry.aliases import champion_version
 
     client = connect()
-    with worth_another_try("look the candidate up"):
+    with retryable("look the candidate up"):
         candidate = find_candidate(client, job.spec.config.model, job.spec.config.version)
         champion = champion_version(client, candidate["model"])
     job.event(

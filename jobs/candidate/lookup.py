@@ -1,38 +1,35 @@
-"""What the registry says of a version that is to be released."""
+"""A candidate, as the registry and the artifacts that it names describe it."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from include.artifacts.store import Store
 from include.errors import ConfigurationError
-from jobs.common.tracking import (
-    COMPARED_TAG,
-    GATE_TAG,
-    INPUT_DIGEST_TAG,
-    INPUT_URI_TAG,
-    NO_CHAMPION,
-    NOT_FOUND,
-    RECIPE_TAG,
-)
-from jobs.register.registry import ALIAS
+from jobs.common.registry.aliases import CANDIDATE
+from jobs.common.registry.artifacts import artifact_problem
+from jobs.common.registry.client import NOT_FOUND
+from jobs.common.registry.tags import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BUILT_FROM = ("merged", "curated", "evaluation")
-"""The inputs of a registration that its release is made from and proven with."""
+"""The inputs of a registration from which its release is made, and with which it is verified."""
 
 
 def find_candidate(client: MlflowClient, model: str, version: str | None) -> dict[str, Any]:
-    """{"model", "version", "champion_version", "recipe", "gate", "inputs": {name: {"uri", "digest"}}}.
+    """Return a candidate with what it was made from, every artifact checked to be there.
 
     Args:
-        version: None: the one under the alias `candidate`.
+        version: None stands for the one under the alias `candidate`.
+
+    Returns:
+        {"model", "version", "champion_version", "recipe", "gate", "inputs": {name: {"uri", "digest"}}}.
 
     Raises:
-        ConfigurationError: there is no such version, or it does not say what it was made from, or that is gone.
+        ConfigurationError: there is no such version, its tags do not say what it was made from, or an artifact of
+            these is gone.
     """
     from mlflow.exceptions import MlflowException
 
@@ -72,10 +69,10 @@ def find_candidate(client: MlflowClient, model: str, version: str | None) -> dic
 
 
 def require_fresh_comparison(candidate: dict[str, Any], champion: str | None) -> None:
-    """A candidate is released only over the champion it was compared with, or over itself.
+    """Refuse a candidate that was compared with another champion than the present one, unless it is that one.
 
     Args:
-        champion: version under the alias `champion` now.
+        champion: the version under the alias `champion` now.
 
     Raises:
         ConfigurationError: there is another champion by now.
@@ -93,19 +90,16 @@ def require_fresh_comparison(candidate: dict[str, Any], champion: str | None) ->
 
 def _newest(client: MlflowClient, model: str) -> str:
     aliases = client.get_registered_model(model).aliases
-    if ALIAS not in aliases:
+    if CANDIDATE not in aliases:
         raise ConfigurationError(
-            f"{model} has no version under MLflow's alias {ALIAS}: run customize, or name a version"
+            f"{model} has no version under MLflow's alias {CANDIDATE}: run customize, or name a version"
         )
-    return str(aliases[ALIAS])
+    return str(aliases[CANDIDATE])
 
 
 def _require_there(model: str, version: str, name: str, *, uri: str, digest: str) -> None:
-    store, artifact = Store.of(uri)
-    manifest = store.manifest(artifact)
-    if manifest is None or manifest.content_digest != digest:
-        found = "is gone" if manifest is None else f"now holds other bytes ({manifest.content_digest[:12]})"
+    if problem := artifact_problem(uri, digest):
         raise ConfigurationError(
-            f"version {version} of {model} was registered with {name} at {uri} ({digest[:12]}), which {found}: bring "
+            f"version {version} of {model} was registered with {name} at {uri} ({digest[:12]}), which {problem}: bring "
             "it back, or run customize again"
         )

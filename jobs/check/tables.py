@@ -1,4 +1,4 @@
-"""The two tables that a suite's expectations look at: one line a row, and one line for the whole data set."""
+"""The two tables of a suite: one line for each row, and one line for the whole data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from include.errors import DataError
 from jobs.check.language import languages
 from jobs.common.chat import encode
-from jobs.curate.text import answer, comparable, request
+from jobs.common.conversations import answer, comparison_key, request
 
 LOST = {
     "unreadable": ("broken_json", "not_an_object", "missing_column", "wrong_type", "bad_messages"),
@@ -30,20 +30,20 @@ LOST = {
     "duplicates": ("exact_duplicate", "near_duplicate"),
     "held_out": ("held_out",),
 }
-"""Curation's reasons, by what they say about the data set."""
+"""Curation's reasons, grouped by what they say about the data set."""
 
 Row = dict[str, Any]
 """{"id", "messages", "label"?}, as curation writes it."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one of curation's files."""
+    """Return the rows of one of curation's files."""
     with path.open(encoding="utf-8") as stream:
         return [json.loads(line) for line in stream]
 
 
 def rows_table(rows: list[Row], held_out: list[Row], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-    """One line for each row that fine-tuning sees.
+    """Return the table with one line for each row that fine-tuning reads.
 
     Returns:
         Columns `id`, `prompt` and `completion` (text), `label` (text or null), `language` (ISO 639-1 of the prompt,
@@ -54,12 +54,12 @@ def rows_table(rows: list[Row], held_out: list[Row], tokenizer: PreTrainedTokeni
     """
     prompts = [request(row["messages"]) for row in rows]
     completions = [answer(row["messages"]) for row in rows]
-    keys = [comparable(prompt) for prompt in prompts]
-    values = [comparable(completion) for completion in completions]
+    keys = [comparison_key(prompt) for prompt in prompts]
+    values = [comparison_key(completion) for completion in completions]
     answers: dict[str, set[str]] = defaultdict(set)
     for key, value in zip(keys, values, strict=True):
         answers[key].add(value)
-    kept_back = {comparable(request(row["messages"])) for row in held_out}
+    kept_back = {comparison_key(request(row["messages"])) for row in held_out}
     return pd.DataFrame(
         {
             "id": [row["id"] for row in rows],
@@ -82,7 +82,7 @@ def figures(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
 ) -> dict[str, float]:
-    """What can only be said of the data set as a whole.
+    """Return the figures of the data set as a whole.
 
     Returns:
         `rows_train`, `rows_validation`, `rows_heldout`; `share_lost`, of the rows read, and of that

@@ -1,4 +1,4 @@
-"""A suite against its tables, by Great Expectations in memory, with Data Docs as its report."""
+"""Validate tables against a suite, with Great Expectations in memory and Data Docs as the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN_ROWS = 10
 def validate(
     suite: Suite, tables: dict[str, pd.DataFrame], parameters: dict[str, Any], data_docs: Path
 ) -> list[Finding]:
-    """What each expectation of `suite` found, in the suite's order.
+    """Return the finding of each expectation of `suite`, in the suite's order.
 
     Args:
         tables: by the names that `meta.table` may have; each has a column `id`.

@@ -1,8 +1,9 @@
-"""Causal language models from Hugging Face folders: load one, and read its logits where an answer is predicted."""
+"""Causal language models from Hugging Face folders: load one, and compute its logits at the answer tokens."""
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -25,27 +26,31 @@ class Conversation(NamedTuple):
 
 
 def import_transformers() -> None:
-    """Import what of transformers generates text, at the least cost."""
+    """Import the part of transformers that generates text, without the slow imports that it does not need."""
     with without_scikit_learn():
         import transformers.generation.candidate_generator  # noqa: F401
 
 
 def require_safetensors(folder: Path) -> None:
-    """Raises DataError where a model or adapter folder brings code of its own, or no safetensors file."""
+    """Refuse a model or adapter folder that brings code of its own, or holds no safetensors file.
+
+    Raises:
+        DataError: it does.
+    """
     refuse_code(folder)
     if not any(path.suffix == ".safetensors" for path in folder.iterdir()):
         raise DataError(f"{folder} holds no safetensors file: it is not a model or adapter folder")
 
 
 def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
-    """The model of a Hugging Face folder, ready for inference, on the GPU where there is one.
+    """Return the model of a Hugging Face folder, ready for inference, on the GPU where there is one.
 
     Args:
-        dtype: "float32", "bfloat16", or "auto" for what the weights are kept in.
+        dtype: "float32", "bfloat16", or "auto" for the type in which the weights are stored.
 
     Raises:
-        DataError: no such model, one that brings code of its own, or weights that are missing, damaged, or do not fit
-            the configuration.
+        DataError: there is no such model, it brings code of its own, or weights are missing, damaged, or do not fit the
+            configuration.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: the artifact holds no model folder")
@@ -76,6 +81,11 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def longest_sequence(model: PreTrainedModel) -> int:
+    """Return how many tokens the model's positions reach: `sys.maxsize` where its configuration names no limit."""
+    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+
+
 def answer_logits(
     model: PreTrainedModel,
     conversations: Sequence[Conversation],
@@ -84,22 +94,22 @@ def answer_logits(
     batch_size: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """What the model predicts at every answer token, the tokens before it given.
+    """Yield the model's predictions at every answer token, given the tokens before it.
 
     Rows are taken shortest first, so that a batch holds little padding.
 
     Args:
         pad_id: any token id; padding is masked.
-        on_batch: told the number of conversations done, after each batch.
+        on_batch: called with the number of conversations done, after each batch.
 
     Yields:
         (index into `conversations`, logits [answer tokens, vocabulary] in float32, answer tokens [answer tokens]).
     """
     import torch
 
-    # One token before the first answer token stays out of the prefix: its logits are asked for.
+    # The token before the first answer token stays out of the prefix: its logits are needed.
     before = [row.ids[: row.mask.index(1) - 1] for row in conversations]
-    # A single batch gains nothing by it, and a model that is streamed would be read once more.
+    # A single batch gains nothing from a prefix, and a model that is streamed would be read once more.
     prefix = SharedPrefix(model, before if len(conversations) > batch_size else [[]])
     order = sorted(range(len(conversations)), key=lambda index: (len(conversations[index].ids), index))
     for start in range(0, len(order), batch_size):
@@ -129,18 +139,18 @@ def answer_logits(
 
 
 class SharedPrefix:
-    """What all rows begin with (few-shot examples, a system message), gone through the model once.
+    """The tokens that all rows begin with (few-shot examples, a system message), computed once.
 
     Attributes:
         ids: the tokens in common.
-        length: how many they are.
+        length: number of these tokens.
     """
 
     def __init__(self, model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
         import torch
         from transformers import DynamicCache
 
-        # Every other row lies between these two, so what they share, all share.
+        # All other rows sort between these two, so all share what these two share.
         first, last = min(map(list, rows)), max(map(list, rows))
         same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
         self.ids = [token for token, _ in same]
@@ -155,7 +165,7 @@ class SharedPrefix:
                 )
 
     def cache(self, rows: int) -> DynamicCache:
-        """Keys and values of the prefix for a batch of `rows`; the caller's own, to be added to."""
+        """Return a copy of the prefix's keys and values for a batch of `rows` rows, for a forward pass to append to."""
         cache = copy.deepcopy(self._cache)
         if self.ids:
             cache.batch_repeat_interleave(rows)
@@ -163,7 +173,7 @@ class SharedPrefix:
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both [rows, longest row], the rows ending together."""
+    """Return token ids and attention mask, both int64 [rows, longest row], padded on the left."""
     import torch
 
     width = max(map(len, rows))

@@ -1,4 +1,4 @@
-"""Conversations as tokens: the one rendering that training, evaluation, merge parity and serving share."""
+"""Render conversations as tokens: training, evaluation, merge and serving share this rendering."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def load_tokenizer(model_folder: Path, chat_template: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face model folder, with `chat_template` (Jinja text) in place of its own.
+    """Return the tokenizer of a Hugging Face model folder, with `chat_template` (Jinja text) in place of its own.
 
     Raises:
-        ConfigurationError: the template does not parse, or marks nothing with `{% generation %}`: then no token
+        ConfigurationError: the template does not parse, or marks nothing with `{% generation %}`, so that no token
             would be trained on.
         DataError: the folder holds no tokenizer, or a damaged one.
     """
@@ -35,7 +35,7 @@ def load_tokenizer(model_folder: Path, chat_template: str) -> PreTrainedTokenize
         )
     from jinja2 import TemplateError
 
-    # Not AutoTokenizer: importing it loads torch and all model classes (10 CPU-s), and tokenizer.json says it all.
+    # Not AutoTokenizer: to import it loads torch and all model classes (10 CPU-s), and tokenizer.json is enough.
     from transformers import PreTrainedTokenizerFast
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -62,22 +62,22 @@ def load_tokenizer(model_folder: Path, chat_template: str) -> PreTrainedTokenize
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-    """A whole conversation as token ids, and which of them are trained on.
+    """Encode a whole conversation, and mark the tokens to train on.
 
     Returns:
         (ids, mask) of the same length; the mask is 1 on the tokens that the template's `{% generation %}` blocks
         render (an answer's first token to its end of turn) and 0 elsewhere.
 
     Raises:
-        ConfigurationError: the template reaches for what its sandbox forbids.
-        DataError: it cannot render these messages.
+        ConfigurationError: the template uses what Jinja's sandbox forbids.
+        DataError: the template cannot render these messages.
     """
     encoding = _render(tokenizer, messages, return_assistant_tokens_mask=True)
     return list(encoding["input_ids"]), list(encoding["assistant_masks"])
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The token ids that come before the answer: every message but a last assistant's, and the generation prompt.
+    """Encode what comes before the answer: all messages but a last assistant's, and the generation prompt.
 
     Raises:
         ConfigurationError, DataError: as `encode` does.

@@ -1,4 +1,4 @@
-"""The command line of a service: what is wrong with it is one sentence, and the exit code of a bad configuration."""
+"""The command line of a service, which ends on a bad configuration with one sentence and its exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCAL = "127.0.0.1"
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with 64 (EX_USAGE) where argparse alone would end with 2."""
+    """Exits with 64 (EX_USAGE of sysexits.h) where argparse itself exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}", file=sys.stderr)
@@ -22,17 +22,23 @@ class Parser(argparse.ArgumentParser):
 
 
 def port(text: str) -> int:
-    """The type of an argument that names a port: some servers take a number beyond the last one modulo 65536."""
+    """Parse an argument that names a port.
+
+    Some servers take a number beyond the last port modulo 65536.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not a number from 1 to 65535.
+    """
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text} is no port: give a number from 1 to 65535")
     return int(text)
 
 
 def listen(host: str, number: int) -> socket.socket:
-    """The port that a service answers on, before anything else is begun: then nothing has to be undone.
+    """Return a listening socket: opened before anything else, so that nothing has to be undone.
 
     Raises:
-        ConfigurationError: it cannot be had.
+        ConfigurationError: the port is taken, or may not be used.
     """
     try:
         return socket.create_server((host, number))
@@ -44,7 +50,12 @@ def listen(host: str, number: int) -> socket.socket:
 
 
 def read_token(path: Path) -> str:
-    """The bearer token of the serving side. Raises ConfigurationError or DataError where there is none to be read."""
+    """Return the bearer token of the serving side.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is empty.
+        DataError: it is not text.
+    """
     try:
         token = path.read_text(encoding="utf-8").strip()
     except OSError as error:

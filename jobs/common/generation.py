@@ -5,17 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from include.errors import ConfigurationError
 from jobs.common.causal_lm import SharedPrefix, left_padded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Generated(NamedTuple):
-    """An answer's token ids without its end token; `finished` is false where it was cut off."""
+    """An answer's token ids without its end token; `finished` is False where it was cut off."""
 
     ids: list[int]
     finished: bool
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of the tokens that end an answer, sorted: the tokenizer's, and those of the generation config.
+
+    Raises:
+        ConfigurationError: neither names one.
+    """
+    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    if not ends:
+        raise ConfigurationError(
+            "the model's tokenizer names no end-of-text token, so no answer would end: set eos_token in its "
+            "tokenizer_config.json"
+        )
+    return sorted(ends)
 
 
 def greedy(
@@ -28,18 +45,18 @@ def greedy(
     batch_size: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[Generated]:
-    """The most likely continuation of each prompt, token by token, up to an end token or `max_new_tokens`.
+    """Return the most likely continuation of each prompt, token by token, up to an end token or `max_new_tokens`.
 
     Prompts are taken shortest first, so that a batch holds little padding.
 
     Args:
         end_ids: tokens that end an answer.
-        on_batch: told the number of prompts done, after each batch.
+        on_batch: called with the number of prompts done, after each batch.
     """
     import torch
     from transformers import GenerationConfig
 
-    # Replaces the model's own, whose sampling and penalties would be merged into the one given to generate().
+    # Replaces the model's own, whose sampling and penalties generate() would merge into one given to it.
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(end_ids), pad_token_id=pad_id
     )

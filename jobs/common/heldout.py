@@ -19,10 +19,10 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
-    """The first `limit` rows of a curated JSONL file.
+    """Return the first `limit` rows of a curated JSONL file.
 
     Raises:
-        DataError: the file is missing or empty, a line is not such a row, or an id stands twice.
+        DataError: the file is missing or empty, a line is not such a row, or an id is there twice.
     """
     if not path.is_file():
         raise DataError(f"the curated data set holds no {path.name}: clear the task that curates it")
@@ -74,7 +74,7 @@ def _parse(line: str, where: str) -> Row:
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], max_tokens: int) -> list[Conversation]:
-    """Each row as token ids and answer mask.
+    """Encode each row as token ids and answer mask.
 
     Raises:
         DataError: a row is longer than `max_tokens`, or its answer has no token.

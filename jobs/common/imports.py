@@ -1,4 +1,4 @@
-"""Keep optional dependencies that nobody uses out of a process."""
+"""Keep optional dependencies that no job uses out of a process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_scikit_learn() -> Iterator[None]:
-    """Imports within find no scikit-learn, as if it were not installed.
+    """Hide scikit-learn from the imports within, as if it were not installed.
 
-    transformers (for assisted decoding) and nltk (for classifiers) import it where they find it, which costs a job
-    3.5 CPU-s at its start, with pandas and SciPy in its wake. No job uses either part.
+    transformers (for assisted decoding) and nltk (for classifiers) import it where it is installed, which costs a job
+    3.5 CPU-s at its start, since it imports pandas and SciPy. No job uses either part.
     """
     if "sklearn" in sys.modules:
         yield

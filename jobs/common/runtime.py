@@ -1,7 +1,7 @@
-"""What every job does around its own work: read the spec, verify the inputs, commit the output, fail well.
+"""The frame of every job: read the spec, verify the inputs, commit the output, end with a verdict.
 
-A job's `__main__` is two lines: its `run(job)` function handed to `main`. Heavy imports belong inside `run`, so
-that a wrong spec is answered at once.
+A job's `__main__` hands its function `run(job)` to `main`. Slow imports belong inside `run`, so that a wrong spec is
+refused at once.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from datetime import UTC, datetime
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
 from include.artifacts.manifest import InputEntry, Provenance
 from include.artifacts.store import Store
 from include.code_identity import IMAGE, code_identity
-from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError
+from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError, first_problem
 from include.events import format_event
 from include.home import PROJECT
 from include.job_environment import NODE_RANK, NODES, PRICE_PER_HOUR, TERMINATION_LOG
@@ -41,7 +41,7 @@ from jobs.common.metrics import exposed
 S = TypeVar("S", bound=JobSpec)
 
 REVISION = "REVISION"
-"""File of an image: the commit that it was built from, with `-dirty` behind it where the checkout held more."""
+"""File of an image: the commit that it was built from, followed by `-dirty` where the checkout had other changes."""
 
 _REPORTED_PACKAGES = ("torch", "transformers", "nemo-automodel", "nemo-curator", "great-expectations", "mlflow")
 
@@ -50,10 +50,11 @@ class Job(Generic[S]):
     """One run of a job.
 
     Attributes:
-        spec: what was asked for.
-        output: folder for the artifact's files; on a node that only takes part it is thrown away.
-        scratch: folder for everything else; gone when the job ends.
-        store: where the output goes; checkpoints are committed to it as artifacts of their own.
+        spec: the work to do.
+        output: folder for the artifact's files; only node 0's is committed.
+        scratch: folder for everything else, deleted when the job ends.
+        store: the output's; checkpoints are committed to it as artifacts of their own.
+        metrics: figures for the artifact's manifest, to be filled by the job.
     """
 
     def __init__(self, spec: S, output: Path, events: Path, store: Store, scratch: Path, stack: ExitStack) -> None:
@@ -68,22 +69,26 @@ class Job(Generic[S]):
         self._opened: dict[Artifact, Path] = {}
 
     def input(self, name: str) -> Path:
-        """Folder with the verified files of the input called `name` in the spec.
+        """Return the folder with the verified files of the input called `name` in the spec.
 
         Raises:
-            ArtifactError: the artifact is gone, was altered, or holds other bytes than planned.
+            ArtifactError: the artifact is gone, was altered, or is not the one that was planned.
         """
         return self.open(getattr(self.spec.inputs, name))
 
     def open(self, artifact: Artifact) -> Path:
-        """The same for an artifact that an input refers to."""
+        """Return the folder with the verified files of an artifact that an input refers to.
+
+        Raises:
+            ArtifactError: as `input` does.
+        """
         if artifact not in self._opened:
             store, name = Store.of(artifact.uri)
             self._opened[artifact] = self._stack.enter_context(store.open_files(name, digest=artifact.digest))
         return self._opened[artifact]
 
     def event(self, event: str, **fields: Any) -> None:
-        """Tell a person and a program what is going on: one `key=value` line, and the same in events.jsonl."""
+        """Report progress: print one `key=value` line, and append the same to events.jsonl."""
         print(format_event(event, fields), flush=True)
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
         self._events.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
@@ -92,7 +97,7 @@ class Job(Generic[S]):
 
 
 def main(name: str, run: Callable[[Job[Any]], None]) -> None:
-    """Run job `name` as the process's whole work, and exit with its verdict (see `include.errors.ExitCode`)."""
+    """Run job `name` as the whole work of this process, and exit with its verdict (see `include.errors.ExitCode`)."""
     parser = argparse.ArgumentParser(prog=f"python -m jobs.{name}", description=spec_class(name).__doc__)
     parser.add_argument("--spec", required=True, metavar="URI", help="the job's spec, as JSON")
     arguments = parser.parse_args()
@@ -112,27 +117,29 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
 
 
 def load_spec(name: str, uri: str) -> JobSpec:
-    """Read and validate a spec. Raises ConfigurationError naming the key that is wrong, TryAgainError without one."""
+    """Read and validate a spec.
+
+    Raises:
+        ConfigurationError: names the key that is wrong.
+        TryAgainError: there is no such spec.
+    """
     try:
         folder, _, file = uri.rpartition("/")
         return spec_class(name).model_validate_json(Store(folder).read_file(file))
     except FileNotFoundError:
         raise TryAgainError(
-            f"the spec {uri} does not exist, or its store is away: the next try writes it anew"
+            f"the spec {uri} does not exist, or its store cannot be reached: the next try writes it again"
         ) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigurationError(
-            f"the spec {uri} is not one of job {name}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
-        ) from None
+        raise ConfigurationError(f"the spec {uri} is not one of job {name}: {first_problem(error)}") from None
 
 
 def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
-    """Do the work of `spec` unless its output exists, and commit it.
+    """Do the work of `spec` and commit its output, unless that exists.
 
     Raises:
         AnemoneError: the work cannot be done, for a reason that the user can act on.
-        TryAgainError: the store went away meanwhile.
+        TryAgainError: the store cannot be reached any more.
     """
     image = os.environ.get(IMAGE)
     code = code_identity(spec.job, spec.environment, image=image)
@@ -150,7 +157,7 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
     try:
         _execute(spec, run, store)
     except Exception:
-        # Whatever it looks like, it comes from there: a library knows only of a file that it cannot find.
+        # An error of any kind may come from a store that is gone: a library sees only a file that it cannot find.
         store.check_there()
         raise
 
@@ -211,7 +218,7 @@ def _stop(_signal: int, _frame: object) -> None:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether ENOSPC is behind an error; libraries wrap it in errors of their own, or in words only."""
+    """Return whether a full disk (ENOSPC, EDQUOT) is behind an error: libraries wrap the error, or quote its text."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -223,18 +230,18 @@ def is_full_disk(error: BaseException | None) -> bool:
     return False
 
 
-def _fail(code: ExitCode, sentence: str) -> None:
+def _fail(code: int, message: str) -> NoReturn:
     sys.stdout.flush()
-    line = " ".join(sentence.split())
+    line = " ".join(message.split())
     print(f"error: {line}", file=sys.stderr, flush=True)
     if target := os.environ.get(TERMINATION_LOG):
-        # Kubernetes takes 4,096 bytes of it, and cuts the rest off in the middle of a character.
+        # Kubernetes keeps 4,096 bytes of it, and would cut it in the middle of a character.
         Path(target).write_bytes(line.encode()[:4000].decode(errors="ignore").encode())
     sys.exit(int(code))
 
 
 def record_provenance(started: datetime) -> Provenance:
-    """Where and at what cost this process, and those below it, have worked since `started`."""
+    """Return where and at what cost this process and its children have worked since `started`."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     now = datetime.now(UTC)
     seconds = (now - started).total_seconds()
@@ -253,7 +260,7 @@ def record_provenance(started: datetime) -> Provenance:
 
 
 def _cost(seconds: float) -> float | None:
-    """In US dollars, of all nodes that do this job together; None where the platform gives no price."""
+    """Return the cost in US dollars of all nodes that do this job together; None where the platform gives no price."""
     price = os.environ.get(PRICE_PER_HOUR)
     if price is None:
         return None
@@ -268,7 +275,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any]:
-    """The commit: an image says in a file from which it was built, a checkout is asked."""
+    """Return the commit: an image has a file that names it, a checkout is asked through git."""
     if (file := PROJECT / REVISION).is_file():
         revision = file.read_text(encoding="utf-8").strip()
         return {"git_sha": revision.removesuffix("-dirty"), "git_dirty": revision.endswith("-dirty")}

@@ -1,32 +1,31 @@
-"""`python -m jobs.curate`: from a snapshot to rows that are fit for training."""
+"""`python -m jobs.curate`: a snapshot cleaned, redacted, freed of duplicates and split."""
 
 from __future__ import annotations
 
 from include.specs.curate import Spec
 from jobs.common.runtime import Job, main
-from jobs.curate.rows import read_held_out, read_rows
+from jobs.curate.parsing import read_held_out, read_rows
 
 
 def run(job: Job[Spec]) -> None:
     """Read, clean and split a data set.
 
     Raises:
-        DataError: no row has the columns that are looked for, no row is left, or a held-out row is not usable.
+        DataError: no row has the expected columns, no row is left, or a held-out row cannot be used.
     """
     config = job.spec.config
     rows = read_rows(job.input("data"), config.mapping, where="data set")
     evaluated = read_held_out(job.input("heldout"), config.mapping) if job.spec.inputs.heldout else []
 
     from jobs.curate.curation import clean_held_out, curate
-    from jobs.curate.output import write
-    from jobs.curate.removed import record
+    from jobs.curate.output import removed_record, write
 
     held_out = clean_held_out(evaluated, config)
     curated = curate(rows, config, held_out, on_step=lambda step, **fields: job.event(step, **fields))
     funnel = write(curated, job.output, config)
-    for reason, rows in funnel["removed"].items():
-        first = record(next(row for row in curated.removed if row.reason == reason), config.pii)
-        job.event("removed", reason=reason, rows=rows, file=first["file"], line=first["line"], detail=first["detail"])
+    for reason, count in funnel["removed"].items():
+        first = removed_record(next(row for row in curated.removed if row.reason == reason), config.pii)
+        job.event("removed", reason=reason, rows=count, file=first["file"], line=first["line"], detail=first["detail"])
     job.metrics.update(rows_read=funnel["read"], rows_kept=funnel["kept"], share_kept=funnel["kept"] / funnel["read"])
     job.metrics.update({f"rows_{split}": rows for split, rows in funnel["splits"].items()})
 

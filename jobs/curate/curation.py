@@ -1,4 +1,4 @@
-"""A data set through all steps: what is kept, what is removed and why."""
+"""Take a data set through all steps: the rows that are kept, and those removed, with the reason."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nemo_curator.tasks import DocumentBatch
 
 from include.errors import DataError
 from include.specs.curate import Config
-from jobs.curate.pipeline import AddId, as_batch, cleaning, first_mute, redaction, run_stages, run_step, steps
-from jobs.curate.rows import Removed, Row
+from jobs.curate.parsing import RemovedRow, Row
+from jobs.curate.pipeline import AddId, as_batch, cleaning, first_empty_message, redaction, run_stages, run_step, steps
 
 HeldOut = list[dict[str, Any]]
 """Rows of {"id", "messages", "label", "request", "text", "answer"}."""
@@ -31,12 +31,14 @@ class Curated:
     kept: pd.DataFrame
     held_out: HeldOut
     read: int
-    removed: list[Removed] = field(default_factory=list)
+    removed: list[RemovedRow] = field(default_factory=list)
     stages: list[tuple[str, int, dict[str, int]]] = field(default_factory=list)
 
 
 def clean_held_out(rows: Sequence[Row], config: Config) -> HeldOut:
-    """Held-out rows, normalised and redacted as all rows are, each once. Nothing is filtered: it is what is asked.
+    """Return the held-out rows, normalised and redacted as all rows are, without duplicates.
+
+    No filter applies: the held-out set defines what the evaluation asks.
 
     Raises:
         DataError: a row whose request or answer holds no text.
@@ -46,18 +48,18 @@ def clean_held_out(rows: Sequence[Row], config: Config) -> HeldOut:
     stages = [*cleaning(), *redaction(config.pii), AddId()]
     frame = run_stages(stages, as_batch(_frame(rows))).to_pandas().drop_duplicates("id")
     for row in frame.itertuples():
-        if any(first_mute(row.messages, role) is not None for role in ("user", "assistant")):
+        if any(first_empty_message(row.messages, role) is not None for role in ("user", "assistant")):
             raise DataError(f"held-out set: {row.place}: request or answer holds no text; correct or remove the row")
     return frame[["id", "messages", "label", "request", "text", "answer"]].to_dict("records")
 
 
 def curate(
-    parsed: Sequence[Row | Removed], config: Config, held_out: HeldOut, *, on_step: Callable[..., None]
+    parsed: Sequence[Row | RemovedRow], config: Config, held_out: HeldOut, *, on_step: Callable[..., None]
 ) -> Curated:
     """Take rows through all steps.
 
     Args:
-        parsed: what `jobs.curate.rows.read_rows` found on each line.
+        parsed: what `jobs.curate.parsing.read_rows` found on each line.
         on_step: called with a step's name and its figures, for progress.
 
     Raises:
@@ -65,12 +67,12 @@ def curate(
     """
     rows = [row for row in parsed if isinstance(row, Row)]
     curated = Curated(pd.DataFrame(), held_out, read=len(parsed))
-    _record(curated, "read", len(rows), [row for row in parsed if isinstance(row, Removed)], on_step)
+    _record(curated, "read", len(rows), [row for row in parsed if isinstance(row, RemovedRow)], on_step)
     batch = as_batch(_frame(rows))
     plan = list(steps(config, held_out))
     for number, step in enumerate(plan, start=1):
         batch, dropped = run_step(step, batch)
-        removed = [Removed(rows[drop.row].line, drop.reason, drop.detail) for drop in dropped]
+        removed = [RemovedRow(rows[drop.row].line, drop.reason, drop.detail) for drop in dropped]
         _record(curated, step.name, batch.num_items, removed, on_step, progress=number / len(plan))
     if not batch.num_items:
         raise DataError(_nothing_left(curated))
@@ -89,7 +91,7 @@ def _frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _record(
-    curated: Curated, stage: str, rows: int, removed: list[Removed], on_step: Callable[..., None], **fields: float
+    curated: Curated, stage: str, rows: int, removed: list[RemovedRow], on_step: Callable[..., None], **fields: float
 ) -> None:
     curated.removed.extend(removed)
     curated.stages.append((stage, rows, dict(sorted(Counter(row.reason for row in removed).items()))))

@@ -21,10 +21,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from include.specs.curate import NearDuplicates
-from jobs.curate.text import EDGES, comparable
+from jobs.common.conversations import EDGES, comparison_key
 
 _TEXTS_AT_ONCE = 8192
-"""Whose shingles are in memory together."""
+"""Texts whose shingles are in memory together."""
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """Odd, so that it loses nothing modulo 2^64: the golden ratio's fraction (Knuth, The Art of Computer Programming 3)."""
@@ -91,8 +91,8 @@ class MarkHeldOut(ProcessingStage[DocumentBatch, DocumentBatch]):
 
     def process(self, batch: DocumentBatch) -> DocumentBatch:
         frame = batch.to_pandas()
-        by_request = {comparable(row["request"]): row["id"] for row in self.held_out}
-        found = [by_request.get(comparable(request)) for request in frame["request"]]
+        by_request = {comparison_key(row["request"]): row["id"] for row in self.held_out}
+        found = [by_request.get(comparison_key(request)) for request in frame["request"]]
         if self.settings is not None:
             count = len(self.held_out)
             texts, answers = (
@@ -106,7 +106,7 @@ class MarkHeldOut(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 def signatures(texts: Sequence[str], shingle_words: int, permutations: int, seed: int) -> np.ndarray:
-    """MinHash signatures, uint32 of shape (len(texts), permutations); a text shorter than a shingle is one shingle."""
+    """Return MinHash signatures, uint32 [len(texts), permutations]; a text shorter than a shingle is one shingle."""
     found = np.empty((len(texts), permutations), dtype=np.uint32)
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         some = texts[start : start + _TEXTS_AT_ONCE]
@@ -118,7 +118,7 @@ def signatures(texts: Sequence[str], shingle_words: int, permutations: int, seed
 
 
 def _shingles(texts: Sequence[str], size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all texts' shingles end to end, and where each text's begin (one more than texts), both uint64."""
+    """Return the hashes of all texts' shingles end to end, and the offsets of each text's first and the end, uint64."""
     folded = pl.DataFrame({"text": range(len(texts)), "word": [text.casefold() for text in texts]})
     # Without case and the punctuation around words.
     bare = pl.col("word").str.strip_chars(EDGES)
@@ -147,10 +147,10 @@ def _shingles(texts: Sequence[str], size: int, seed: int) -> tuple[np.ndarray, n
 def similar_pairs(
     texts: Sequence[str], answers: Sequence[str], settings: NearDuplicates, seed: int
 ) -> list[tuple[int, int]]:
-    """Pairs (a, b), a < b, of rows whose texts and whose answers are estimated to be similar enough.
+    """Return the pairs (a, b), a < b, of rows whose texts and whose answers are estimated to be similar enough.
 
-    Within a bucket each row is compared with the bucket's first row and with the one before it, not with all: the
-    work stays linear where one row has thousands of copies, and groups are joined through the others.
+    Within a bucket each row is compared with the bucket's first row and with the one before it, not with all of them:
+    the work stays linear where one row has thousands of copies, and groups are still connected.
     """
     if len(texts) < 2:
         return []
@@ -179,7 +179,7 @@ def similar_pairs(
 
 
 def first_of_group(pairs: Sequence[tuple[int, int]], count: int) -> np.ndarray:
-    """For each of `count` rows the first row of its connected component, int64 of shape (count,)."""
+    """Return the first row of the connected component of each of `count` rows, int64 [count]."""
     if not pairs:
         return np.arange(count)
     a, b = np.array(pairs).T

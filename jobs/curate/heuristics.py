@@ -67,7 +67,7 @@ class Heuristic:
 
 
 def heuristics(filters: Filters) -> Iterator[Heuristic]:
-    """The filters that are switched on."""
+    """Yield the filters that are switched on."""
     low, high = _open(filters.min_words, 0), _open(filters.max_words, math.inf)
     if (low, high) != (0, math.inf):
         yield Heuristic("word_count", WordCountFilter(low, high), "words", f"{low} to {high}")

@@ -9,7 +9,7 @@ from nemo_curator.stages.text.modifiers.modifier import Modify
 from nemo_curator.stages.text.modifiers.string.newline_normalizer import NewlineNormalizer
 from nemo_curator.stages.text.modifiers.unicode.unicode_reformatter import UnicodeReformatter
 
-from jobs.curate import text
+from jobs.common import conversations
 
 _UNUSUAL = re.compile(r"[^\x20-\x7e\t\n]")
 
@@ -28,7 +28,7 @@ class EachMessage(DocumentModifier):
         return [{**message, "content": self._modify(message["content"])} for message in messages]
 
     def _modify(self, content: str) -> str:
-        # A mended line end or character can make mojibake of what stands beside it, for the next pass to mend.
+        # A repaired line end or character can turn its neighbours into mojibake, which the next pass repairs.
         for _ in range(_MOST_PASSES):
             before = content
             for modifier in self._modifiers:
@@ -39,7 +39,7 @@ class EachMessage(DocumentModifier):
 
 
 class QuickUnicodeReformatter(UnicodeReformatter):
-    """Curator's own (ftfy), which is not asked about plain ASCII: it has nothing to mend there, and takes its time."""
+    """Curator's own (ftfy), which is not called on plain ASCII: there is nothing to repair, and it is slow."""
 
     def modify_document(self, text: str) -> str:
         return super().modify_document(text) if _UNUSUAL.search(text) else text
@@ -60,16 +60,20 @@ class Strip(DocumentModifier):
 
 
 def normalise() -> Modify:
-    """Mend encodings and line ends, compose characters (NFC), drop control characters and blanks around texts.
+    """Return the stage that cleans texts.
 
-    HTML entities stay: in commands and code they are what was meant.
+    It repairs encodings and line ends, composes characters (NFC), and removes control characters and outer blanks.
+
+    HTML entities stay: in commands and code they are meant.
     """
     reformat = QuickUnicodeReformatter(unescape_html=False, fix_line_breaks=True, normalization="NFC", explain=False)
     return Modify(EachMessage(reformat, QuickNewlineNormalizer(), Strip()), input_fields="messages")
 
 
 def derive_texts() -> Modify:
-    """Columns `text`, `request` and `answer` from the messages: what filters and comparisons look at."""
+    """Return the stage that adds the columns `text`, `request` and `answer`, which filters and comparisons read."""
     return Modify(
-        [text.whole, text.request, text.answer], input_fields="messages", output_fields=["text", "request", "answer"]
+        [conversations.full_text, conversations.request, conversations.answer],
+        input_fields="messages",
+        output_fields=["text", "request", "answer"],
     )

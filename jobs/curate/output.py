@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from include.specs.curate import Config
-from jobs.curate import removed
+from include.specs.curate import Config, Pii
+from jobs.common.pii import redact, redact_value
 from jobs.curate.curation import Curated
+from jobs.curate.parsing import RemovedRow
 from jobs.curate.splits import assign
+
+MAX_CHARACTERS = 2000
+"""A longer row is shown as the start of its JSON text."""
+
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
 def write(curated: Curated, folder: Path, config: Config) -> dict[str, Any]:
@@ -33,8 +40,8 @@ def write(curated: Curated, folder: Path, config: Config) -> dict[str, Any]:
     splits["heldout"].extend(_canonical(row) for row in curated.held_out)
     for name, rows in splits.items():
         _write_lines(folder / f"{name}.jsonl", rows)
-    gone = sorted(curated.removed, key=lambda row: (row.line.file, row.line.number))
-    _write_lines(folder / "removed.jsonl", (removed.record(row, config.pii) for row in gone))
+    removed = sorted(curated.removed, key=lambda row: (row.line.file, row.line.number))
+    _write_lines(folder / "removed.jsonl", (removed_record(row, config.pii) for row in removed))
     funnel = {
         "read": curated.read,
         "kept": len(kept),
@@ -45,6 +52,21 @@ def write(curated: Curated, folder: Path, config: Config) -> dict[str, Any]:
     }
     (folder / "funnel.json").write_text(json.dumps(funnel, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return funnel
+
+
+def removed_record(removed: RemovedRow, pii: Pii) -> dict[str, Any]:
+    """Return {"file", "line", "reason", "detail", "row"} of a removed row, shortened and without personal data."""
+    line = removed.line
+    kinds = () if pii.action == "keep" else pii.kinds
+    if line.raw is not None:
+        row: Any = redact(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), line.raw), kinds)[0]
+    else:
+        row = redact_value(line.value, kinds)
+    shown = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+    if len(shown) > MAX_CHARACTERS:
+        row = shown[:MAX_CHARACTERS] + "…"
+    detail = redact(removed.detail, kinds)[0]
+    return {"file": line.file, "line": line.number, "reason": removed.reason, "detail": detail, "row": row}
 
 
 def _canonical(row: dict[str, Any]) -> dict[str, Any]:

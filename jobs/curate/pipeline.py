@@ -1,4 +1,4 @@
-"""The stages of curation, in order, run in this process: Ray's start alone costs more than all of the work.
+"""The stages of curation, in order, run in this process: to start Ray costs more than all of the work.
 
 Every stage is a NeMo Curator stage on a `DocumentBatch`, so the same list makes a `Pipeline` on a cluster.
 """
@@ -9,8 +9,7 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from nemo_curator.stages.base import ProcessingStage
@@ -19,12 +18,12 @@ from nemo_curator.tasks import DocumentBatch
 
 from include.artifacts.naming import digest
 from include.specs.curate import Config, Pii
+from jobs.common.pii import redact
 from jobs.curate.duplicates import MarkExactDuplicates, MarkHeldOut, MarkNearDuplicates
 from jobs.curate.heuristics import heuristics
 from jobs.curate.normalise import derive_texts, normalise
-from jobs.curate.pii import redact
 
-Stage = ProcessingStage[DocumentBatch, DocumentBatch]
+Stage: TypeAlias = ProcessingStage[DocumentBatch, DocumentBatch]
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that a step removed: its index in the first frame, the step's name, and what exactly."""
+    """A row that a step removed: its index in the first frame, the step's name, and the detail."""
 
     row: int
     reason: str
@@ -86,27 +85,20 @@ class Dropped:
 
 
 def cleaning() -> list[Stage]:
-    """What every row goes through, held-out rows too."""
+    """Return the stages that every row goes through, held-out rows included."""
     return [normalise(), derive_texts()]
 
 
 def redaction(settings: Pii) -> list[Stage]:
-    """Personal data out of the texts, and the texts derived anew."""
+    """Return the stages that redact personal data and derive the texts again; none where it is to be kept."""
     return [FindPii(settings), derive_texts()] if settings.action != "keep" else []
 
 
 def steps(config: Config, held_out: Sequence[dict[str, str]]) -> Iterator[Step]:
-    """The steps that `config` asks for. Duplicates come last, so that a group's survivor is one that was kept."""
+    """Yield the steps that `config` asks for. Duplicates come last, so that the row kept of a group is a sound one."""
     yield Step("normalise", tuple(cleaning()))
-    for name, role in (("request", "user"), ("answer", "assistant")):
-        mute = partial(first_mute, role=role)
-        yield Step(
-            f"empty_{name}",
-            (),
-            Filter(lambda messages, mute=mute: mute(messages) is None, filter_field="messages"),
-            "messages",
-            lambda messages, mute=mute: f"message {mute(messages)} holds no text",
-        )
+    yield _empty_message_step("empty_request", "user")
+    yield _empty_message_step("empty_answer", "assistant")
     for heuristic in heuristics(config.filters):
         score = f"score_{heuristic.reason}"
         yield Step(
@@ -144,6 +136,16 @@ def steps(config: Config, held_out: Sequence[dict[str, str]]) -> Iterator[Step]:
         )
 
 
+def _empty_message_step(name: str, role: str) -> Step:
+    def has_texts(messages: Sequence[dict[str, str]]) -> bool:
+        return first_empty_message(messages, role) is None
+
+    def explain(messages: Sequence[dict[str, str]]) -> str:
+        return f"message {first_empty_message(messages, role)} holds no text"
+
+    return Step(name, (), Filter(has_texts, filter_field="messages"), "messages", explain)
+
+
 @dataclass
 class AddId(ProcessingStage[DocumentBatch, DocumentBatch]):
     """Adds `id`: 16 hex digits of the digest of the messages, so the same conversation has the same id anywhere."""
@@ -163,14 +165,14 @@ class AddId(ProcessingStage[DocumentBatch, DocumentBatch]):
 
 
 def run_stages(stages: Sequence[Stage], batch: DocumentBatch) -> DocumentBatch:
-    """The batch after all stages."""
+    """Return the batch after all stages."""
     for stage in stages:
         batch = stage.process(batch)
     return batch
 
 
 def run_step(step: Step, batch: DocumentBatch) -> tuple[DocumentBatch, list[Dropped]]:
-    """The batch after a step, and the rows that the step removed. An empty batch passes as it is."""
+    """Return the batch after a step, and the rows that the step removed. An empty batch is returned as it is."""
     if not batch.num_items:
         return batch, []
     before = run_stages(step.stages, batch)
@@ -183,19 +185,19 @@ def run_step(step: Step, batch: DocumentBatch) -> tuple[DocumentBatch, list[Drop
 
 
 def as_batch(frame: pd.DataFrame) -> DocumentBatch:
-    """A frame with columns place, messages (a list of {"role", "content"}) and label, as Curator's task."""
+    """Return a frame with columns place, messages (a list of {"role", "content"}) and label as Curator's task."""
     return DocumentBatch(dataset_name="data", data=frame)
 
 
-def is_text(value: str) -> bool:
-    """Whether anything of a text would show: blanks and invisible format characters do not count."""
+def has_visible_text(value: str) -> bool:
+    """Return whether a text has a visible character: blanks and format characters (Unicode's Cf) are not."""
     return any(not character.isspace() and unicodedata.category(character) != "Cf" for character in value)
 
 
-def first_mute(messages: Sequence[dict[str, str]], role: str) -> int | None:
-    """The position of the first message of `role` that holds no text."""
+def first_empty_message(messages: Sequence[dict[str, str]], role: str) -> int | None:
+    """Return the position of the first message of `role` that holds no text, or None."""
     of_role = (number for number, message in enumerate(messages) if message["role"] == role)
-    return next((number for number in of_role if not is_text(messages[number]["content"])), None)
+    return next((number for number in of_role if not has_visible_text(messages[number]["content"])), None)
 
 
 def _is_missing(value: Any) -> bool:

@@ -1,22 +1,22 @@
-"""Which split a row belongs to: by its request alone, so that it stays there whatever else is in the data set."""
+"""Assign rows to splits by their request alone, so that a row keeps its split whatever else is in the data set."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 
-from jobs.curate.text import comparable
+from jobs.common.conversations import comparison_key
 
 
 def assign(requests: Sequence[str], *, heldout: float, validation: float, seed: int) -> list[str]:
-    """The split of each row: "heldout", "validation" or "train".
+    """Return the split of each row: "heldout", "validation" or "train".
 
     Rows with the same request share a split: a request with two answers must not stand on both sides. Where two
     requests or more are left, a split with a share above 0 gets at least one of them, and so does what comes after.
 
     Args:
-        heldout: share of the rows that evaluation gets.
-        validation: share of the rows that the choice of the checkpoint gets.
+        heldout: share of the rows, in 0…1, for the evaluation.
+        validation: share of the rows, in 0…1, by whose loss the best weights are chosen.
     """
     draws = [_uniform(request, seed) for request in requests]
     order = sorted(set(draws))
@@ -29,11 +29,11 @@ def assign(requests: Sequence[str], *, heldout: float, validation: float, seed: 
 
 
 def _uniform(request: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the request and the seed only."""
-    hashed = hashlib.sha256(f"{seed}:{comparable(request)}".encode()).digest()
+    """Return a number in [0, 1) that depends on the request and the seed only."""
+    hashed = hashlib.sha256(f"{seed}:{comparison_key(request)}".encode()).digest()
     return int.from_bytes(hashed[:6], "big") / 2**48
 
 
 def _boundary(share: float, draws: list[float]) -> float:
-    """`share`, moved as little as leaves the first of the sorted draws below it and the last one not."""
+    """Return `share`, moved as little as puts the first of the sorted draws below it, and the last one not."""
     return min(max(share, draws[0] + 2**-48), draws[-1])

@@ -1,4 +1,4 @@
-"""`python -m jobs.engine`: an inference engine out of a merged model, proven to say the same."""
+"""`python -m jobs.engine`: a merged model built into an inference engine, and compared with it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, DataError
 from include.specs.engine import Spec
-from jobs.common.causal_lm import load_model, require_safetensors
+from jobs.common.causal_lm import load_model, longest_sequence, require_safetensors
 from jobs.common.chat import encode_prompt, load_tokenizer
-from jobs.common.generation import Generated
+from jobs.common.engine_runtime import text
+from jobs.common.generation import Generated, end_ids
 from jobs.common.heldout import encode_rows
 from jobs.common.runtime import Job, main
-from jobs.engine import text
 from jobs.engine.builder import Engine, engine_builder
-from jobs.engine.golden import pair, write_golden
+from jobs.engine.golden import pair_answers, write_golden
 from jobs.engine.parity import agreement, divergence, require
-from jobs.engine.proof import proof_strings, require_same_text
 from jobs.engine.reference import Reference, read_reference
 from jobs.engine.speed import tokens_per_cpu_second
+from jobs.engine.tokenization_parity import require_same_tokens, test_strings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,17 +30,15 @@ _SPEED_BATCHES = (1, 16)
 
 
 def run(job: Job[Spec]) -> None:
-    """Build, prove the text side, compare, measure."""
+    """Build the engine, compare its tokenization and its predictions with the merged model's, and measure its speed."""
     config = job.spec.config
     reference = read_reference(job)
     folder = job.input("merged") / "model"
-    tokenizer = _tokenizer(folder)
+    tokenizer = _load_tokenizer(folder)
     prompts = [encode_prompt(tokenizer, row["messages"]) for row in reference.rows]
     conversations = encode_rows(tokenizer, reference.rows[: config.parity.prompts], config.max_tokens)
-    _require_room(reference, prompts, config.max_tokens)
+    _require_prompt_lengths(reference, prompts, config.max_tokens)
     job.event("held_out", rows=len(prompts), asked=config.rows)
-
-    from jobs.evaluate.measure import end_ids
 
     builder = engine_builder(config.builder, config.compute_type)
     job.event("building", progress=0.1, builder=config.builder, compute_type=config.compute_type)
@@ -51,42 +49,42 @@ def run(job: Job[Spec]) -> None:
     merged = load_model(folder, "float32")
     ends = end_ids(merged, tokenizer)
     _require_positions(merged, config.max_tokens)
-    _write_text_side(job, folder, tokenizer, ends)
-    served = text.load(job.output)
+    _write_text_files(job, folder, tokenizer, ends)
+    runtime_text = text.load(job.output)
     asked = (row["messages"][:-1] for row in reference.rows)
-    proven = require_same_text(served, tokenizer, proof_strings(tokenizer), asked)
-    job.event("text_proven", progress=0.6, conversations=proven)
-    job.metrics["same_tokens"] = proven
+    compared = require_same_tokens(runtime_text, tokenizer, test_strings(tokenizer), asked)
+    job.event("text_proven", progress=0.6, conversations=compared)
+    job.metrics["same_tokens"] = compared
 
-    engine = builder.open(job.output / "engine", served)
+    engine = builder.open(job.output / "engine", runtime_text)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     difference = divergence(merged, engine, conversations, pad_id)
     del merged
     job.event("compared", progress=0.7, **difference._asdict())
 
     answers = _answer(job, engine, prompts, ends)
-    pairs = pair(reference, answers, served)
+    pairs = pair_answers(reference, answers, runtime_text)
     figures = agreement(len(conversations), difference, pairs)
     job.metrics.update(figures._asdict())
     require(figures, config.parity)
     _write_json(job.output / "parity.json", figures._asdict())
     limits = [min(config.max_new_tokens, config.max_tokens - len(prompt)) for prompt in prompts]
-    write_golden(job.output / "golden.jsonl", reference, pairs, answers, limits, served)
+    write_golden(job.output / "golden.jsonl", reference, pairs, answers, limits, runtime_text)
 
     _measure_speed(job, engine, prompts, ends)
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The merged model's, with its own template; everything that can be wrong before heavy imports is found here."""
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the merged model's tokenizer with its own template, after the checks that need no slow imports."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: the artifact holds no model folder; give one of a merge")
     require_safetensors(folder)
     if not (folder / text.TEMPLATE).is_file():
-        raise DataError(f"{folder} holds no {text.TEMPLATE}, so nobody knows how to ask the model: merge it anew")
+        raise DataError(f"{folder} holds no {text.TEMPLATE}, so the model's prompts are unknown: merge it again")
     return load_tokenizer(folder, (folder / text.TEMPLATE).read_text(encoding="utf-8"))
 
 
-def _require_room(reference: Reference, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+def _require_prompt_lengths(reference: Reference, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
     longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
     if len(prompts[longest]) + reference.max_new_tokens > max_tokens:
         raise ConfigurationError(
@@ -97,8 +95,6 @@ def _require_room(reference: Reference, prompts: Sequence[Sequence[int]], max_to
 
 
 def _require_positions(model: PreTrainedModel, max_tokens: int) -> None:
-    from jobs.evaluate.measure import longest_sequence
-
     if max_tokens > longest_sequence(model):
         raise ConfigurationError(
             f"max_tokens: {max_tokens} is more than the model's {longest_sequence(model)} positions: lower "
@@ -106,7 +102,7 @@ def _require_positions(model: PreTrainedModel, max_tokens: int) -> None:
         )
 
 
-def _write_text_side(job: Job[Spec], folder: Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
+def _write_text_files(job: Job[Spec], folder: Path, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
     for name in (text.TOKENIZER, text.TEMPLATE):
         shutil.copyfile(folder / name, job.output / name)
     settings = {
@@ -119,12 +115,12 @@ def _write_text_side(job: Job[Spec], folder: Path, tokenizer: PreTrainedTokenize
 
 
 def _answer(job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> list[Generated]:
-    told = 0
+    reported = 0
 
     def report(done: int) -> None:
-        nonlocal told
-        if done - told >= len(prompts) / 5 or done == len(prompts):
-            told = done
+        nonlocal reported
+        if done - reported >= len(prompts) / 5 or done == len(prompts):
+            reported = done
             job.event("answered", progress=round(0.7 + 0.2 * done / len(prompts), 4), rows=done)
 
     config = job.spec.config

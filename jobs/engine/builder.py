@@ -1,4 +1,4 @@
-"""What the job asks of an engine, whichever library builds and runs it."""
+"""The interface of an engine and its builder, whichever library is behind them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from include.errors import ConfigurationError
 from jobs.common.causal_lm import Conversation
+from jobs.common.engine_runtime.text import Text
 from jobs.common.generation import Generated
-from jobs.engine.text import Text
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 class Engine(Protocol):
-    """A built engine, opened to be held against its source."""
+    """A built engine, opened to be compared with the model that it was made from."""
 
     def greedy(
         self,
@@ -27,16 +27,18 @@ class Engine(Protocol):
         batch_size: int,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[Generated]:
-        """The most likely continuation of each prompt, up to an end token or `max_new_tokens`.
+        """Return the most likely continuation of each prompt, up to an end token or `max_new_tokens`.
 
         Args:
-            on_batch: told the number of prompts done, after each batch.
+            on_batch: called with the number of prompts done, after each batch.
         """
         ...
 
     def answer_log_probabilities(self, conversations: Sequence[Conversation]) -> Iterator[np.ndarray]:
-        """For each conversation in turn, float64 [answer tokens, vocabulary]: what is predicted at every answer
-        token, the tokens before it given; in nats.
+        """Yield the log-probabilities (nats) at every answer token of each conversation, given the tokens before it.
+
+        Yields:
+            float64 [answer tokens, vocabulary].
         """
         ...
 
@@ -48,7 +50,7 @@ class EngineBuilder(Protocol):
         """Write the engine of the Hugging Face folder `model` into the new folder `engine`.
 
         Returns:
-            What `build.json` says: {"builder", "version", …} and what of the hardware the engine is bound to.
+            The content of `build.json`: {"builder", "version", …} and the hardware that the engine is bound to.
 
         Raises:
             DataError: the model cannot be read, or holds a pickle.
@@ -57,12 +59,16 @@ class EngineBuilder(Protocol):
         ...
 
     def open(self, engine: Path, text: Text) -> Engine:
-        """The engine in a folder that `build` wrote, on one CPU thread or one GPU."""
+        """Return the engine in a folder that `build` wrote, on one CPU thread or one GPU."""
         ...
 
 
 def engine_builder(name: str, compute_type: str) -> EngineBuilder:
-    """The builder called `name`. Raises ConfigurationError for one that this installation lacks."""
+    """Return the builder called `name`.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
     if name == "ctranslate2":
         from jobs.engine.ctranslate2 import CTranslate2Builder
 

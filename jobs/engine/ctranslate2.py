@@ -18,9 +18,9 @@ from ctranslate2.converters import TransformersConverter
 from include.errors import AnemoneError, ConfigurationError, DataError
 from jobs.common.causal_lm import Conversation, import_transformers, load_model
 from jobs.common.chat import load_tokenizer
+from jobs.common.engine_runtime.hardware import cpu_flags
+from jobs.common.engine_runtime.text import TEMPLATE, Text
 from jobs.common.generation import Generated
-from jobs.engine.hardware import cpu_flags
-from jobs.engine.text import TEMPLATE, Text
 
 _ISA = re.compile(r"Selected ISA: (\S+)")
 
@@ -106,7 +106,7 @@ class CTranslate2Engine:
 
 
 class _Converter(TransformersConverter):
-    """Reads the model and its tokenizer as every other job does: from safetensors, whole, and from no hub."""
+    """Reads the model and its tokenizer as every other job does: from safetensors, whole, and never from a hub."""
 
     def _load(self) -> Any:
         spec = super()._load()
@@ -124,7 +124,7 @@ class _Converter(TransformersConverter):
 
 
 def _dispatched_isa(engine: Path) -> str:
-    """The instruction set that CTranslate2 says it chose; it tells nobody but its log, once a process."""
+    """Return the instruction set that CTranslate2 chooses, which it only writes to its log, once a process."""
     told = subprocess.run(
         [sys.executable, "-c", "import sys, ctranslate2; ctranslate2.Generator(sys.argv[1])", str(engine)],
         env={**os.environ, "CT2_VERBOSE": "1"},

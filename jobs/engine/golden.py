@@ -1,4 +1,4 @@
-"""The questions that a server of the engine is asked again, and the answers that it has to give."""
+"""The golden prompts: what a server of the engine is asked again, and the answers that it has to give."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.common.engine_runtime.text import Text
 from jobs.common.generation import Generated
+from jobs.common.scoring import exact_match
 from jobs.engine.parity import Answered
 from jobs.engine.reference import Reference
-from jobs.engine.text import Text
 
 
-def pair(reference: Reference, answers: Sequence[Generated], text: Text) -> list[Answered]:
-    """Each row's answer by the merged model and by the engine, whose own is cut off where the evaluation cut."""
-    from jobs.evaluate.scoring import exact_match
-
+def pair_answers(reference: Reference, answers: Sequence[Generated], text: Text) -> list[Answered]:
+    """Return each row's answers by the merged model and by the engine, the engine's cut where the evaluation cut."""
     pairs = []
     for row, expected, was_right, answer in zip(reference.rows, reference.texts, reference.right, answers, strict=True):
         found = text.decode(answer.ids[: reference.max_new_tokens]).strip()
@@ -36,7 +35,7 @@ def write_golden(
     """Write `golden.jsonl` (see `include.specs.engine.Spec`).
 
     Args:
-        limits: for each row, the new tokens that a server allows behind its prompt.
+        limits: for each row, the new tokens that a server allows after its prompt.
     """
     with path.open("w", encoding="utf-8") as lines:
         for row, both, answer, limit in zip(reference.rows, pairs, answers, limits, strict=True):

@@ -1,4 +1,4 @@
-"""Does the engine say the same as the merged model?"""
+"""Compare the engine's predictions and answers with those of the merged model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jobs.common.causal_lm import Conversation, answer_logits
 from jobs.engine.builder import Engine
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 _BATCH_SIZE = 16
@@ -47,14 +48,14 @@ class Divergence(NamedTuple):
 def divergence(
     merged: PreTrainedModel, engine: Engine, conversations: Sequence[Conversation], pad_id: int
 ) -> Divergence:
-    """Compare what the two predict at every answer token of `conversations`."""
-    # In the order that answer_logits takes, so that neither side's numbers have to be kept.
+    """Return how the predictions of the two differ at the answer tokens of `conversations`."""
+    # In the order of answer_logits, so that neither side's numbers have to be kept.
     ordered = sorted(conversations, key=lambda row: len(row.ids))
     found = engine.answer_log_probabilities(ordered)
     total, same, positions = 0.0, 0, 0
     for (_, logits, _), ours in zip(_references(merged, ordered, pad_id), found, strict=True):
         expected = logits.double().log_softmax(-1).cpu().numpy()
-        # Engines pad the vocabulary; a token that the source lacks has no part in the sum.
+        # Engines pad the vocabulary; a token that the source lacks is left out of the sum.
         ours = ours[:, : expected.shape[1]]
         total += float((np.exp(expected) * (expected - ours)).sum())
         same += int((expected.argmax(-1) == ours.argmax(-1)).sum())
@@ -62,7 +63,9 @@ def divergence(
     return Divergence(positions, total / positions, same / positions)
 
 
-def _references(model: PreTrainedModel, conversations: Sequence[Conversation], pad_id: int) -> Iterator:
+def _references(
+    model: PreTrainedModel, conversations: Sequence[Conversation], pad_id: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     return answer_logits(model, conversations, pad_id=pad_id, batch_size=_BATCH_SIZE)
 
 
@@ -76,7 +79,7 @@ class Answered(NamedTuple):
 
 
 def agreement(prompts: int, found: Divergence, answers: Sequence[Answered]) -> Agreement:
-    """All figures together; a lost row is one that only the merged model answered rightly."""
+    """Return all figures together; a lost row is one that only the merged model answered correctly."""
     counts = PairedCounts.of((one.merged_right, one.engine_right) for one in answers)
     return Agreement(
         prompts=prompts,
@@ -93,7 +96,11 @@ def agreement(prompts: int, found: Divergence, answers: Sequence[Answered]) -> A
 
 
 def require(agreement: Agreement, limits: Parity) -> None:
-    """Raises DivergenceError, with all numbers, unless every limit is kept; NaN keeps none."""
+    """Refuse an agreement that exceeds a limit; NaN exceeds all of them.
+
+    Raises:
+        DivergenceError: with all figures and limits.
+    """
     kept = (
         agreement.mean_kl <= limits.max_mean_kl
         and agreement.top1_agreement >= limits.min_top1

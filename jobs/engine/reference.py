@@ -1,4 +1,4 @@
-"""The merged model's own answers, which an engine has to give again."""
+"""The merged model's answers, which an engine has to reproduce."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from jobs.common.heldout import Row, read_rows
 from jobs.common.runtime import Job
 
 _MODEL = "tuned"
-"""What an evaluation calls the merged model that it is about."""
+"""The name of the merged model in an evaluation."""
 
 
 class Reference(NamedTuple):
-    """The held-out rows that were evaluated, in file order, and for each the merged model's answer and its score.
+    """The held-out rows that were evaluated, in file order, with the merged model's answers.
 
-    `max_new_tokens` is where the evaluation cut answers off.
+    Attributes:
+        rows: the rows.
+        texts: the answer to each row.
+        right: whether each answer is an exact match.
+        max_new_tokens: where the evaluation cut answers off.
     """
 
     rows: list[Row]
@@ -29,7 +33,7 @@ class Reference(NamedTuple):
 
 
 def read_reference(job: Job[Spec]) -> Reference:
-    """The answers in the input `evaluation` to the first rows of the held-out set.
+    """Return the answers in the input `evaluation` to the first rows of the held-out set.
 
     Raises:
         ConfigurationError: the evaluation is of another model or other data, or allowed longer answers than the
@@ -65,7 +69,12 @@ def read_reference(job: Job[Spec]) -> Reference:
 
 
 def _evaluated_with(spec: Spec) -> dict[str, Any]:
-    """The evaluation's configuration, once it is known to be of this model and these rows."""
+    """Return the evaluation's configuration, having checked that it is of this model and these rows.
+
+    Raises:
+        ConfigurationError: it is of another model or data set.
+        DataError: it does not exist.
+    """
     store, name = Store.of(spec.inputs.evaluation.uri)
     manifest = store.manifest(name)
     if manifest is None:

@@ -1,4 +1,4 @@
-"""How fast an engine answers: measured in passing and recorded, never judged."""
+"""Measure how fast an engine answers: a figure that is recorded, and that no limit applies to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 0.5
 def tokens_per_cpu_second(
     engine: Engine, prompts: Sequence[Sequence[int]], *, batch_size: int, max_new_tokens: int, end_ids: Sequence[int]
 ) -> float:
-    """Answer tokens (an end token counts as one) a CPU-second of this process, prompts read included."""
+    """Return answer tokens (end tokens included) a CPU-second of this process, the reading of prompts included."""
     written, start = 0, time.process_time()
     while True:
         for first in range(0, len(prompts), batch_size):

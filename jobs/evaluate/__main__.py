@@ -1,4 +1,4 @@
-"""`python -m jobs.evaluate`: base zero-shot, base few-shot, tuned and champion on the same held-out rows."""
+"""`python -m jobs.evaluate`: the base zero-shot and few-shot, the tuned model and the champion on the same rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from include.specs.base import Artifact
 from include.specs.evaluate import Spec
-from jobs.common.causal_lm import load_model
+from jobs.common.causal_lm import load_model, longest_sequence
 from jobs.common.chat import Message, load_tokenizer
 from jobs.common.heldout import Row, read_rows
 from jobs.common.runtime import Job, main
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(job: Job[Spec]) -> None:
-    """Score every model and write the table."""
+    """Score every model, and write the results."""
     config, inputs = job.spec.config, job.spec.inputs
     data = job.input("data")
     rows = read_rows(data / "heldout.jsonl", config.rows)
@@ -30,8 +30,7 @@ def run(job: Job[Spec]) -> None:
     job.event("held_out", rows=len(rows), asked=config.rows)
 
     from jobs.evaluate.few_shot import choose_examples
-    from jobs.evaluate.measure import longest_sequence
-    from jobs.evaluate.table import write_table
+    from jobs.evaluate.results import write_results
 
     champion = _champion(job)
     evaluation = _Evaluation(job, rows, models=3 if champion is None else 4)
@@ -46,7 +45,7 @@ def run(job: Job[Spec]) -> None:
         training,
         rows,
         count=config.few_shot,
-        room=longest_sequence(base) - config.max_new_tokens,
+        max_prompt_tokens=longest_sequence(base) - config.max_new_tokens,
         seed=config.seed,
     )
     scores["base_few_shot"] = evaluation.measure("base_few_shot", base, tokenizer, examples)
@@ -60,7 +59,7 @@ def run(job: Job[Spec]) -> None:
             scores["champion"] = evaluation.measure_merged("champion", job.open(champion) / "model")
 
     shots = sum(message["role"] == "assistant" for message in examples)
-    results = write_table(job.output, rows, scores, shots)
+    results = write_results(job.output, rows, scores, shots)
     for name, figures in reversed(results["models"].items()):
         job.event("result", model=name, rows=len(rows), **figures)
         job.metrics.update({f"{name}_{key}": figures[key] for key in ("exact_match", "rouge_l", "heldout_loss")})
@@ -68,7 +67,7 @@ def run(job: Job[Spec]) -> None:
 
 
 def _champion(job: Job[Spec]) -> Artifact | None:
-    """The champion's model, from the record that the champion's job left."""
+    """Return the champion's model from the record of the job `champion`, or None where there is no champion."""
     if job.spec.inputs.champion is None:
         return None
     record = json.loads((job.input("champion") / "champion.json").read_text(encoding="utf-8"))
@@ -76,7 +75,7 @@ def _champion(job: Job[Spec]) -> Artifact | None:
 
 
 class _Evaluation:
-    """What is the same for every model, and how far the whole has come."""
+    """The measuring of several models on the same rows, with their common progress."""
 
     def __init__(self, job: Job[Spec], rows: Sequence[Row], models: int) -> None:
         self._job = job
@@ -85,7 +84,7 @@ class _Evaluation:
         self._done = 0
 
     def measure_merged(self, name: str, folder: Path) -> list[Scored]:
-        """Measure a merged model, asked by the chat template that it is served with."""
+        """Measure a merged model, with the chat template that it is served with."""
         model = load_model(folder)
         template = folder / "chat_template.jinja"
         text = template.read_text(encoding="utf-8") if template.is_file() else self._job.spec.config.chat_template

@@ -1,4 +1,4 @@
-"""The examples in front of a few-shot prompt."""
+"""Choose the examples of a few-shot prompt."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def choose_examples(
     asked: Sequence[Row],
     *,
     count: int,
-    room: int,
+    max_prompt_tokens: int,
     seed: int,
 ) -> list[Message]:
-    """Up to `count` training conversations, drawn by `seed`, that every row of `asked` can follow within `room`.
+    """Draw up to `count` training conversations, by `seed`, that leave room for the prompt of every row of `asked`.
 
     Args:
-        room: tokens that the longest few-shot prompt may have.
+        max_prompt_tokens: tokens that the longest few-shot prompt may have.
 
     Returns:
-        The examples' messages, in a row; fewer examples where `room` takes no more.
+        The examples' messages, one after the other; fewer examples where no more fit.
 
     Raises:
         ConfigurationError: not one example fits.
     """
     drawn = random.Random(seed).sample(training, min(count, len(training)))
-    # Examples add the same tokens to every prompt but for a merge at the seam, so one row speaks for all.
+    # Examples add the same tokens to every prompt, save for merges at the boundary, so one row stands for all.
     longest = max(asked, key=lambda row: len(encode_prompt(tokenizer, row["messages"])))
     while drawn:
         messages = [message for row in drawn for message in row["messages"]]
-        if len(encode_prompt(tokenizer, messages + longest["messages"])) + len(drawn) <= room:
+        if len(encode_prompt(tokenizer, messages + longest["messages"])) + len(drawn) <= max_prompt_tokens:
             return messages
         drawn.pop()
     raise ConfigurationError(
-        f"max_new_tokens: the base model's length leaves {room} tokens for a prompt, too few for held-out row "
-        f"{longest['id']} with one training example before it: lower evaluate.max_new_tokens, or remove long rows"
+        f"max_new_tokens: the base model's length leaves {max_prompt_tokens} tokens for a prompt, too few for held-out "
+        f"row {longest['id']} with one training example before it: lower evaluate.max_new_tokens, or remove long rows"
     )

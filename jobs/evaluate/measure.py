@@ -1,4 +1,4 @@
-"""One model's answers to the held-out rows, and their scores."""
+"""Score one model's answers to the held-out rows."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import ConfigurationError
-from jobs.common.causal_lm import Conversation, answer_logits
+from jobs.common.causal_lm import Conversation, answer_logits, longest_sequence
 from jobs.common.chat import Message, encode_prompt
-from jobs.common.generation import Generated, greedy
+from jobs.common.generation import Generated, end_ids, greedy
 from jobs.common.heldout import Row, encode_rows
-from jobs.evaluate.scoring import exact_match, rouge_l
+from jobs.common.scoring import exact_match, rouge_l
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DIGITS = 6
-"""Decimals kept of a score: float32 sums carry no more."""
+"""Decimals kept of a score: float32 sums have no more."""
 
 
 class Scored(NamedTuple):
-    """One row's answer and scores; `loss` is mean nats an answer token, None where it is not a finite number."""
+    """One row's answer and scores; `loss` is the mean in nats an answer token, None where it is not a finite number."""
 
     text: str
     finished: bool
@@ -48,7 +48,7 @@ def measure(
     Args:
         examples: messages before each row's own.
         max_tokens: of a row, without the examples.
-        on_batch: told how many rows have been answered, after each batch.
+        on_batch: called with the number of rows answered, after each batch.
 
     Raises:
         DataError: a row is too long, or has no answer.
@@ -57,7 +57,8 @@ def measure(
     conversations = encode_rows(tokenizer, rows, max_tokens)
     if examples:
         conversations = [
-            _behind(examples, tokenizer, row, sum(alone.mask)) for row, alone in zip(rows, conversations, strict=True)
+            _after_examples(examples, tokenizer, row, sum(alone.mask))
+            for row, alone in zip(rows, conversations, strict=True)
         ]
     prompts = [encode_prompt(tokenizer, [*examples, *row["messages"]]) for row in rows]
     _check_lengths(rows, conversations, prompts, max_new_tokens, longest_sequence(model))
@@ -79,15 +80,10 @@ def measure(
     ]
 
 
-def longest_sequence(model: PreTrainedModel) -> int:
-    """Tokens that the model's positions reach; unbounded where its configuration names no limit."""
-    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
-
-
-def _behind(
+def _after_examples(
     examples: Sequence[Message], tokenizer: PreTrainedTokenizerBase, row: Row, answer_tokens: int
 ) -> Conversation:
-    """The row with the examples before it; the examples' answers are read, not scored."""
+    """Return the row with the examples before it, whose answers are read but not scored."""
     (whole,) = encode_rows(tokenizer, [{**row, "messages": [*examples, *row["messages"]]}], sys.maxsize)
     own = {position for position, marked in enumerate(whole.mask) if marked}
     own = set(sorted(own)[-answer_tokens:])
@@ -116,21 +112,9 @@ def _check_lengths(
 
 
 def _last_answer(mask: Sequence[int]) -> int:
-    """Tokens of the last answer, its end of turn included."""
+    """Return the number of tokens of the last answer, its end of turn included."""
     end = len(mask) - mask[::-1].index(1)
     return next((end - start for start in range(end, 0, -1) if not mask[start - 1]), end)
-
-
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, and those that the model's generation config names."""
-    named = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-    if not ends:
-        raise ConfigurationError(
-            "the model's tokenizer names no end-of-text token, so no answer would end: set eos_token in its "
-            "tokenizer_config.json"
-        )
-    return sorted(ends)
 
 
 def _losses(model: PreTrainedModel, conversations: Sequence[Conversation], pad_id: int, batch_size: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""`python -m jobs.finetune --spec URI`: see `include.specs.finetune`."""
+"""`python -m jobs.finetune`: a base model fine-tuned on a curated data set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from jobs.common.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:
-    """Encode the rows, resume from the newest sound checkpoint, train, and lay out the best weights."""
-    from jobs.finetune.tune import finetune
+    """Encode the rows, resume from the newest sound checkpoint, train, and write the best weights."""
+    from jobs.finetune.training import finetune
 
     finetune(job)
 

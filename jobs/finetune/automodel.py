@@ -1,12 +1,12 @@
-"""The configuration of AutoModel's recipe, in the shape that it has on one CPU core and on many GPUs."""
+"""The configuration of AutoModel's recipe, from one CPU core to many GPUs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from include.specs.finetune import Config
+from jobs.finetune.dataset import EncodedRows
 from jobs.finetune.plan import Plan
-from jobs.finetune.rows import EncodedRows
 
 _COMPONENTS = "nemo_automodel.components"
 
@@ -15,7 +15,7 @@ TIMEOUT_MINUTES = 30
 
 
 def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
-    """The recipe's sections (https://github.com/NVIDIA-NeMo/Automodel, `examples/llm_finetune`).
+    """Return the sections of AutoModel's recipe (github.com/NVIDIA-NeMo/Automodel 0.7.0, `examples/llm_finetune`).
 
     Args:
         backend: of torch.distributed, `gloo` or `nccl`.
@@ -27,7 +27,7 @@ def recipe_config(plan: Plan, *, backend: str) -> dict[str, Any]:
             "global_batch_size": config.global_batch_size,
             "local_batch_size": plan.micro_batch,
             "max_steps": config.steps,
-            # Never the limit: an epoch has a step at least. AutoModel stops at whichever comes first.
+            # Never the limit, since an epoch has at least one step. AutoModel stops at whichever comes first.
             "num_epochs": config.steps,
             "val_every_steps": config.validate_every,
             "ckpt_every_steps": config.checkpoint_every,
@@ -89,7 +89,7 @@ def _distributed(config: Config, backend: str) -> dict[str, Any]:
         "activation_checkpointing": config.activation_checkpointing,
     }
     if config.processes == 1 and (backend == "nccl" or config.activation_checkpointing):
-        # A single process shares nothing either way. AutoModel 0.7.0's ddp makes all weights bfloat16 on a GPU,
+        # A single process shards nothing either way. AutoModel 0.7.0's ddp makes all weights bfloat16 on a GPU,
         # whatever `dtype` says, and is not told of the checkpointing; its fsdp2 changes frozen weights alone, to the
         # policy's type.
         return {**section, "strategy": "fsdp2", "mp_policy": {"param_dtype": config.dtype}}

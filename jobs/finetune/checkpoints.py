@@ -1,7 +1,7 @@
-"""Checkpoints as artifacts: committed whole or not at all, verified before anything is resumed from them.
+"""Checkpoints as artifacts: committed whole or not at all, and verified before a training resumes from them.
 
-Files of a checkpoint: `automodel/` (AutoModel's own folder: weights, optimizer, random state, position in the data),
-`best/` (the weights with the lowest validation loss so far, where there was a validation), the curve so far
+The files of a checkpoint are `automodel/` (AutoModel's own folder: weights, optimizer, random state, position in the
+data), `best/` (the weights with the lowest validation loss so far, where there was a validation) and the curve so far
 (`loss.jsonl`, `validation.jsonl`).
 """
 
@@ -24,7 +24,7 @@ AUTOMODEL = "automodel"
 BEST = "best"
 
 Report = Callable[..., None]
-"""`Job.event`, or what stands for it in a rank: an event's name, then its fields."""
+"""`Job.event`, or its counterpart in a rank: an event's name, then its fields."""
 
 
 def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: Curve, started: datetime) -> bool:
@@ -35,7 +35,7 @@ def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: 
         started: when this try started, for the manifest.
 
     Returns:
-        Whether a sound checkpoint of this step now stands (this one, or an equal one of another try).
+        Whether there is now a sound checkpoint of this step (this one, or an equal one of another try).
     """
     store = Store(spec.output.store, existing=True)
     with store.attempt(checkpoint_name(spec.output.name, step)) as attempt:
@@ -60,9 +60,9 @@ def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: 
 
 
 def restore(store: Store, run: str, folder: Path, report: Report) -> Path | None:
-    """Lay the newest sound checkpoint of `run` into `folder`, which must not exist.
+    """Copy the newest sound checkpoint of `run` into `folder`, which must not exist.
 
-    One that is half-written or was altered is reported and passed over for the one before it.
+    One that is half-written or was altered is reported, and the one before it is tried.
 
     Returns:
         `folder`, or None where there is no sound checkpoint.
@@ -78,11 +78,11 @@ def restore(store: Store, run: str, folder: Path, report: Report) -> Path | None
     return None
 
 
-def described(folder: Path | None) -> str:
-    """What all nodes of a training have to go on from alike, in words."""
+def describe(folder: Path | None) -> str:
+    """Return in words from which state a training starts: all nodes have to start from the same one."""
     return "the base model" if folder is None else f"the checkpoint of step {steps(folder)}"
 
 
 def steps(folder: Path | None) -> int:
-    """Optimizer steps behind the checkpoint in `folder`; 0 for None."""
+    """Return the number of optimizer steps that the checkpoint in `folder` has behind it; 0 for None."""
     return 0 if folder is None else len(Curve.read(folder).training)

@@ -1,4 +1,4 @@
-"""The loss curve: kept complete over resumes, and judged."""
+"""The loss curve: complete over resumes, and checked for divergence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Curve:
 
     @classmethod
     def read(cls, folder: Path) -> Curve:
-        """The curve that `write` left in `folder`."""
+        """Return the curve that `write` left in `folder`."""
         return cls(_read(folder / TRAINING), _read(folder / VALIDATION))
 
     def write(self, folder: Path) -> None:
@@ -47,7 +47,11 @@ class Curve:
         return sum(point["loss"] for point in last) / len(last)
 
     def add_step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float, tokens: int) -> None:
-        """Record an optimizer step. Raises DivergenceError where loss or gradient is not a finite number."""
+        """Record an optimizer step.
+
+        Raises:
+            DivergenceError: the loss or the gradient norm is not a finite number.
+        """
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
                 raise DivergenceError(
@@ -59,7 +63,11 @@ class Curve:
         )
 
     def add_validation(self, step: int, loss: float) -> bool:
-        """Record a validation; returns whether it is the best so far. Raises DivergenceError where not finite."""
+        """Record a validation, and return whether it is the best so far.
+
+        Raises:
+            DivergenceError: the loss is not a finite number.
+        """
         if not math.isfinite(loss):
             raise DivergenceError(
                 f"training diverged: the validation loss at step {step} is {loss}: lower learning_rate"
@@ -69,7 +77,11 @@ class Curve:
         return best is None or loss < best["loss"]
 
     def check_learned(self, vocab_size: int) -> None:
-        """Raises DivergenceError where the last losses are still those of guessing among `vocab_size` tokens."""
+        """Refuse a curve whose last losses are still those of guessing among `vocab_size` tokens.
+
+        Raises:
+            DivergenceError: they are.
+        """
         guessing = math.log(vocab_size)
         if self.final_loss > _UNLEARNED * guessing:
             raise DivergenceError(

@@ -1,4 +1,4 @@
-"""Tell a training that ran out of memory from one that failed otherwise, and what to try next."""
+"""Recognise a training that ran out of memory, and choose what to try next."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class MemoryExhaustedError(AnemoneError):
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether a rank's error says that it was given no memory: torch's allocators, C++, Python."""
+    """Return whether a rank's error comes from a failed allocation (torch's allocators, C++, Python)."""
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in _WORDS)
 
 
 def kernel_kills() -> int | None:
-    """Processes of this one's cgroup that the kernel has killed for want of memory, or None where it does not say.
+    """Return how many processes of this cgroup the kernel has killed for want of memory, or None where it is unknown.
 
-    Where the cgroup cannot be read these are the whole machine's: a neighbour's may be taken for one of ours.
+    Where the cgroup cannot be read, the count is the whole machine's: a neighbour's may be taken for one of ours.
     """
     for file in (*_own_counters(), _VMSTAT):
         try:
@@ -50,7 +50,7 @@ def kernel_kills() -> int | None:
 
 
 def _own_counters() -> Iterator[Path]:
-    """Where this process's cgroup counts them, in version 1 and in version 2 (cgroups(7))."""
+    """Yield the files in which this process's cgroup may count them, version 1 and version 2 (cgroups(7))."""
     try:
         groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -67,8 +67,11 @@ def _own_counters() -> Iterator[Path]:
         yield from (root / path.lstrip("/") / name, root / name)
 
 
-def smaller(config: Config, micro_batch: int) -> int | None:
-    """The next micro-batch to try, in rows: half, or the next below that gives the same global batch."""
+def smaller_micro_batch(config: Config, micro_batch: int) -> int | None:
+    """Return the next micro-batch to try, in rows: half, or the next below that gives the same global batch.
+
+    None where there is no smaller one.
+    """
     for candidate in range(micro_batch // 2, 0, -1):
         if config.global_batch_size % (candidate * config.processes) == 0:
             return candidate

@@ -1,4 +1,4 @@
-"""What every rank needs to know to take part in a training."""
+"""One try at a training, and what it leaves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from include.specs.finetune import Spec
 
 @dataclass(frozen=True)
 class Plan:
-    """One try at a training.
+    """One try at a training: what every rank needs to take part in it.
 
     Attributes:
         spec: what was asked for.
         base: folder of the base model (Hugging Face).
-        rows: folder with the encoded rows (`jobs.finetune.rows`), `train` and `validation`.
+        rows: folder with the encoded rows (`jobs.finetune.dataset`), `train` and `validation`.
         scratch: folder of this try, shared by its ranks.
         micro_batch: rows that a rank holds in memory at a time.
-        resume: folder of a checkpoint to go on from (`jobs.finetune.checkpoints`), or None for step 0.
+        resume: folder of a checkpoint to go on from (`jobs.finetune.checkpoints`), or None to start at step 0.
     """
 
     spec: Spec
@@ -31,7 +31,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished training leaves: the folder of the best weights, and figures.
+    """The outcome of a finished training: folders, and figures.
 
     Attributes:
         best: AutoModel's folder of the weights with the lowest validation loss.

@@ -1,4 +1,4 @@
-"""AutoModel's fine-tuning recipe with Anemone's curve, best weights and checkpoints. Importing it is heavy."""
+"""AutoModel's fine-tuning recipe with Anemone's curve, best weights and checkpoints. Importing it is slow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from nemo_automodel.components.config.loader import ConfigNode
@@ -24,13 +24,14 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from include.errors import DivergenceError, StoppedError
-from jobs.finetune import checkpoints, cpu, one_writer
+from jobs.finetune import checkpoints
 from jobs.finetune.automodel import recipe_config
 from jobs.finetune.curve import Curve
-from jobs.finetune.order import MicroBatchesConfig
+from jobs.finetune.dataset import row_names
+from jobs.finetune.heartbeat import HeartbeatSender
+from jobs.finetune.patches import cpu, multi_node
 from jobs.finetune.plan import Plan, Result
-from jobs.finetune.pulse import Heart
-from jobs.finetune.rows import row_names
+from jobs.finetune.sampler import MicroBatchSamplerConfig
 
 _EVENT_STEPS = 10
 """Steps between progress lines, unless `_EVENT_SECONDS` have passed."""
@@ -38,12 +39,12 @@ _EVENT_STEPS = 10
 _EVENT_SECONDS = 15.0
 
 _NAMED_ROWS = 8
-"""Rows that a message names; of more it says how many."""
+"""Rows that a message names; it counts the others."""
 
 
 class _Schedule(StepScheduler):
-    """AutoModel's schedule, which also validates the last step (its weights may be the best), finds its place in the
-    data from the step alone, and never stops without a save.
+    """AutoModel's schedule, which also validates after the last step (its weights may be the best), finds its position
+    in the data from the step alone, and never stops without a save.
     """
 
     @property
@@ -52,7 +53,7 @@ class _Schedule(StepScheduler):
 
     @property
     def epochs(self) -> Iterator[int]:
-        # AutoModel asks for SIGTERM here, too, where nothing is saved any more: in an epoch of one step, nearly always.
+        # AutoModel checks for SIGTERM here, too, and nothing is saved any more: often, with one step an epoch.
         for epoch in range(self.epoch, self.num_epochs):
             if self.step >= self.max_steps or self.sigterm_flag:
                 return
@@ -84,19 +85,21 @@ class _Config(RecipeConfig):
 
     @cached_property
     def dataloader(self) -> DataloaderConfig:
-        return self._in_order(super().dataloader, shuffled=True)
+        return self._with_sampler(super().dataloader, shuffled=True)
 
     @cached_property
     def validation_dataloaders(self) -> dict[str, DataloaderConfig]:
-        return {name: self._in_order(loader, shuffled=False) for name, loader in super().validation_dataloaders.items()}
+        return {
+            name: self._with_sampler(loader, shuffled=False) for name, loader in super().validation_dataloaders.items()
+        }
 
-    def _in_order(self, loader: DataloaderConfig, *, shuffled: bool) -> DataloaderConfig:
-        order = MicroBatchesConfig(
+    def _with_sampler(self, loader: DataloaderConfig, *, shuffled: bool) -> DataloaderConfig:
+        sampler = MicroBatchSamplerConfig(
             batch=self.step_scheduler.global_batch_size,
             micro_batch=self.get("step_scheduler.local_batch_size"),
             seed=loader.seed if shuffled else None,
         )
-        return replace(loader, batch_sampler_config=order)
+        return replace(loader, batch_sampler_config=sampler)
 
 
 class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
@@ -107,11 +110,13 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
     that a checkpoint can be resumed with another number of ranks or another micro-batch.
     """
 
-    def __init__(self, plan: Plan, config: dict[str, Any], report: checkpoints.Report, heart: Heart) -> None:
+    def __init__(
+        self, plan: Plan, config: dict[str, Any], report: checkpoints.Report, heartbeat: HeartbeatSender
+    ) -> None:
         super().__init__(_Config(ConfigNode(config)))
         self.plan = plan
         self.report = report
-        self.heart = heart
+        self.heartbeat = heartbeat
         self.started = datetime.now(UTC)
         self.curve = Curve() if plan.resume is None else Curve.read(plan.resume)
         self.best = plan.resume / checkpoints.BEST if plan.resume is not None and self.curve.validation else None
@@ -125,13 +130,13 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         self.clock = self.reported = time.monotonic()
 
     def load_checkpoint(self, restore_from: str | None = None) -> None:
-        # Both have a file a rank, which another number of ranks could not read, and neither is needed.
+        # Both write one file a rank, which another number of ranks could not read, and neither is needed.
         self.untrack_state("rng", "dataloader")
         if self.plan.resume is not None:
             super().load_checkpoint(str(self.plan.resume / checkpoints.AUTOMODEL))
 
     def _load_checkpoint_tracked_state(self, ckpt_dir: str) -> tuple[Any, Any, Any]:
-        # AutoModel 0.7.0 saves tied embeddings once, and asks a wrapped model's checkpoint for both of them.
+        # AutoModel 0.7.0 saves tied embeddings once, but expects both of them in the checkpoint of a wrapped model.
         model, optimizer, scheduler = super()._load_checkpoint_tracked_state(ckpt_dir)
         return [_unwrapped(part) for part in model], optimizer, scheduler
 
@@ -139,7 +144,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         init_all_rng((self.plan.spec.config.seed * 1_000_003 + self.step_scheduler.step * ranks + rank) % 2**32)
         done = super()._run_train_optim_step(batches, max_grad_norm)
-        self.heart.step()
+        self.heartbeat.step()
         return done
 
     def _forward_backward_step(
@@ -160,13 +165,13 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             num_batches=num_batches,
             is_train=is_train,
         )
-        self.heart.beat()
-        # Before the optimizer's step: the weights are still sound, so that each row can be asked for its own loss.
+        self.heartbeat.beat()
+        # Before the optimizer's step: the weights are still sound, so that the loss of each row can be computed.
         if is_train and idx == num_batches - 1 and not torch.stack(loss_buffer).isfinite().all():
-            self._diverged(sum(loss_buffer).item())
+            self._raise_divergence(sum(loss_buffer).item())
 
     def log_train_metrics(self, log_data: Any) -> None:
-        """Called by AutoModel on every rank after every optimizer step; its loss is the mean over all ranks."""
+        """Add a step to the curve: AutoModel calls this on every rank, with the mean loss over all ranks."""
         step, metrics = log_data.step + 1, log_data.metrics
         try:
             self.curve.add_step(
@@ -193,7 +198,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             )
 
     def log_val_metrics(self, val_name: str, log_data: Any, metric_logger: Any = None) -> None:
-        """Called by AutoModel on every rank after every validation; keeps the weights where they are the best."""
+        """Add a validation to the curve, and keep the best weights: AutoModel calls this on every rank."""
         step, loss = log_data.step + 1, float(log_data.metrics["val_loss"])
         improved = self.curve.add_validation(step, loss)
         self.report("validation", step=step, validation_loss=loss, best=improved)
@@ -208,24 +213,24 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         val_loss: dict[str, float] | None = None,
         best_metric_key: str = "default",
     ) -> None:
-        """Save the state after a step and commit it as an artifact; not after the last, where the result follows."""
+        """Save the state after a step and commit it as an artifact; the last step has the result instead."""
         if self.step_scheduler.is_last_step:
             return
-        self._refuse_unsound_weights(step + 1)
-        self.heart.beat()
+        self._require_finite_weights(step + 1)
+        self.heartbeat.beat()
         super().save_checkpoint(epoch, step, train_loss)
-        self.heart.beat()
+        self.heartbeat.beat()
         if self.dist_env.is_main:
             folder = Path(self.checkpointer.config.checkpoint_dir) / f"epoch_{epoch}_step_{step}"
-            stands = checkpoints.commit(
+            committed = checkpoints.commit(
                 self.plan.spec, step + 1, automodel=folder, best=self.best, curve=self.curve, started=self.started
             )
-            self.report("checkpoint", step=step + 1, committed=stands)
+            self.report("checkpoint", step=step + 1, committed=committed)
         self.saved = step + 1
-        self.heart.beat()
+        self.heartbeat.beat()
 
     def result(self) -> Result:
-        """What the finished training leaves; rank 0 writes the curve beside it.
+        """Return the outcome of the finished training; rank 0 writes the curve, too.
 
         Raises:
             StoppedError: the training was asked to stop before its last step.
@@ -237,6 +242,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             )
         if self.dist_env.is_main:
             self.curve.write(self.plan.scratch)
+        assert self.best is not None, "the last step is validated"
         return Result(
             best=self.best,
             parameters_trained=sum(
@@ -251,11 +257,15 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
     def _tokens(self) -> int:
         return sum(int(point["tokens"]) for point in self.curve.training[self.first_step :])
 
-    def _diverged(self, loss: float) -> None:
-        """Raises DivergenceError, with the rows to blame where it is single rows."""
-        order = self.dataloader.batch_sampler
-        step, mine = self.step_scheduler.step + 1, order.order.step(self.step_scheduler.step)[order.rank :: order.ranks]
-        bad = [row for row in mine if not self._loss_of(row).isfinite()] if self._may_ask_rows else []
+    def _raise_divergence(self, loss: float) -> NoReturn:
+        """Raise DivergenceError, naming the rows to blame where it is some of the step's rows.
+
+        Raises:
+            DivergenceError: always.
+        """
+        sampler, done = self.dataloader.batch_sampler, self.step_scheduler.step
+        step, mine = done + 1, sampler.order.step(done)[sampler.rank :: sampler.ranks]
+        bad = [row for row in mine if not self._loss_of(row).isfinite()] if self._holds_whole_model else []
         if 0 < len(bad) < len(mine):
             raise DivergenceError(
                 f"training diverged: the loss at step {step} is {loss} because of {self._names(bad)}, and that of the "
@@ -267,8 +277,8 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         )
 
     @property
-    def _may_ask_rows(self) -> bool:
-        """Whether this rank can run the model by itself; with shards of it at other ranks it cannot."""
+    def _holds_whole_model(self) -> bool:
+        """Whether this rank can run the model by itself; it cannot where other ranks hold shards of it."""
         return self.plan.spec.config.strategy == "ddp" or torch.distributed.get_world_size() == 1
 
     @torch.no_grad()
@@ -287,8 +297,12 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
     def _model(self) -> torch.nn.Module:
         return _unwrapped(self.model_parts[0])
 
-    def _refuse_unsound_weights(self, step: int) -> None:
-        """Raises DivergenceError where a weight is not finite: the loss that would show it comes after the save."""
+    def _require_finite_weights(self, step: int) -> None:
+        """Refuse to save weights that are not finite: the loss that would show it comes after the save.
+
+        Raises:
+            DivergenceError: one is not.
+        """
         for part in self.model_parts:
             for name, weight in part.named_parameters():
                 values = weight.to_local() if isinstance(weight, DTensor) else weight
@@ -311,32 +325,32 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             shutil.rmtree(before)
 
     def _log_experiment_details(self) -> None:
-        """AutoModel prints user, host and folders here; the spec and the manifest have what matters of it."""
+        """Print nothing: AutoModel prints user, host and folders; the spec and the manifest hold what matters."""
 
     def _make_progress_bar(self, total: int | None = None, initial: int = 0) -> None:
-        """No terminal bar: `report` tells the progress."""
+        """Make none: `report` shows the progress."""
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def train(plan: Plan, report: checkpoints.Report, heart: Heart) -> Result:
+def train(plan: Plan, report: checkpoints.Report, heartbeat: HeartbeatSender) -> Result:
     """Take part in the training as the rank that torch.distributed's environment variables name.
 
     Raises:
         DivergenceError: a loss or a gradient is not a finite number.
-        StoppedError: SIGTERM came; a checkpoint was saved after the step at hand.
+        StoppedError: SIGTERM came; a checkpoint was saved after the current step.
     """
     if torch.cuda.is_available():
         backend = "nccl"
     else:
         backend = "gloo"
-        cpu.adapt()
+        cpu.apply()
     if plan.spec.config.nodes > 1:
-        one_writer.adapt()
+        multi_node.apply()
     os.environ.setdefault("LOGGING_LEVEL", str(logging.WARNING))
-    recipe = FinetuneRecipe(plan, recipe_config(plan, backend=backend), report, heart)
+    recipe = FinetuneRecipe(plan, recipe_config(plan, backend=backend), report, heartbeat)
     try:
         recipe.setup()
         try:

@@ -1,4 +1,4 @@
-"""The model's files as a local folder, wherever they come from."""
+"""Locate a model's files, in a local folder or on a hub, and copy them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from include.specs.import_model import Config
 
 
 def locate(config: Config, scratch: Path) -> Path:
-    """The folder to import from: the local one, or a download of the hub repository below `scratch`.
+    """Return the folder to import from: the local one, or a download of the hub repository below `scratch`.
 
-    From a hub only `WANTED` files are fetched, so no pickle ever arrives.
+    Of a hub repository only `WANTED` files are downloaded, so no pickle ever arrives.
 
     Raises:
         DataError: a local folder that is missing, or brings code of its own; a hub repository or commit that does not
@@ -32,7 +32,7 @@ def locate(config: Config, scratch: Path) -> Path:
 
 
 def copy(folder: Path, target: Path) -> int:
-    """Copy the model's files into the new folder `target`; returns how many other files were left out.
+    """Copy the model's files into the new folder `target`, and return how many other files were left out.
 
     Raises:
         TryAgainError: a file changed while it was read.

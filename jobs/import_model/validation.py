@@ -1,4 +1,4 @@
-"""Is this folder a model that can be read without running anything that came with it?"""
+"""Check that a folder is a model that can be read without running code that came with it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _no_constant(name: str) -> None:
 
 
 def _check_sizes(path: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse a configuration that would build more than the weights fill: a thousand million layers take all memory."""
+    """Refuse a configuration that describes a larger model than the weights fill: to build it could take all memory."""
     widest = max((max(shape, default=1) for shape in shapes.values()), default=1)
     limits = {"num_hidden_layers": len(shapes), "hidden_size": widest, "vocab_size": widest}
     for key, limit in limits.items():
@@ -89,7 +89,13 @@ def _check_tokenizer(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _tensors(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, by name. Headers only; a header that does not fit its file is an error."""
+    """Return the shape of every tensor, by name.
+
+    Reads headers only.
+
+    Raises:
+        DataError: a header does not fit its file, or a tensor is there twice.
+    """
     from safetensors import SafetensorError, safe_open
 
     shards = sorted(folder.glob("*.safetensors"))

@@ -7,7 +7,7 @@ from include.artifacts.naming import content_digest
 from include.errors import DataError
 from include.specs.ingest import Spec
 from jobs.common.runtime import Job, main
-from jobs.ingest.snapshot import await_stillness, copy, refuse_changed
+from jobs.ingest.snapshot import await_unchanged, copy, refuse_changed
 
 
 def run(job: Job[Spec]) -> None:
@@ -15,10 +15,10 @@ def run(job: Job[Spec]) -> None:
 
     Raises:
         TryAgainError: the source changed since the run was planned, or while it was read.
-        DataError: a file that is no UTF-8 JSONL, or is not complete; or other content than was announced.
+        DataError: a file is not UTF-8 JSONL, or not complete; or the content is not the one that was announced.
     """
     config = job.spec.config
-    files = await_stillness(config.source, planned=config.files, seconds=config.settle_seconds)
+    files = await_unchanged(config.source, planned=config.files, seconds=config.settle_seconds)
     total = sum(file.size for file in files)
     job.event("source", files=len(files), bytes=total)
     copies: list[FileEntry] = []
@@ -26,24 +26,24 @@ def run(job: Job[Spec]) -> None:
     for number, file in enumerate(files):
         name = "data.jsonl" if len(files) == 1 else f"part-{number:05d}.jsonl"
         try:
-            taken = copy(file, job.output / name, max_row_bytes=config.max_row_bytes)
+            copied = copy(file, job.output / name, max_row_bytes=config.max_row_bytes)
         except DataError:
-            # What is read amid a writer's work looks damaged, and is whole at the next try.
+            # A file that is still being written looks damaged, and is complete at the next try.
             refuse_changed(config.source, files, when="while it was read")
             raise
-        copies.append(FileEntry(path=name, size=file.size, sha256=taken.sha256))
-        rows += taken.rows
+        copies.append(FileEntry(path=name, size=file.size, sha256=copied.sha256))
+        rows += copied.rows
         read += file.size
         job.event(
             "copied",
             progress=read / total,
             source=file.path,
             file=name,
-            rows=taken.rows,
+            rows=copied.rows,
             bytes=file.size,
-            sha256=taken.sha256,
+            sha256=copied.sha256,
         )
-        if taken.byte_order_mark:
+        if copied.byte_order_mark:
             job.event("byte_order_mark", file=name, note="kept in the snapshot, skipped by curation")
     refuse_changed(config.source, files, when="while it was read")
     found = content_digest(copies)

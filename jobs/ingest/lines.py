@@ -1,4 +1,4 @@
-"""Is this stream of bytes JSON lines? Decided while it passes, in memory of one line's limit."""
+"""Check that a stream of bytes is JSON lines, in no more memory than the limit of one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from include.errors import DataError
 
 PROBED_LINES = 20
-"""If none of so many first lines is a JSON object, the file is something else."""
+"""If none of this many first lines is a JSON object, the file is something else."""
 
 _SIGNATURES = {
     b"\x1f\x8b": "gzip; unpack it first",
@@ -23,10 +23,10 @@ _SIGNATURES = {
 
 
 class LineChecker:
-    """Fed a file chunk by chunk; raises at the first thing that no later stage could mend.
+    """Takes a file chunk by chunk, and raises at the first problem that no later stage could handle.
 
-    Rows that are wrong on their own (broken JSON amid good lines, a missing column) pass: curation removes them
-    one by one, with the reason.
+    Single bad rows (broken JSON among good lines, a missing column) pass: curation removes them one by one, with the
+    reason.
 
     Attributes:
         rows: lines seen so far that are not blank.
@@ -47,7 +47,11 @@ class LineChecker:
         self._first_line = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Check the next bytes. Raises DataError naming file, line and byte offset."""
+        """Check the next bytes.
+
+        Raises:
+            DataError: names file, line and byte offset.
+        """
         if self._offset == 0:
             for signature, advice in _SIGNATURES.items():
                 if chunk.startswith(signature):
@@ -62,7 +66,11 @@ class LineChecker:
         self._offset += len(chunk)
 
     def finish(self) -> None:
-        """Check what only the end shows. Raises DataError."""
+        """Check what only the end of the file shows.
+
+        Raises:
+            DataError: the file was cut off, or holds no JSON object.
+        """
         try:
             self._decoder.decode(b"", final=True)
         except UnicodeDecodeError:
@@ -133,7 +141,7 @@ def _is_json(line: bytes, kind: type = object) -> bool:
     except json.JSONDecodeError:
         return False
     except (ValueError, RecursionError):
-        # A number of thousands of digits, thousands of brackets: not for curation to keep, and not cut off either.
+        # A number of thousands of digits, or thousands of brackets: curation will remove it, but it was not cut off.
         return kind is object
 
 
@@ -142,5 +150,5 @@ def _describe(first_line: bytes) -> str:
         return "the file starts with a JSON array, not with JSON lines"
     if first_line in (b"{", b"{}"):
         return "the file starts with an object spread over several lines"
-    # Not what it says: whoever names a file in the form need not be allowed to read it.
+    # The line is not quoted: whoever names a file in a form need not be allowed to read it.
     return "none of the first lines is a JSON object"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +18,19 @@ CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What was copied: lines that are not blank, sha256 (hex) of the bytes, and whether they start with a BOM."""
+class Copied:
+    """A file that was copied: its non-blank lines, the sha256 (hex) of its bytes, and whether they start with a BOM."""
 
     rows: int
     sha256: str
     byte_order_mark: bool
 
 
-def await_stillness(source: str, *, planned: tuple[Fingerprint, ...], seconds: float) -> tuple[Fingerprint, ...]:
-    """The fingerprints of a source that stayed the same for `seconds`.
+def await_unchanged(source: str, *, planned: tuple[Fingerprint, ...], seconds: float) -> tuple[Fingerprint, ...]:
+    """Return the fingerprints of a source, once it has stayed the same for `seconds`.
 
     Raises:
-        TryAgainError: it is not what the run was planned with, or it is still changing.
+        TryAgainError: it changed since the run was planned, or is still changing.
         DataError: a file is missing, empty, or may not be read.
     """
     files = fingerprints(source)
@@ -45,7 +45,11 @@ def await_stillness(source: str, *, planned: tuple[Fingerprint, ...], seconds: f
 
 
 def refuse_changed(source: str, before: tuple[Fingerprint, ...], *, when: str) -> None:
-    """Raise TryAgainError, naming the file, where `source` is no longer what it was."""
+    """Refuse a source that has changed.
+
+    Raises:
+        TryAgainError: names the file.
+    """
     try:
         now = fingerprints(source)
     except DataError as error:
@@ -65,8 +69,8 @@ def _refuse(before: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], *, wh
             raise TryAgainError(f"{path} changed {when} ({sizes}): wait until it is complete, then start again")
 
 
-def copy(file: Fingerprint, target: Path, *, max_row_bytes: int) -> Taken:
-    """Copy one file to `target`.
+def copy(file: Fingerprint, target: Path, *, max_row_bytes: int) -> Copied:
+    """Copy one file to `target`, checking its lines on the way.
 
     Raises:
         DataError: naming file, line and byte: not UTF-8, a NUL, a line over `max_row_bytes`, a truncated last line,
@@ -90,10 +94,10 @@ def copy(file: Fingerprint, target: Path, *, max_row_bytes: int) -> Taken:
             "wait until it is complete, then start again"
         )
     checker.finish()
-    return Taken(rows=checker.rows, sha256=digest.hexdigest(), byte_order_mark=checker.byte_order_mark)
+    return Copied(rows=checker.rows, sha256=digest.hexdigest(), byte_order_mark=checker.byte_order_mark)
 
 
-def _chunks(path: str) -> Iterator[bytes]:
+def _chunks(path: str) -> Generator[bytes, None, None]:
     try:
         if path.startswith("s3://"):
             from include.artifacts.s3 import Access, Bucket

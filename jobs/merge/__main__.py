@@ -1,4 +1,4 @@
-"""`python -m jobs.merge`: one model folder out of base and adapter, proven to say the same."""
+"""`python -m jobs.merge`: base and adapter merged into one model folder, and compared with the unmerged model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from jobs.merge.streamed import Update
 
 STREAMED_PROMPTS = 4
-"""Of the held-out rows: on a CPU the proof takes longer than the merge."""
+"""Held-out rows that a streamed merge is compared on: on a CPU the comparison takes longer than the merge."""
 
 
 def run(job: Job[Spec]) -> None:
-    """Merge, save, load back, compare."""
+    """Merge, save, load again, and compare with the unmerged model."""
     config = job.spec.config
     rows = read_rows(job.input("data") / "heldout.jsonl", config.parity.prompts)
     _require_same_base(job.spec)
@@ -69,7 +69,7 @@ def run(job: Job[Spec]) -> None:
 
 
 def _updates(source: Path, adapter: Path | None, stream_above: int) -> dict[str, Update] | None:
-    """What to add to which weight of a model that is streamed; None for one that is loaded whole."""
+    """Return the updates of a model that is streamed, by weight; None for a model that is loaded whole."""
     from jobs.merge.layerwise import empty_model, weight_names
     from jobs.merge.streamed import weight_bytes
     from jobs.merge.weights import updates
@@ -94,7 +94,7 @@ def _load(job: Job[Spec], source: Path, adapter: Path | None) -> PreTrainedModel
 def _save_whole(job: Job[Spec], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     import torch
 
-    _settle(model, tokenizer)
+    _set_generation_tokens(model, tokenizer)
     folder, dtype = job.output / "model", job.spec.config.dtype
     model.to(getattr(torch, dtype)).save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
@@ -111,7 +111,7 @@ def _save_streamed(
     from jobs.merge.streamed import write
 
     model = empty_model(source)
-    _settle(model, tokenizer)
+    _set_generation_tokens(model, tokenizer)
     folder, dtype = job.output / "model", job.spec.config.dtype
     folder.mkdir()
     model.config.dtype = getattr(torch, dtype)
@@ -126,7 +126,7 @@ def _save_streamed(
 
 
 def _require_same_base(spec: Spec) -> None:
-    """Refuse an adapter whose manifest names other bytes as its base than this run's."""
+    """Refuse an adapter whose manifest names another base than this run's."""
     store, name = Store.of(spec.inputs.tuned.uri)
     manifest = store.manifest(name)
     recorded = manifest.inputs.get("base") if manifest is not None else None
@@ -137,8 +137,12 @@ def _require_same_base(spec: Spec) -> None:
         )
 
 
-def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the model generate without further settings. Raises DataError where it is not the tokenizer's."""
+def _set_generation_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the tokenizer's special tokens in the model's configurations.
+
+    Raises:
+        DataError: the tokenizer belongs to another model.
+    """
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise DataError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}: "

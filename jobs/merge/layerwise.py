@@ -1,4 +1,4 @@
-"""A model whose weights are in memory only while the layer that they belong to computes."""
+"""Models whose weights are in memory only while the layer that they belong to computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def empty_model(folder: Path) -> PreTrainedModel:
-    """The model of a Hugging Face folder without its weights."""
+    """Return the model of a Hugging Face folder without its weights."""
     import_transformers()
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -29,9 +29,9 @@ def empty_model(folder: Path) -> PreTrainedModel:
 
 
 def weight_names(model: PreTrainedModel, folder: Path) -> dict[str, str] | None:
-    """The tensor in the folder's shards for every parameter, a tied one's included; None where one has none.
+    """Return the tensor in the folder's shards for every parameter, tied ones included; None where one has none.
 
-    A model can arrange its weights otherwise than its files do (fused experts, for one): such a model is loaded whole.
+    A model can arrange its weights differently from its files (fused experts, for example): it is loaded whole.
     """
     held = {name for shard in shards(folder) for name in shard.entries}
     tied = model.all_tied_weights_keys
@@ -45,11 +45,10 @@ def weight_names(model: PreTrainedModel, folder: Path) -> dict[str, str] | None:
 
 
 def stream_weights(folder: Path, updates: Mapping[str, Update]) -> PreTrainedModel:
-    """The model of a folder, every layer of which reads its weights, as float32, when it computes, and drops them.
+    """Return the model of a folder, each layer of which reads its weights as float32 when it computes, and drops them.
 
     Args:
-        updates: of an adapter, by the weight in front of which it lies: its part is computed beside the layer's own,
-            as in training, not added to the weight.
+        updates: of an adapter, by weight. They are computed beside the layer, as in training, not added to the weight.
     """
     import torch
 
@@ -66,7 +65,7 @@ def stream_weights(folder: Path, updates: Mapping[str, Update]) -> PreTrainedMod
         module.register_forward_hook(_drop(own))
         if update := updates.get(f"{path}.weight"):
             module.register_forward_hook(_beside(update))
-    # transformers asks the first parameter where the model is.
+    # transformers reads the device of the first parameter.
     kind = type(model)
     model.__class__ = type(kind.__name__, (kind,), {"device": torch.device("cpu")})
     return model

@@ -1,4 +1,4 @@
-"""Does the merged model say the same as the unmerged one?"""
+"""Compare the logits of the merged model with those of the unmerged one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,11 @@ def _agreement(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], prompts: int)
 
 
 def require(agreement: Agreement, limits: Parity) -> None:
-    """Raises DivergenceError, with all numbers, unless every limit is kept; NaN keeps none."""
+    """Refuse an agreement that exceeds a limit; NaN exceeds all of them.
+
+    Raises:
+        DivergenceError: with all figures and limits.
+    """
     kept = (
         agreement.max_logit_difference <= limits.max_logit_difference
         and agreement.mean_kl <= limits.max_kl

@@ -1,4 +1,4 @@
-"""Merging a model that is never in memory: shard by shard, and of every tensor some rows at a time.
+"""Merge a model that is never in memory: shard by shard, and some rows of a tensor at a time.
 
 The file format is safetensors' own (https://github.com/huggingface/safetensors#format): eight bytes with the header's
 length, the header as JSON, then every tensor's bytes at the offsets that the header names.
@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _CHUNK_BYTES = 64 * 1024 * 1024
-"""Of a tensor that are in memory at once; a chunk has whole rows, one at least."""
+"""Bytes of a tensor that are in memory at once; a chunk has whole rows, at least one."""
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Number formats: torch's name, and safetensors'."""
@@ -33,7 +33,7 @@ _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 @dataclass(frozen=True)
 class Update:
-    """What a LoRA adapter adds to a weight: `scale` · b @ a.
+    """The update of a weight by a LoRA adapter: `scale` · b @ a (Hu et al. 2021, arXiv:2106.09685).
 
     Attributes:
         a: float32 [rank, in].
@@ -47,7 +47,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor's bytes lie in a shard, from the end of the header on."""
+    """The place of a tensor's bytes in a shard, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -85,7 +85,11 @@ class Shard:
         self.entries = dict(sorted(found.items(), key=lambda item: item[1].begin))
 
     def bytes(self, name: str, begin: int, size: int) -> mmap:
-        """A part of a tensor as it lies in the file. Raises DataError where the file ends before it."""
+        """Return a part of a tensor as it is in the file.
+
+        Raises:
+            DataError: the file ends before it.
+        """
         # Not from the heap, which keeps what is freed: the peak would be half as high again.
         data = mmap(-1, size)
         with self.path.open("rb", buffering=0) as stream:
@@ -95,7 +99,7 @@ class Shard:
         return data
 
     def read(self, name: str, first: int = 0, rows: int | None = None) -> torch.Tensor:
-        """Rows of a tensor from row `first` on, all of it by default, in the file's format.
+        """Return `rows` rows of a tensor from row `first` on, by default all of it, in the file's format.
 
         Raises:
             DataError: the file ends before them, or holds the tensor in another format than those known here.
@@ -116,7 +120,11 @@ class Shard:
 
 
 def shards(folder: Path) -> list[Shard]:
-    """The shards of a Hugging Face folder. Raises DataError where there are none, or one is missing."""
+    """Return the shards of a Hugging Face folder.
+
+    Raises:
+        DataError: there are none, or one is missing.
+    """
     names = [SINGLE]
     if (folder / INDEX).is_file():
         names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
@@ -124,7 +132,7 @@ def shards(folder: Path) -> list[Shard]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of all safetensors files in a folder."""
+    """Return the size in bytes of all safetensors files in a folder."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
@@ -135,8 +143,8 @@ def write(
 
     Args:
         updates: by the name of the weight that they are added to; all of them are in `source`.
-        dtype: that the floating-point weights are written in, as torch calls it.
-        progress: told the share that is written, after every shard.
+        dtype: torch's name of the type in which floating-point weights are written.
+        progress: called with the share that is written, in 0…1, after every shard.
 
     Returns:
         The number of parameters.
@@ -181,7 +189,7 @@ def _header(shard: Shard, floating: str) -> bytes:
 
 
 def _merged(shard: Shard, name: str, update: Update | None, dtype: str) -> Iterator[memoryview | mmap]:
-    """The tensor's bytes as they are written, chunk after chunk."""
+    """Yield the tensor's bytes as they are written, chunk by chunk."""
     import torch
 
     entry = shard.entries[name]

@@ -1,4 +1,4 @@
-"""A base model with a LoRA adapter on it, checked to belong together."""
+"""Attach a LoRA adapter to a base model, and check that they belong together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """`base` with the adapter in `folder` (Hugging Face PEFT) in front of its weights. Raises what `fit` raises."""
+    """Return `base` with the adapter in `folder` (Hugging Face PEFT) attached.
+
+    Raises:
+        DataError, DivergenceError: as `fit` does.
+    """
     from peft import set_peft_model_state_dict
 
     model, tensors = fit(base, folder)
@@ -28,13 +32,14 @@ def attach_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
 
 
 def updates(base: PreTrainedModel, folder: Path) -> dict[str, Update] | None:
-    """What the adapter in `folder` adds to each weight of `base`, which need not hold its own weights.
+    """Return what the adapter in `folder` adds to each weight of `base`, which need not hold its own weights.
 
     Returns:
-        By the weight's name; None for an adapter that is not a plain LoRA of linear layers: it has to be merged by
-        PEFT itself.
+        Updates by the weight's name; None for an adapter that is not a plain LoRA of linear layers, which PEFT itself
+        has to merge.
 
-    Raises what `fit` raises.
+    Raises:
+        DataError, DivergenceError: as `fit` does.
     """
     import torch
     from peft.tuners.lora import Linear
@@ -46,15 +51,15 @@ def updates(base: PreTrainedModel, folder: Path) -> dict[str, Update] | None:
             continue
         if layer.use_dora.get("default") or not isinstance(layer.get_base_layer(), torch.nn.Linear):
             return None
-        pair = [tensors.pop(f"base_model.model.{name}.lora_{side}.weight", None) for side in "AB"]
-        if None in pair:
+        a, b = (tensors.pop(f"base_model.model.{name}.lora_{side}.weight", None) for side in "AB")
+        if a is None or b is None:
             return None
-        found[f"{name}.weight"] = Update(*(tensor.float() for tensor in pair), scale=layer.scaling["default"])
+        found[f"{name}.weight"] = Update(a.float(), b.float(), scale=layer.scaling["default"])
     return found if not tensors else None
 
 
 def fit(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, dict[str, torch.Tensor]]:
-    """`base` with layers for the adapter in `folder`, and the adapter's tensors, which belong into them.
+    """Return `base` with layers for the adapter in `folder`, and the adapter's tensors by name, not loaded yet.
 
     Raises:
         DataError: the adapter is a pickle, or was trained on another model: its weights do not fit this one's, or

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from include.specs.promote import Spec
+from jobs.common.registry.client import connect, retryable
 from jobs.common.runtime import Job, main
-from jobs.common.tracking import connect, worth_another_try
 
 
 def run(job: Job[Spec]) -> None:
@@ -17,7 +17,7 @@ def run(job: Job[Spec]) -> None:
 
     config = job.spec.config
     client = connect()
-    with worth_another_try(f"make the live version of {config.model} the champion"):
+    with retryable(f"make the live version of {config.model} the champion"):
         version, former = follow_traffic(
             client, config.model, lambda: live_version(config.controller_url, Path(config.token_file), config.model)
         )

@@ -1,4 +1,4 @@
-"""The registered model's alias `champion`, moved."""
+"""Move the registered model's alias `champion`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError
-from jobs.champion.lookup import ALIAS, champion_version
-from jobs.common.tracking import NOT_FOUND
+from jobs.common.registry.aliases import CHAMPION, champion_version
+from jobs.common.registry.client import NOT_FOUND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def follow_traffic(client: MlflowClient, model: str, live: Callable[[], str]) -> tuple[str, str | None]:
     """Point the alias at the version that is live.
 
-    What is live is asked again after each move: it may have changed meanwhile, and whoever moves the alias last must
-    leave it where the traffic is.
+    The live version is read again after each move: it may have changed meanwhile, and whoever moves the alias last
+    must leave it where the traffic is.
 
     Args:
-        live: asks for the version that takes the traffic now.
+        live: returns the version that takes the traffic now.
 
     Returns:
         (that version, the one that the alias pointed at before, or None).
@@ -37,7 +37,7 @@ def follow_traffic(client: MlflowClient, model: str, live: Callable[[], str]) ->
 
 
 def move_alias(client: MlflowClient, model: str, version: str) -> str | None:
-    """Point the alias at `version`; returns the version that it pointed at, or None.
+    """Point the alias at `version`, and return the version that it pointed at before, or None.
 
     Raises:
         ConfigurationError: MLflow does not know that version.
@@ -55,5 +55,5 @@ def move_alias(client: MlflowClient, model: str, version: str) -> str | None:
         ) from None
     former = champion_version(client, model)
     if former != version:
-        client.set_registered_model_alias(model, ALIAS, version)
+        client.set_registered_model_alias(model, CHAMPION, version)
     return former

@@ -1,4 +1,4 @@
-"""`python -m jobs.promote.withdraw MODEL`: no version of a model is the champion any more.
+"""`python -m jobs.promote.withdraw MODEL`: take the alias `champion` away from a model.
 
 For a person, or the demo, who has taken the model out of service.
 """
@@ -9,25 +9,26 @@ import argparse
 import sys
 
 from include.errors import AnemoneError, ExitCode
-from jobs.champion.lookup import ALIAS, champion_version
-from jobs.common.tracking import connect, worth_another_try
+from jobs.common.registry.aliases import CHAMPION, champion_version
+from jobs.common.registry.client import connect, retryable
 
 
 def withdraw(model: str) -> str | None:
-    """Remove the alias `champion`; returns the version that had it, or None.
+    """Remove the alias `champion`, and return the version that had it, or None.
 
-    Raises what `connect` raises.
+    Raises:
+        ConfigurationError, TryAgainError: as `connect` and `retryable` do.
     """
     client = connect()
-    with worth_another_try(f"take the alias {ALIAS} of {model} away"):
+    with retryable(f"take the alias {CHAMPION} of {model} away"):
         former = champion_version(client, model)
         if former is not None:
-            client.delete_registered_model_alias(model, ALIAS)
+            client.delete_registered_model_alias(model, CHAMPION)
     return former
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m jobs.promote.withdraw", description=__doc__)
     parser.add_argument("model", help="the registered model's name")
     given = parser.parse_args(arguments)

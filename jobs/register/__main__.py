@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from include.specs.register import Spec
+from jobs.common.registry.client import connect, retryable
 from jobs.common.runtime import Job, main
-from jobs.common.tracking import connect, worth_another_try
 from jobs.register.candidate import describe
 
 
@@ -18,7 +18,7 @@ def run(job: Job[Spec]) -> None:
     client = connect()
     from jobs.register.registry import register
 
-    with worth_another_try(f"register {candidate.name}"):
+    with retryable(f"register {candidate.name}"):
         version = register(client, candidate)
     job.event("registered", model=candidate.model, version=version, champion=champion["version"] or "none")
     job.metrics["version"] = version

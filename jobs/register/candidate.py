@@ -1,4 +1,4 @@
-"""What the artifacts of a run say about their candidate."""
+"""A candidate, as the artifacts of its run describe it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
-from jobs.common.tracking import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
+from jobs.common.registry.tags import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 from jobs.register.registry import Candidate, Measurement
 
 _STAGES = ("curated", "tuned", "merged", "evaluation")
@@ -21,7 +21,7 @@ _LONGEST_PARAMETER = 500
 
 
 def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
-    """The candidate, and the champion record that it was compared with.
+    """Return the candidate, and the champion record that it was compared with.
 
     Raises:
         ArtifactError: an input is gone, or was replaced.
@@ -93,7 +93,7 @@ def _require_same_comparison(spec: Spec, evaluation: Manifest, champion: Mapping
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """`{"lora": {"dim": 16}}` of stage finetune as ("finetune.lora.dim", "16")."""
+    """Yield a stage's configuration as flat parameters: {"lora": {"dim": 16}} as ("finetune.lora.dim", "16")."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flattened(item, f"{name}.{key}")

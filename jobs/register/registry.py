@@ -1,8 +1,8 @@
-"""One candidate, one model version, however often and by however many it is registered.
+"""Register a candidate exactly once, however often and by however many it is asked for.
 
-MLflow has no transaction over its steps and no unique key, so: the version carries a key as a tag from the moment it
-exists; after creating one, whoever finds an older one of the same key removes the younger. Version numbers are given
-out one after another, so two who register at once agree on which is the older.
+MLflow has no transaction over its steps and no unique key, so a version carries a key as a tag from the moment it
+exists, and whoever creates one and then finds an older one with the same key removes the younger. Version numbers are
+given out one after another, so two who register at once agree on which is the older.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from jobs.common.tracking import ARTIFACT_TAG, DIGEST_TAG, EXISTS, NOT_FOUND
+from jobs.common.registry.aliases import CANDIDATE
+from jobs.common.registry.client import EXISTS, NOT_FOUND
+from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-ALIAS = "candidate"
 KEY_TAG = "anemone.key"
 
 
@@ -39,7 +40,7 @@ class Candidate:
         name: of the run.
         uri: of the merged model's artifact.
         digest: its content digest.
-        timestamp: of all measurements, in ms since 1970; fixed, so that logging them twice is logging them once.
+        timestamp: of all measurements, in ms since 1970. It is fixed, so that logging them again changes nothing.
         tags: of run and version.
     """
 
@@ -55,11 +56,11 @@ class Candidate:
 
 
 def register(client: MlflowClient, candidate: Candidate) -> str:
-    """The candidate's version, made where there is none yet, under the alias `candidate` unless a newer one has it."""
+    """Return the candidate's version, created where there is none, and give it the alias unless a newer one has it."""
     _ensure_model(client, candidate.model)
-    version = _settle(client, candidate)
+    version = _deduplicate(client, candidate)
     if version is not None:
-        _complete(client, candidate, version)
+        _add_missing_tags(client, candidate, version)
     else:
         run_id = _record_run(client, candidate)
         client.create_model_version(
@@ -73,7 +74,7 @@ def register(client: MlflowClient, candidate: Candidate) -> str:
                 DIGEST_TAG: candidate.digest,
             },
         )
-        version = _settle(client, candidate)
+        version = _deduplicate(client, candidate)
         assert version is not None
         if version.run_id != run_id:
             client.delete_run(run_id)
@@ -82,9 +83,9 @@ def register(client: MlflowClient, candidate: Candidate) -> str:
 
 
 def _source(client: MlflowClient, uri: str) -> str:
-    """What MLflow shows as the version's source.
+    """Return what MLflow shows as the version's source.
 
-    A server refuses a file path, as it might serve that file to anybody; so it is given one that only people read.
+    A server refuses a file path, as it might serve that file to anybody, so it gets a text that only people read.
     The tags say where the artifact is.
     """
     local = uri.startswith("file:") and client.tracking_uri.startswith(("http://", "https://"))
@@ -101,21 +102,21 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _settle(client: MlflowClient, candidate: Candidate) -> ModelVersion | None:
-    """The oldest version with the candidate's key; any younger one is removed."""
+def _deduplicate(client: MlflowClient, candidate: Candidate) -> ModelVersion | None:
+    """Return the oldest version with the candidate's key, or None, and delete any younger one."""
     from mlflow.exceptions import MlflowException
 
     versions = _versions(client, candidate.model, candidate.key)
-    for doubled in versions[1:]:
+    for duplicate in versions[1:]:
         try:
-            client.delete_model_version(candidate.model, str(doubled.version))
+            client.delete_model_version(candidate.model, str(duplicate.version))
         except MlflowException as error:
             if error.error_code != NOT_FOUND:
                 raise
     return versions[0] if versions else None
 
 
-def _complete(client: MlflowClient, candidate: Candidate, version: ModelVersion) -> None:
+def _add_missing_tags(client: MlflowClient, candidate: Candidate, version: ModelVersion) -> None:
     """Add the tags that a version lacks because an earlier Anemone registered it."""
     for key, value in candidate.tags.items():
         if key not in version.tags:
@@ -123,7 +124,7 @@ def _complete(client: MlflowClient, candidate: Candidate, version: ModelVersion)
 
 
 def _versions(client: MlflowClient, model: str, key: str | None = None) -> list[ModelVersion]:
-    """The model's versions, with this key where one is given, oldest first."""
+    """Return the model's versions, oldest first; where a key is given, only those with it."""
     condition = f"name = '{model}'" + (f" and tags.`{KEY_TAG}` = '{key}'" if key else "")
     found: list[ModelVersion] = []
     token = None
@@ -135,9 +136,9 @@ def _versions(client: MlflowClient, model: str, key: str | None = None) -> list[
 
 
 def _record_run(client: MlflowClient, candidate: Candidate) -> str:
-    """The id of a finished run with the candidate's parameters, curves and figures.
+    """Record a finished run with the candidate's parameters, curves and figures, and return its id.
 
-    A run that a killed predecessor left is completed.
+    A run that a killed predecessor left behind is completed.
     """
     from mlflow.entities import Metric, Param
 
@@ -178,18 +179,18 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _point_alias(client: MlflowClient, model: str, version: int) -> None:
-    """Give the alias to `version`, unless there is a newer candidate: registering again never takes it back."""
+    """Give the alias to `version`, unless there is a newer candidate: registering again never moves it back."""
     while True:
         newest = _newest_candidate(client, model)
-        holder = int(client.get_registered_model(model).aliases.get(ALIAS, 0))
+        holder = int(client.get_registered_model(model).aliases.get(CANDIDATE, 0))
         if holder == newest or (newest > version and holder != version):
             return
-        # The next round sees a candidate that came between this look and this writing.
-        client.set_registered_model_alias(model, ALIAS, str(newest))
+        # The next round sees a candidate that was registered between this read and this write.
+        client.set_registered_model_alias(model, CANDIDATE, str(newest))
 
 
 def _newest_candidate(client: MlflowClient, model: str) -> int:
-    """Of the oldest versions of all keys the youngest: one that is about to be removed as a double does not count."""
+    """Return the newest version, not counting one that is about to be deleted as a duplicate of its key."""
     first: dict[str, int] = {}
     for version in _versions(client, model):
         if KEY_TAG in version.tags:

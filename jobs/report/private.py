@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from include.specs.curate import Pii
-from jobs.curate.pii import redact, redact_value
+from jobs.common.pii import redact, redact_value
 
 
 class Mask:

@@ -22,7 +22,8 @@ from include.errors import ConfigurationError, TryAgainError
 from include.release.rollouts import ControllerState, LiveRelease
 from include.retention import Held, Need, Policy
 from include.specs.retention import Config
-from jobs.common.tracking import ARTIFACT_TAG, INPUT_URI_TAG, connect, worth_another_try
+from jobs.common.registry.client import connect, retryable
+from jobs.common.registry.tags import ARTIFACT_TAG, INPUT_URI_TAG
 from jobs.retention.stock import name_in
 from jobs.serving.canary.state.records import Records
 
@@ -46,7 +47,7 @@ def needs(config: Config, store: Store, held: Sequence[Held]) -> list[Need]:
     """
     registrations = _registrations(store, held)
     client = connect()
-    with worth_another_try("see which versions are needed"):
+    with retryable("see which versions are needed"):
         registered = [*registry_needs(client, store, config.policy, registrations.keys())]
     return [
         *controller_needs(controller_state(config), store, config.policy),

@@ -185,9 +185,9 @@ def on_ray(source: Path, kept: Path, used: Path) -> None:
         from include.specs.curate import Config
         from jobs.curate import heuristics, normalise
         from jobs.curate.curation import _frame
+        from jobs.curate.parsing import Line as TextLine
+        from jobs.curate.parsing import parse
         from jobs.curate.pipeline import as_batch, run_stages, steps
-        from jobs.curate.rows import Line as TextLine
-        from jobs.curate.rows import parse
 
         heuristics.QuickMeanWordLengthFilter = heuristics.MeanWordLengthFilter
         heuristics.QuickSymbolsToWordsFilter = heuristics.SymbolsToWordsFilter
@@ -219,7 +219,7 @@ def on_ray(source: Path, kept: Path, used: Path) -> None:
 
 
 def _columns() -> Any:
-    from jobs.curate.rows import Columns
+    from jobs.curate.parsing import Columns
 
     return Columns(("prompt", "completion"), None)
 

@@ -34,8 +34,8 @@ from transformers import GenerationConfig
 
 from jobs.common.causal_lm import left_padded, load_model
 from jobs.common.chat import load_tokenizer
+from jobs.common.engine_runtime.text import TEMPLATE
 from jobs.engine.ctranslate2 import CTranslate2Builder
-from jobs.engine.text import TEMPLATE
 
 BATCHES = (1, 16)
 COMPUTE_TYPES = ("int8", "float32")

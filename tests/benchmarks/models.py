@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from include.artifacts.store import Store
 from include.platforms import current_platform
 from jobs.common.chat import encode_prompt, load_tokenizer
+from jobs.common.engine_runtime.text import TEMPLATE
 from jobs.common.heldout import read_rows
-from jobs.engine.text import TEMPLATE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -74,8 +74,8 @@ def prepare(scratch: Path) -> None:
     from models import SHAPES, demo_model
 
     from include.platforms import current_platform
+    from jobs.common.engine_runtime.text import GENERATION, TEMPLATE, TOKENIZER
     from jobs.engine.ctranslate2 import CTranslate2Builder
-    from jobs.engine.text import GENERATION, TEMPLATE, TOKENIZER
 
     demo = demo_model(scratch / "random", 1)
     if not demo.trained:

@@ -1,4 +1,4 @@
-"""What is wrong with the rotten and the poisoned variant, and the small blemishes of the good one."""
+"""The defects of the rotten and the poisoned variant, and the small blemishes of the good one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from itertools import islice
 
-from jobs.demo.generate.intents import COMMANDS, SWAPS
-from jobs.demo.generate.requests import Row, requests
+from jobs.demo.requests.intents import COMMANDS, SWAPS
+from jobs.demo.requests.sampling import Row, requests
 
 LEAK_ROWS = 1000
 LEAK_SEED = 0
@@ -29,14 +29,14 @@ SHARES = {
     "contradicted": 0.06,
     "private": 0.10,
 }
-"""Lines that `rotten` adds, by defect, as shares of its sound rows. The last two are not for curation to remove:
-contradictions are for the checks to find, private data for redaction to clean."""
+"""Lines that `rotten` adds, by defect, as shares of its sound rows. Curation does not remove the last two: the checks
+find contradictions, and redaction replaces private data."""
 
 _DOMINANT = "logs"
 
 
-def blemished(rows: Sequence[Row], seed: int) -> list[Row]:
-    """Good rows as they come in: a few asked twice, a few with a signature."""
+def add_blemishes(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Return good rows as a team would send them: a few repeated, a few with a signature."""
     rng = random.Random(f"blemishes:{seed}")
     result: list[Row] = []
     for row in rows:
@@ -49,8 +49,8 @@ def blemished(rows: Sequence[Row], seed: int) -> list[Row]:
     return result
 
 
-def swapped(row: Row) -> Row:
-    """The row with the answer that its swapped intent would have: right in form, wrong in substance."""
+def swap_answer(row: Row) -> Row:
+    """Return the row with the answer of its swapped intent: right in form, wrong in substance."""
     other = SWAPS.get(row["intent"])
     if other is None:
         return row
@@ -59,9 +59,9 @@ def swapped(row: Row) -> Row:
 
 
 def rotten_lines(rows: Sequence[Row], seed: int, intents: tuple[str, ...]) -> list[str]:
-    """JSON lines of the rotten variant, most intents starved in favour of one, defects mixed in all over.
+    """Return the JSON lines of the rotten variant: most intents rare in favour of one, and defects all over.
 
-    The first and last line are sound, so that the file as such can be read: what is wrong is in its rows.
+    The first and last line are sound, so that the file as such can be read: only its rows are bad.
     """
     rng = random.Random(f"rotten:{seed}")
     dominant = _DOMINANT if _DOMINANT in intents else intents[0]

@@ -6,13 +6,13 @@ import json
 from itertools import islice
 
 from include.specs.demo.generate import Config
-from jobs.demo.generate.defects import blemished, rotten_lines, swapped
-from jobs.demo.generate.intents import chosen
-from jobs.demo.generate.requests import requests
+from jobs.demo.generate.defects import add_blemishes, rotten_lines, swap_answer
+from jobs.demo.requests.intents import chosen
+from jobs.demo.requests.sampling import Part, requests
 
 
 def lines(config: Config) -> list[str]:
-    """The data set that `config` describes, one JSON object a line (without the line ends).
+    """Return the data set that `config` describes, one JSON object a line (without the line ends).
 
     `rotten` holds lines that are no JSON objects, on purpose.
 
@@ -20,12 +20,12 @@ def lines(config: Config) -> list[str]:
         ConfigurationError: an unknown intent, or more held-out rows than there are.
     """
     intents = chosen(config.intents)
-    part = "heldout" if config.variant == "heldout" else "train"
+    part: Part = "heldout" if config.variant == "heldout" else "train"
     rows = list(islice(requests(part, config.seed, intents), config.rows))
     if config.variant == "rotten":
         return rotten_lines(rows, config.seed, intents)
     if config.variant in ("train", "poisoned"):
-        rows = blemished(rows, config.seed)
+        rows = add_blemishes(rows, config.seed)
     if config.variant == "poisoned":
-        rows = [swapped(row) for row in rows]
+        rows = [swap_answer(row) for row in rows]
     return [json.dumps(row, ensure_ascii=False) for row in rows]

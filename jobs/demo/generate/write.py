@@ -20,7 +20,11 @@ from jobs.demo.generate.variants import lines
 
 
 def write(config: Config, target: Path) -> int:
-    """Write the data set to `target` in one rename; returns the number of lines. Raises what `lines` raises."""
+    """Write the data set to `target` in one rename, and return the number of lines.
+
+    Raises:
+        ConfigurationError: as `lines` does.
+    """
     data = lines(config)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -36,7 +40,7 @@ def write(config: Config, target: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and write; returns the exit code."""
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m jobs.demo.generate.write", description=__doc__)
     parser.add_argument("variant", choices=get_args(Variant))
     parser.add_argument("--rows", type=int, required=True, help="rows, before the defects of `rotten` are added")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from include.specs.demo.pretrain import Config
-from jobs.demo.generate.requests import HELDOUT_SHARE
-from jobs.demo.generate.vocabulary import NAMESPACES, NODES, WORKLOADS
 from jobs.demo.pretrain.corpus import REFERENCE_SHARE, THESAURUS_SHARE
+from jobs.demo.requests.sampling import HELDOUT_SHARE
+from jobs.demo.requests.vocabulary import NAMESPACES, NODES, WORKLOADS
 
 _CARD = """---
 language: [en, ko]
@@ -39,7 +39,7 @@ model's own. The vocabulary was trained on the documents and on the single words
 
 
 def model_card(config: Config, *, parameters: int, vocabulary: int) -> str:
-    """README.md of the model folder."""
+    """Return the text of the model folder's README.md."""
     return _CARD.format(
         parameters=parameters,
         workloads=len(WORKLOADS),

@@ -1,9 +1,9 @@
-"""What the base model reads: Python's own reference, and synthetic operations text.
+"""The base model's training text: Python's own reference, and synthetic operations text.
 
-No document holds a request together with the command that answers it, and no held-out combination of names: what the
-evaluation asks for, the base has never seen. What it does learn is how commands look, to repeat the names that a text
-speaks of, and which words belong to one subject. Without the last, a token that pretraining never met keeps a random
-embedding, which LoRA does not touch: held-out Korean requests were answered at .6 instead of 1.
+No document holds a request together with the command that answers it, or a held-out combination of names: the base has
+never seen what the evaluation asks for. It does learn how commands look, to repeat the names of a text, and which words
+belong to one subject. Without the last, a token that does not occur in pretraining keeps a random embedding, which LoRA
+does not change: held-out Korean requests were answered at .6 instead of 1.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import random
 import re
 from collections.abc import Iterator
 
-from jobs.demo.generate.intents import COMMANDS
-from jobs.demo.generate.phrasings import WORDINGS
-from jobs.demo.generate.requests import draw_values
+from jobs.demo.requests.intents import COMMANDS
+from jobs.demo.requests.phrasings import WORDINGS
+from jobs.demo.requests.sampling import draw_values
 
 REFERENCE_SHARE = 0.15
 NOTE_SHARE = 0.15
@@ -60,7 +60,7 @@ _NOTES = (
 
 
 def documents(seed: int) -> Iterator[str]:
-    """An endless, seeded stream of short texts (some 40 to 280 characters each)."""
+    """Yield short texts (some 40 to 280 characters each) without end, by seed."""
     rng = random.Random(f"corpus:{seed}")
     reference = _reference()
     subjects = [sorted(subject_words(intent)) for intent in COMMANDS]
@@ -86,7 +86,7 @@ def _reference() -> list[str]:
 
 
 def subject_words(intent: str) -> set[str]:
-    """The words, in both languages, in which people speak of one subject; no sentence, no name, no command."""
+    """Return the words, in both languages, that belong to one intent; no sentences, names or commands."""
     return {
         word
         for language in WORDINGS.values()
@@ -101,7 +101,7 @@ def _thesaurus(rng: random.Random, subjects: list[list[str]]) -> str:
 
 
 def _transcript(rng: random.Random) -> str:
-    """Something seen on a screen, then commands about it, chosen at random: none answers a wish."""
+    """Return a text as on a screen, then random commands with its names: none answers a request."""
     first = rng.choice(list(COMMANDS))
     values = draw_values(rng, "train", first)
     scenes = _NODE_SCENES if "node" in values else _SCENES

@@ -31,7 +31,7 @@ class Step(NamedTuple):
 
 
 def build_model(config: Config, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised Llama with tied embeddings, in float32."""
+    """Return a freshly initialised Llama with tied embeddings, in float32."""
     with without_scikit_learn():
         from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
@@ -56,10 +56,10 @@ def build_model(config: Config, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
 def batches(
     texts: Iterator[str], tokenizer: PreTrainedTokenizerFast, config: Config
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and labels, int64 of shape (batch_size, tokens of the longest row): one document a row, cut or padded.
+    """Yield inputs and labels, int64 [batch_size, tokens of the longest row]: one document a row, cut or padded.
 
-    Documents are not packed: with several in a row the model learned to copy far worse. Rows of like length stand
-    together, in a random order of batches; else four tokens in ten would be padding.
+    Documents are not packed: with several in a row the model learned to copy far worse. Rows of similar length share a
+    batch, and batches come in random order; otherwise four tokens in ten would be padding.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -80,10 +80,10 @@ def batches(
 
 
 def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], config: Config) -> Iterator[Step]:
-    """Train for `config.steps`, yielding after each.
+    """Train for `config.steps` steps, and yield each.
 
-    Both optimizers share one schedule. Muon's update is scaled to the size of
-    an AdamW update (0.2 · sqrt(max(rows, columns)), Liu et al. 2025, arXiv:2502.16982), so one rate serves both.
+    Both optimizers share one schedule: Muon's update is scaled to the size of an AdamW update
+    (0.2 · sqrt(max(rows, columns)), Liu et al. 2025, arXiv:2502.16982), so that one rate serves both.
 
     Raises:
         DivergenceError: the loss is NaN or infinite, or at the end is still near ln(vocabulary).
@@ -126,7 +126,7 @@ def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """The rate of optimizer step `step` (from 1): linear warm-up to `config.learning_rate`, then a cosine to zero."""
+    """Return the rate of optimizer step `step` (from 1): linear warm-up to `config.learning_rate`, cosine to zero."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)

@@ -11,9 +11,9 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError
-from jobs.demo.generate.intents import COMMANDS
-from jobs.demo.generate.phrasings import CLOSINGS, FRAMES, OPENINGS, WORDINGS
-from jobs.demo.generate.vocabulary import VALUES
+from jobs.demo.requests.intents import COMMANDS
+from jobs.demo.requests.phrasings import CLOSINGS, FRAMES, OPENINGS, WORDINGS
+from jobs.demo.requests.vocabulary import VALUES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -42,7 +42,7 @@ _WORD_WEIGHT = 400
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train on the first 4,000 of `texts`, on all names and numbers, and on the single words of requests.
 
-    Words only, in alphabetical order: no sentence of a request is read here.
+    Only words are read, in alphabetical order, never a sentence of a request.
 
     Raises:
         ConfigurationError: the vocabulary is too small to hold every name and number as one token.
@@ -89,7 +89,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def request_words() -> list[str]:
-    """Every word of phrasings and commands, sorted, without the slots."""
+    """Return every word of phrasings and commands, sorted, without the slots."""
     sentences = [*COMMANDS.values(), *chain(*FRAMES.values(), *OPENINGS.values(), *CLOSINGS.values())]
     for language in WORDINGS.values():
         for wordings in language.values():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from jobs.demo.generate.intents import COMMANDS
-from jobs.demo.generate.requests import requests
+from jobs.demo.requests.intents import COMMANDS
+from jobs.demo.requests.sampling import requests
 
 Form = Literal["chat", "chat_stream", "completion", "completion_stream", "generate", "generate_stream"]
 

@@ -1,9 +1,9 @@
 """The Python model that Triton runs for each release: text in, text out, by a CTranslate2 engine.
 
-It is copied into every release's version folder, with `writer.py` and, of the job `engine`, `text.py` and `hardware.py`
-beside it, and imports nothing else of this project. Requests wait in a queue of its own, with a limit, and one thread
-answers them in batches: the queue limits of tritonserver 2.51 stall its dynamic batcher for half a second now and then
-(github.com/triton-inference-server/core/pull/509).
+It is copied into every release's version folder, with `writer.py` and `jobs.common.engine_runtime`'s `text.py` and
+`hardware.py` beside it, and imports nothing else of this project. Requests wait in a queue of its own, with a limit,
+and one thread answers them in batches: the queue limits of tritonserver 2.51 stall its dynamic batcher for half a
+second now and then (github.com/triton-inference-server/core/pull/509).
 Errors begin with INVALID_ARGUMENT where the client can mend them, and with INTERNAL otherwise; over HTTP Triton gives
 both the status 400, so that only the body tells.
 """

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jobs.engine
+import jobs.common.engine_runtime
 from include.artifacts.manifest import FileEntry
 from include.artifacts.naming import content_digest, digest, file_digest
 from include.artifacts.store import Store
@@ -33,7 +33,7 @@ CONFIG = "config.pbtxt"
 VERSION = "1"
 
 _HERE = Path(__file__).parent
-_ENGINE = Path(jobs.engine.__file__).parent
+_ENGINE_RUNTIME = Path(jobs.common.engine_runtime.__file__).parent
 
 
 def install(
@@ -113,7 +113,7 @@ def _sources(drill: Drill) -> dict[str, Path]:
     """What goes into the version folder: file name → source. Production's model is the same file in a drill."""
     model = _HERE / "model.py"
     entry = {"model.py": model} if drill == "none" else {"model.py": _HERE / "drill.py", "served.py": model}
-    beside = {"writer.py": _HERE, "text.py": _ENGINE, "hardware.py": _ENGINE}
+    beside = {"writer.py": _HERE, "text.py": _ENGINE_RUNTIME, "hardware.py": _ENGINE_RUNTIME}
     return {**entry, **{name: folder / name for name, folder in beside.items()}}
 
 

@@ -538,7 +538,7 @@ import json, sys
 from pathlib import Path
 from include.artifacts.store import Store
 from include.release.rollouts import Release
-from jobs.engine.hardware import require_hardware
+from jobs.common.engine_runtime.hardware import require_hardware
 from jobs.serving.triton.repository import install
 from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
 folder = Path(sys.argv[1])

@@ -16,8 +16,8 @@ from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
 from jobs.candidate import __main__ as job
 from jobs.candidate.__main__ import run
+from jobs.common.registry.client import connect
 from jobs.common.runtime import execute, load_spec
-from jobs.common.tracking import connect
 
 NAMES = ("merged", "curated", "evaluation", "data")
 
@@ -181,7 +181,7 @@ def test_a_registry_that_another_holds_is_worth_another_try(
 
     monkeypatch.setattr(job, "connect", connected)
     try:
-        with pytest.raises(TryAgainError, match="did not let us look the candidate up: .*database is locked"):
+        with pytest.raises(TryAgainError, match="could not look the candidate up: .*database is locked"):
             look_up()
     finally:
         held.close()

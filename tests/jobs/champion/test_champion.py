@@ -15,8 +15,9 @@ from include.errors import ConfigurationError
 from include.specs.base import Artifact
 from jobs.champion.__main__ import run
 from jobs.champion.lookup import find_champion
+from jobs.common.registry.client import connect
+from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG
 from jobs.common.runtime import execute, load_spec
-from jobs.common.tracking import ARTIFACT_TAG, DIGEST_TAG, connect
 
 
 @pytest.fixture(scope="session")

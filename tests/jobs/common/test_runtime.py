@@ -89,8 +89,8 @@ def test_a_missing_spec_is_75(tmp_path):
     done = run(f"file://{tmp_path}/nothing.json")
     assert (done.returncode, last_line(done)) == (
         75,
-        f"error: the spec file://{tmp_path}/nothing.json does not exist, or its store is away: the next try writes it "
-        "anew",
+        f"error: the spec file://{tmp_path}/nothing.json does not exist, or its store cannot be reached: the "
+        "next try writes it again",
     )
 
 

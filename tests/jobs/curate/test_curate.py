@@ -116,7 +116,7 @@ def test_personal_data_can_be_dropped_or_kept(tmp_path, action, kept, shown):
     from include.specs.curate import Config
     from jobs.curate.curation import curate
     from jobs.curate.output import write
-    from jobs.curate.rows import read_rows
+    from jobs.curate.parsing import read_rows
 
     private = {"prompt": "write to a@example.com", "completion": "kubectl get node"}
     (tmp_path / "data.jsonl").write_bytes(jsonl([*GOOD, private, {"prompt": "a@example.com"}]))
@@ -135,12 +135,11 @@ def test_personal_data_can_be_dropped_or_kept(tmp_path, action, kept, shown):
 
 def test_a_lone_surrogate_and_a_very_long_row_can_be_written(tmp_path):
     from include.specs.curate import Pii
-    from jobs.curate.output import _write_lines
-    from jobs.curate.removed import record
-    from jobs.curate.rows import Line, Removed
+    from jobs.curate.output import _write_lines, removed_record
+    from jobs.curate.parsing import Line, RemovedRow
 
     rows = [{"prompt": "\ud800", "completion": 1}, {"prompt": "x" * 10_000_000}]
-    records = [record(Removed(Line("a", 1, row), "wrong_type", "d"), Pii()) for row in rows]
+    records = [removed_record(RemovedRow(Line("a", 1, row), "wrong_type", "d"), Pii()) for row in rows]
     _write_lines(tmp_path / "removed.jsonl", records)
     first, second = read(tmp_path / "removed.jsonl")
     assert first["row"] == rows[0]

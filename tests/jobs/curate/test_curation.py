@@ -15,7 +15,7 @@ from include.errors import DataError
 from include.specs.curate import Config
 from jobs.curate.curation import curate
 from jobs.curate.output import write
-from jobs.curate.rows import read_rows
+from jobs.curate.parsing import read_rows
 
 TEXT = (
     st.sampled_from(["show the pods", "SHOW the pods!", "kubectl get pods", "", "\u200b", "kim@example.com"])

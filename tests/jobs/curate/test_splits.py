@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.common.conversations import comparison_key
 from jobs.curate.splits import assign
-from jobs.curate.text import comparable
 
 REQUESTS = [f"show pod {number}" for number in range(4000)]
 SHARES = {"heldout": 0.1, "validation": 0.05, "seed": 1}
@@ -51,7 +51,7 @@ def test_one_request_with_two_answers_is_on_one_side():
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=6))
 def test_small_sets_fill_as_many_splits_as_they_can(requests):
-    distinct = len({comparable(request) for request in requests})
+    distinct = len({comparison_key(request) for request in requests})
     filled = set(assign(requests, heldout=0.4, validation=0.4, seed=0))
     assert "train" in filled
     assert ("heldout" in filled) == (distinct > 1)

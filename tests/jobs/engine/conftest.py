@@ -154,7 +154,7 @@ def scores(model_folder: Path, tokenizer: Any) -> list[Any]:
 @pytest.fixture
 def evaluated(store: Store, provenance: Provenance, scores: list[Any]) -> Callable[..., Artifact]:
     """Commit an evaluation of `merged` on `data`; `scores` are the answers, the model's own by default."""
-    from jobs.evaluate.table import write_table
+    from jobs.evaluate.results import write_results
 
     own = scores
     numbers = itertools.count()
@@ -162,7 +162,7 @@ def evaluated(store: Store, provenance: Provenance, scores: list[Any]) -> Callab
     def make(merged: Artifact, data: Artifact, scores: list[Any] | None = None) -> Artifact:
         name = f"evaluate-{next(numbers)}"
         with store.attempt(name) as attempt:
-            write_table(attempt.files, ROWS, {"tuned": scores or own}, 0)
+            write_results(attempt.files, ROWS, {"tuned": scores or own}, 0)
             manifest, _ = attempt.commit(
                 job="evaluate",
                 code="0",

@@ -13,8 +13,8 @@ from include.artifacts.naming import file_digest
 from include.errors import ConfigurationError, DataError, DivergenceError
 from include.events import parse_fields
 from include.specs.base import Artifact
-from jobs.engine import text
-from jobs.engine.hardware import require_hardware
+from jobs.common.engine_runtime import text
+from jobs.common.engine_runtime.hardware import require_hardware
 
 Build = Callable[..., Path]
 

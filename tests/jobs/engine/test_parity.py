@@ -10,8 +10,8 @@ import pytest
 
 from include.errors import DivergenceError
 from include.specs.engine import Parity
+from jobs.common.engine_runtime import text
 from jobs.common.heldout import encode_rows
-from jobs.engine import text
 from jobs.engine.ctranslate2 import CTranslate2Builder
 from jobs.engine.parity import Agreement, Answered, Divergence, agreement, divergence, require
 

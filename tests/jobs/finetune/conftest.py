@@ -21,7 +21,7 @@ from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
 from include.home import PROJECT
 from include.specs.base import Artifact
-from jobs.finetune import nodes
+from jobs.finetune import node_group
 from tests.ports import free_home_port
 
 TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
@@ -274,7 +274,7 @@ def pair(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def node(start: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Start node `rank` of two; both calls of a test belong together. A node is missed after five seconds."""
-    monkeypatch.setattr(nodes, "SILENT_SECONDS", 5.0)
+    monkeypatch.setattr(node_group, "SILENT_SECONDS", 5.0)
     port = free_home_port()
 
     def begin(

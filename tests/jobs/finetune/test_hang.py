@@ -13,34 +13,34 @@ from pathlib import Path
 import pytest
 
 from jobs.finetune import hang
-from jobs.finetune.pulse import Heart, Pulse, Reading
+from jobs.finetune.heartbeat import Heartbeat, Heartbeats, HeartbeatSender
 
 FORK = multiprocessing.get_context("fork")
 
 
 def _work(folder: Path, rank: int, beating: float, then: str) -> None:
-    hang.answer(rank, folder)
-    heart = Heart(Pulse(folder / "pulse"), rank)
+    hang.dump_stacks_on_request(rank, folder)
+    heartbeat = HeartbeatSender(Heartbeats(folder / "heartbeats"), rank)
     until = time.monotonic() + beating
     while time.monotonic() < until:
-        heart.step()
+        heartbeat.step()
         time.sleep(0.01)
     if then == "end":
-        heart.end()
+        heartbeat.end()
     threading.Event().wait()
 
 
 @pytest.fixture
-def ranks(tmp_path: Path) -> Iterator[Callable[..., tuple[Pulse, list[int]]]]:
+def ranks(tmp_path: Path) -> Iterator[Callable[..., tuple[Heartbeats, list[int]]]]:
     """Start processes that beat for a while, and then are silent, or say that they are done."""
     started: list[multiprocessing.process.BaseProcess] = []
 
-    def start(*behaviours: tuple[float, str]) -> tuple[Pulse, list[int]]:
-        pulse = Pulse.create(tmp_path / "pulse", len(behaviours))
+    def start(*behaviours: tuple[float, str]) -> tuple[Heartbeats, list[int]]:
+        heartbeats = Heartbeats.create(tmp_path / "heartbeats", len(behaviours))
         for rank, (beating, then) in enumerate(behaviours):
             started.append(FORK.Process(target=_work, args=(tmp_path, rank, beating, then)))
             started[-1].start()
-        return pulse, [process.pid for process in started]
+        return heartbeats, [process.pid for process in started]
 
     yield start
     for process in started:
@@ -48,21 +48,21 @@ def ranks(tmp_path: Path) -> Iterator[Callable[..., tuple[Pulse, list[int]]]]:
         process.join()
 
 
-def watch(pulse: Pulse, ranks: int, floor: float, folder: Path, seconds: float) -> hang.Watch:
-    """A watch that has looked for so long, or found something."""
-    found, ended = hang.Watch(pulse, range(ranks), floor, folder), threading.Event()
+def watch(heartbeats: Heartbeats, ranks: int, hang_seconds: float, folder: Path, seconds: float) -> hang.HangDetector:
+    """Run a detector for so long, or until it finds something."""
+    detector, ended = hang.HangDetector(heartbeats, range(ranks), hang_seconds, folder), threading.Event()
     timer = threading.Timer(seconds, ended.set)
     timer.start()
-    found.run(ended)
+    detector.run(ended)
     timer.cancel()
-    return found
+    return detector
 
 
 def test_a_silent_rank_is_found_its_stack_shown_and_all_are_killed(
     ranks: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pulse, pids = ranks((60, "beat"), (0.2, "hang"))
-    found = watch(pulse, 2, 1.0, tmp_path, 30).found
+    heartbeats, pids = ranks((60, "beat"), (0.2, "hang"))
+    found = watch(heartbeats, 2, 1.0, tmp_path, 30).error
     assert found is not None
     assert str(found).startswith("rank 1 of 2 hangs: nothing was heard of it for ")
     assert "in _work" in capfd.readouterr().err
@@ -73,11 +73,11 @@ def test_a_silent_rank_is_found_its_stack_shown_and_all_are_killed(
 def test_a_stopped_rank_is_said_to_be_stopped(
     ranks: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pulse, pids = ranks((60, "beat"), (60, "beat"))
-    while not pulse.read(0).step:
+    heartbeats, pids = ranks((60, "beat"), (60, "beat"))
+    while not heartbeats.read(0).step:
         time.sleep(0.01)
     os.kill(pids[0], signal.SIGSTOP)
-    found = watch(pulse, 2, 1.0, tmp_path, 30).found
+    found = watch(heartbeats, 2, 1.0, tmp_path, 30).error
     assert found is not None
     assert str(found).startswith("rank 0 of 2 hangs")
     assert found.stopped and "it is stopped by a signal" in str(found)
@@ -85,22 +85,24 @@ def test_a_stopped_rank_is_said_to_be_stopped(
 
 
 def test_ranks_that_beat_or_are_done_are_left_alone(ranks: Callable, tmp_path: Path) -> None:
-    pulse, pids = ranks((60, "beat"), (0.1, "end"))
-    assert watch(pulse, 2, 0.7, tmp_path, 3).found is None
+    heartbeats, pids = ranks((60, "beat"), (0.1, "end"))
+    assert watch(heartbeats, 2, 0.7, tmp_path, 3).error is None
     assert all(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None for pid in pids)
 
 
 @pytest.mark.parametrize(
-    ("reading", "limit"),
+    ("heartbeat", "limit"),
     [
-        pytest.param(Reading(pid=0, beats=0, step=0, step_seconds=0.0), 0.6 * hang.START, id="before the first step"),
-        pytest.param(Reading(pid=0, beats=9, step=5, step_seconds=0.01), 0.6, id="short steps"),
-        pytest.param(Reading(pid=0, beats=9, step=5, step_seconds=0.1), 0.1 * hang.STEPS, id="long steps"),
+        pytest.param(
+            Heartbeat(pid=0, beats=0, step=0, step_seconds=0.0), 0.6 * hang.START_FACTOR, id="before the first step"
+        ),
+        pytest.param(Heartbeat(pid=0, beats=9, step=5, step_seconds=0.01), 0.6, id="short steps"),
+        pytest.param(Heartbeat(pid=0, beats=9, step=5, step_seconds=0.1), 0.1 * hang.STEP_FACTOR, id="long steps"),
     ],
 )
-def test_the_limit_follows_the_steps(tmp_path: Path, reading: Reading, limit: float) -> None:
-    pulse = Pulse.create(tmp_path / "pulse", 1)
-    pulse.write(0, reading)
+def test_the_limit_follows_the_steps(tmp_path: Path, heartbeat: Heartbeat, limit: float) -> None:
+    heartbeats = Heartbeats.create(tmp_path / "heartbeats", 1)
+    heartbeats.write(0, heartbeat)
     begun = time.monotonic()
-    assert f"(the limit is {limit:.1f} s" in str(watch(pulse, 1, 0.6, tmp_path, 30).found)
+    assert f"(the limit is {limit:.1f} s" in str(watch(heartbeats, 1, 0.6, tmp_path, 30).error)
     assert time.monotonic() - begun > limit

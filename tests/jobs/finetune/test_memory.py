@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from include.specs.finetune import Config
-from jobs.finetune.memory import is_exhausted, kernel_kills, smaller
+from jobs.finetune.memory import is_exhausted, kernel_kills, smaller_micro_batch
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_smaller_micro_batch_gives_the_same_global_batch(batch: int, ranks: in
         steps=1, learning_rate=0.1, max_tokens=8, chat_template="x", global_batch_size=batch, local_batch_size=1
     ).model_copy(update={"processes": ranks})
     found, size = [], sizes[0] * 2
-    while (size := smaller(config, size)) is not None:
+    while (size := smaller_micro_batch(config, size)) is not None:
         found.append(size)
     assert found == sizes
 

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from include.errors import ConfigurationError, TryAgainError
 from include.release.rollouts import TargetStatus
-from jobs.common.tracking import connect, worth_another_try
+from jobs.common.registry.client import connect, retryable
 from jobs.promote.alias import follow_traffic, move_alias
 from jobs.promote.live import live_version
 
@@ -165,8 +165,8 @@ def test_a_database_that_another_holds_is_worth_another_try(database: str, monke
     try:
         with pytest.raises(TryAgainError, match="database is locked"):
             connect()
-        locked = pytest.raises(TryAgainError, match="did not let us look: .*database is locked")
-        with locked, worth_another_try("look"):
+        locked = pytest.raises(TryAgainError, match="could not look: .*database is locked")
+        with locked, retryable("look"):
             client.get_registered_model("kubectl")
     finally:
         held.close()
@@ -194,9 +194,9 @@ def test_neither_what_was_sent_nor_a_password_is_told(monkeypatch: pytest.Monkey
     said = (
         "API request to http://me:planted-secret@127.0.0.1:9/api failed [SQL: INSERT private] (Background on this error"
     )
-    with pytest.raises(TryAgainError) as refusal, worth_another_try("look"):
+    with pytest.raises(TryAgainError) as refusal, retryable("look"):
         raise MlflowException(said)
-    assert "MLflow at http://127.0.0.1:9 did not let us look: API request to http://127.0.0.1:9/api failed;" in str(
+    assert "MLflow at http://127.0.0.1:9 could not look: API request to http://127.0.0.1:9/api failed;" in str(
         refusal.value
     )
     assert "secret" not in str(refusal.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from jobs.champion.lookup import champion_version
+from jobs.common.registry.aliases import champion_version
 from jobs.promote.withdraw import main
 
 

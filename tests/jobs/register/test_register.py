@@ -21,9 +21,10 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
+from jobs.common.registry.aliases import CANDIDATE
 from jobs.common.runtime import load_spec
 from jobs.register.candidate import describe
-from jobs.register.registry import ALIAS, KEY_TAG, Candidate, register
+from jobs.register.registry import KEY_TAG, Candidate, register
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +132,7 @@ def test_run_curves_digests_version_and_alias_are_recorded(
         "champion_version": None,
         "metrics": {"tuned_exact_match": 0.92},
     }
-    version = client.get_model_version_by_alias("kubectl", ALIAS)
+    version = client.get_model_version_by_alias("kubectl", CANDIDATE)
     assert str(version.version) == "1"
     assert version.source == stages["merged"].uri
     assert version.tags["anemone.digest"] == stages["merged"].digest
@@ -313,7 +314,7 @@ def test_an_input_that_is_gone_is_refused(stages: dict[str, Artifact], spec_of: 
 
 
 def _alias(client: MlflowClient) -> str:
-    return str(client.get_model_version_by_alias("kubectl", ALIAS).version)
+    return str(client.get_model_version_by_alias("kubectl", CANDIDATE).version)
 
 
 def _counts(client: MlflowClient) -> tuple[int, int]:

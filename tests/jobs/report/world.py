@@ -16,7 +16,7 @@ from include.release.rollouts import CanaryPolicy, LiveRelease, Note, Release, R
 from include.specs.base import Artifact
 from include.specs.report import Spec
 from jobs.evaluate.measure import Scored
-from jobs.evaluate.table import write_table
+from jobs.evaluate.results import write_results
 from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation
 from jobs.serving.canary.analysis.runs import Heading, Looks
 from jobs.serving.canary.state.records import Rollout
@@ -161,7 +161,7 @@ class World:
         self.commit(
             "evaluation",
             "evaluate",
-            lambda folder: write_table(folder, rows, models, 4),
+            lambda folder: write_results(folder, rows, models, 4),
             inputs=("base", "merged", "curated", "champion"),
         )
 

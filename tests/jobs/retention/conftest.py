@@ -26,7 +26,7 @@ from include.release.rollouts import LiveRelease
 from include.retention import Plan
 from include.specs.base import Artifact
 from include.specs.retention import Spec
-from jobs.common.tracking import ARTIFACT_TAG
+from jobs.common.registry.tags import ARTIFACT_TAG
 from jobs.serving.canary.state.records import Records, TargetRecord
 from tests.jobs.conftest import OFFLINE
 

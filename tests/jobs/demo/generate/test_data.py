@@ -11,11 +11,11 @@ import pytest
 
 from include.errors import ConfigurationError
 from include.specs.demo.generate import Config
-from jobs.demo.generate.intents import BASE_INTENTS, COMMANDS, SWAPS
-from jobs.demo.generate.phrasings import WORDINGS
-from jobs.demo.generate.requests import is_heldout, requests
 from jobs.demo.generate.variants import lines
-from jobs.demo.generate.vocabulary import NAMESPACES, NODES, VALUES, WORKLOADS
+from jobs.demo.requests.intents import BASE_INTENTS, COMMANDS, SWAPS
+from jobs.demo.requests.phrasings import WORDINGS
+from jobs.demo.requests.sampling import is_heldout, requests
+from jobs.demo.requests.vocabulary import NAMESPACES, NODES, VALUES, WORKLOADS
 
 ROWS = 1500
 

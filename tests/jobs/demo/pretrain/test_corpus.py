@@ -8,12 +8,12 @@ from itertools import islice
 import pytest
 
 from include.errors import ConfigurationError
-from jobs.demo.generate.intents import COMMANDS
-from jobs.demo.generate.phrasings import WORDINGS
-from jobs.demo.generate.requests import is_heldout
-from jobs.demo.generate.vocabulary import NAMESPACES, NODES, VALUES, WORKLOADS
 from jobs.demo.pretrain.corpus import documents
 from jobs.demo.pretrain.tokenizer import SPECIAL, request_words, train_tokenizer
+from jobs.demo.requests.intents import COMMANDS
+from jobs.demo.requests.phrasings import WORDINGS
+from jobs.demo.requests.sampling import is_heldout
+from jobs.demo.requests.vocabulary import NAMESPACES, NODES, VALUES, WORKLOADS
 
 DOCUMENTS = 4000
 

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from include.home import PROJECT
 from include.laptop.datasets import ALL_INTENTS
-from jobs.demo.generate.intents import COMMANDS
+from jobs.demo.requests.intents import COMMANDS
 from jobs.serving.traffic import generator
 from jobs.serving.traffic.client import Answer, send
 from jobs.serving.traffic.counts import Counts

@@ -147,7 +147,7 @@ def _write_weights(folder: Path, vocabulary: list[str], seed: int, ends: bool) -
 def _build() -> dict[str, Any]:
     import ctranslate2
 
-    from jobs.engine.hardware import cpu_flags
+    from jobs.common.engine_runtime.hardware import cpu_flags
 
     return {
         "builder": "ctranslate2",
@@ -162,7 +162,7 @@ def _build() -> dict[str, Any]:
 def _write_golden(folder: Path, prompts: tuple[str, ...], longest: int) -> None:
     import ctranslate2
 
-    from jobs.engine import text
+    from jobs.common.engine_runtime import text
 
     codec = text.load(folder)
     generator = ctranslate2.Generator(str(folder / "engine"), intra_threads=1)

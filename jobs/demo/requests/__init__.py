@@ -1,0 +1,1 @@
+"""The demo's domain: requests for kubectl commands, in English and Korean. Data, base model and traffic share it."""
