@@ -77,8 +77,8 @@ class Spec(JobSpec[Config, Inputs]):
     `golden.jsonl`: {"id", "messages" (without the answer), "reference", "answer", "exact_match": 0 or 1} a line;
     `answer` is the engine's own greedy one, white space at its ends removed.
     `build.json`: {"builder", "version", "compute_type", "arch", "isa", "cpu_flags"}. A machine whose `version` of the
-    builder's library, `arch` or `cpu_flags` are others, fewer or more, is refused by jobs/common/engine_runtime/hardware.py; `isa`,
-    what the library chose by them, is for the reader.
+    builder's library, `arch` or `cpu_flags` are others, fewer or more, is refused by
+    jobs/common/engine_runtime/hardware.py; `isa`, what the library chose by them, is for the reader.
     `parity.json`: {"prompts", "positions", "mean_kl", "top1_agreement", "rows", "same_text", "merged_exact_match",
     "engine_exact_match", "lost": rows right before and wrong now, "won": the other way round, "score_loss",
     "score_loss_upper": upper end of its 95 % interval}.

@@ -51,9 +51,9 @@ def find_candidate(client: MlflowClient, model: str, version: str | None) -> dic
     missing = [name for name in BUILT_FROM if name not in inputs]
     if missing or COMPARED_TAG not in tags or RECIPE_TAG not in tags:
         raise ConfigurationError(
-            f"version {version} of {model} does not say where its {', '.join(missing) or 'comparison'} lies: it was "
+            f"version {version} of {model} does not say where its {', '.join(missing) or 'comparison'} is: it was "
             "registered by an earlier Anemone, or by hand; run customize with its data set again, which adds what is "
-            "missing and makes nothing anew"
+            "missing and repeats nothing"
         )
     for name in BUILT_FROM:
         _require_there(model, version, name, **inputs[name])

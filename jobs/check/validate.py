@@ -86,7 +86,7 @@ def _expectation(item: Expectation, suite: Suite) -> GxExpectation:
         return ExpectationConfiguration(**item.model_dump()).to_domain_obj()
     except (GreatExpectationsError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"suite {suite.name}: {item.meta.name} is no valid {item.type} ({_first_line(error)}); correct its type "
+            f"suite {suite.name}: {item.meta.name} is not a valid {item.type} ({_first_line(error)}); correct its type "
             "and kwargs"
         ) from None
 

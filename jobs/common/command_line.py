@@ -44,7 +44,7 @@ def listen(host: str, number: int) -> socket.socket:
         return socket.create_server((host, number))
     except OSError as error:
         raise ConfigurationError(
-            f"port {number} on {host} cannot be had ({error.strerror}): end the process that listens "
+            f"port {number} on {host} cannot be opened ({error.strerror}): end the process that listens "
             "there, or choose another port"
         ) from None
 
@@ -63,7 +63,7 @@ def read_token(path: Path) -> str:
             f"the token cannot be read from {path} ({error.strerror}): write one there, mode 0600"
         ) from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is no text: write a token there, mode 0600") from None
+        raise DataError(f"{path} is not text: write a token there, mode 0600") from None
     if not token:
         raise ConfigurationError(f"{path} is empty: write a token there, mode 0600")
     return token

@@ -35,7 +35,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
             row = _parse(line, f"{path.name} line {number}")
             if row["id"] in seen:
                 raise DataError(
-                    f"{path.name} line {number}: row {row['id']} stands there twice, which would count it twice: "
+                    f"{path.name} line {number}: row {row['id']} is there twice, which would count it twice: "
                     "remove the duplicate"
                 )
             seen.add(row["id"])
@@ -67,7 +67,7 @@ def _parse(line: str, where: str) -> Row:
         )
     if not messages[-1]["content"].strip():
         raise DataError(
-            f"{where} (row {row['id']}): the answer is blank, so a model that says nothing would be right: take it "
+            f"{where} (row {row['id']}): the answer is blank, so an empty answer would be right: take it "
             "out of the data set"
         )
     return row

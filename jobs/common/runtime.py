@@ -113,7 +113,7 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
         traceback.print_exc()
         if isinstance(error, MemoryError):
             _fail(ExitCode.KILLED, "memory ran out: lower the batch size, or give the job more memory")
-        _fail(ExitCode.FAULT, f"{type(error).__name__}: {error} (a bug, or a case nobody met yet; the trace is above)")
+        _fail(ExitCode.FAULT, f"{type(error).__name__}: {error} (a bug, or an unforeseen case; the traceback is above)")
 
 
 def load_spec(name: str, uri: str) -> JobSpec:

@@ -125,16 +125,16 @@ class _Converter(TransformersConverter):
 
 def _dispatched_isa(engine: Path) -> str:
     """Return the instruction set that CTranslate2 chooses, which it only writes to its log, once a process."""
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import sys, ctranslate2; ctranslate2.Generator(sys.argv[1])", str(engine)],
         env={**os.environ, "CT2_VERBOSE": "1"},
         capture_output=True,
         text=True,
     )
-    if told.returncode:
-        last = told.stderr.strip().splitlines()[-1:] or [f"signal {-told.returncode}"]
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"signal {-done.returncode}"]
         raise AnemoneError(f"CTranslate2 cannot open the engine that it just wrote ({last[0]}): clear this task")
-    found = _ISA.search(told.stderr + told.stdout)
+    found = _ISA.search(done.stderr + done.stdout)
     return found[1] if found else "unknown"
 
 

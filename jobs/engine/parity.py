@@ -109,7 +109,7 @@ def require(agreement: Agreement, limits: Parity) -> None:
     )
     if not kept:
         raise DivergenceError(
-            f"the engine does not say what the merged model says: mean KL {agreement.mean_kl:.3g} nats (limit "
+            f"the engine does not agree with the merged model: mean KL {agreement.mean_kl:.3g} nats (limit "
             f"{limits.max_mean_kl:g}), same top token {agreement.top1_agreement:.4f} (limit {limits.min_top1:g}), over "
             f"{agreement.positions} answer tokens of {agreement.prompts} held-out rows; same greedy text "
             f"{agreement.same_text:.4f} (limit {limits.min_same_text:g}), exact match "

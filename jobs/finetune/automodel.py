@@ -90,7 +90,7 @@ def _distributed(config: Config, backend: str) -> dict[str, Any]:
     }
     if config.processes == 1 and (backend == "nccl" or config.activation_checkpointing):
         # A single process shards nothing either way. AutoModel 0.7.0's ddp makes all weights bfloat16 on a GPU,
-        # whatever `dtype` says, and is not told of the checkpointing; its fsdp2 changes frozen weights alone, to the
+        # whatever `dtype` says, and does not get the checkpointing; its fsdp2 changes frozen weights alone, to the
         # policy's type.
         return {**section, "strategy": "fsdp2", "mp_policy": {"param_dtype": config.dtype}}
     if config.strategy == "fsdp2":

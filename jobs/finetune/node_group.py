@@ -409,7 +409,7 @@ def _number(variable: str, default: str = "") -> int:
     text = os.environ.get(variable, default)
     if not text.isascii() or not text.isdigit():
         raise ConfigurationError(
-            f"{variable} is {text!r}, which is no number: the pod needs it, as the operator sets it"
+            f"{variable} is {text!r}, which is not a number: the pod needs it, as the operator sets it"
         )
     return int(text)
 

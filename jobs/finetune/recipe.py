@@ -125,7 +125,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
     def setup(self) -> None:
         super().setup()
         logging.getLogger().setLevel(logging.WARNING)
-        # The rate of the step to come: AutoModel's metrics hold the one after the step.
+        # The rate of the next step: AutoModel's metrics hold the one after the step.
         self.learning_rate = self.optimizer[0].param_groups[0]["lr"]
         self.clock = self.reported = time.monotonic()
 

@@ -44,7 +44,7 @@ def save_logits(model: PreTrainedModel, conversations: Sequence[Conversation], p
 
 
 def compare(model: PreTrainedModel, conversations: Sequence[Conversation], pad_id: int, folder: Path) -> Agreement:
-    """Compare the model's logits with those that `save_logits` wrote for another into `folder`."""
+    """Compare the model's logits with those of another, which `save_logits` wrote into `folder`."""
     from safetensors.torch import load_file
 
     found = (
@@ -80,7 +80,7 @@ def require(agreement: Agreement, limits: Parity) -> None:
     )
     if not kept:
         raise DivergenceError(
-            f"the merged model does not say what the unmerged one says: largest logit difference "
+            f"the merged model does not agree with the unmerged one: largest logit difference "
             f"{agreement.max_logit_difference:.3g} (limit {limits.max_logit_difference:g}), mean KL "
             f"{agreement.mean_kl:.3g} nats (limit {limits.max_kl:g}), same top token {agreement.top1_agreement:.4f} "
             f"(limit {limits.min_top1:g}), over {agreement.positions} answer tokens of {agreement.prompts} held-out "

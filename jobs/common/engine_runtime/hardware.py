@@ -1,6 +1,6 @@
 """Check that this machine is like the one on which an engine was built and compared.
 
-It stands alone: serving copies this file beside its model and calls `require_hardware` before it opens an engine.
+It stands alone: serving copies it beside its model and calls `require_hardware` before it opens an engine.
 """
 
 from __future__ import annotations

@@ -140,8 +140,8 @@ def test_a_comparison_that_is_out_of_date_is_refused(
 @pytest.mark.parametrize(
     ("tag", "says"),
     [
-        ("anemone.input_uri.merged", "does not say where its merged lies"),
-        ("anemone.champion_version", "does not say where its comparison lies"),
+        ("anemone.input_uri.merged", "does not say where its merged is"),
+        ("anemone.champion_version", "does not say where its comparison is"),
     ],
 )
 def test_a_version_that_an_earlier_anemone_registered(

@@ -133,7 +133,7 @@ def test_bad_data_is_a_success_of_the_check_and_names_every_limit_it_missed(run_
     [
         ({"type": "expect_wonders"}, "expect_wonders"),
         ({"kwargs": {"column": "colour", "value_set": []}}, "column colour"),
-        ({"kwargs": {"column": "language"}}, "language is no valid"),
+        ({"kwargs": {"column": "language"}}, "language is not a valid"),
     ],
 )
 def test_a_suite_that_makes_no_sense_is_bad_configuration(tmp_path, change, sentence):

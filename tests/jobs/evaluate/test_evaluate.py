@@ -205,5 +205,5 @@ def test_a_row_that_stands_twice_is_refused(
     evaluate: Evaluate, config: dict[str, Any], rows: list[dict[str, Any]], make_artifact: Any
 ) -> None:
     text = "".join(json.dumps(row) + "\n" for row in [*rows, rows[0]])
-    with pytest.raises(DataError, match=r"heldout.jsonl line 8: row known-0 stands there twice"):
+    with pytest.raises(DataError, match=r"heldout.jsonl line 8: row known-0 is there twice"):
         evaluate(config, data=make_artifact("doubled", {"heldout.jsonl": text, "train.jsonl": text}))

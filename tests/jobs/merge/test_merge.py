@@ -96,7 +96,7 @@ def test_a_streamed_merge_that_says_something_else_is_refused(
     monkeypatch.setattr(
         streamed, "write", lambda source, updates, *rest: write(source, dict(list(updates.items())[1:]), *rest)
     )
-    with pytest.raises(DivergenceError, match="does not say what the unmerged one says"):
+    with pytest.raises(DivergenceError, match="does not agree with the unmerged one"):
         merge({**config, "stream_above": 0}, base=base, tuned=tuned, data=data)
 
 
