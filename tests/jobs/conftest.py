@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.artifacts.manifest import Manifest, Provenance
+from include.artifacts.manifest import Manifest
 from include.artifacts.naming import artifact_name
 from include.artifacts.store import Store
 from include.code_identity import code_identity
 from include.specs import job_module, spec_class
 from include.specs.base import Artifact, identity
+from jobs.common.runtime import execute, load_spec
+from tests.jobs.models import TEMPLATE
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -61,34 +63,27 @@ class Outcome:
         return Artifact(uri=self.uri, digest=self.manifest.content_digest)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"file://{tmp_path}/store")
+@pytest.fixture(scope="session")
+def chat_template() -> str:
+    return TEMPLATE
 
 
 @pytest.fixture
-def make_artifact(store: Store) -> Callable[..., Artifact]:
+def make_artifact(store: Store, commit: Callable[..., Manifest]) -> Callable[..., Artifact]:
     """Commit files given as {path: text or bytes}, or copied from a folder."""
 
-    def make(name: str, files: dict[str, bytes | str] | None = None, folder: Path | None = None) -> Artifact:
-        now = datetime.now(UTC)
-        with store.attempt(name) as attempt:
-            if folder is not None:
-                shutil.copytree(folder, attempt.files, dirs_exist_ok=True)
-            for path, content in (files or {}).items():
-                target = attempt.files / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content.encode() if isinstance(content, str) else content)
-            manifest, _ = attempt.commit(
-                job="test",
-                code="0",
-                provenance=Provenance(
-                    started=now, finished=now, wall_seconds=0, cpu_seconds=0, peak_rss_bytes=0, host="test", python="3"
-                ),
-            )
+    def make(
+        name: str, files: dict[str, bytes | str] | None = None, folder: Path | None = None, **record: Any
+    ) -> Artifact:
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in _files(folder)} if folder else {}
+        manifest = commit(name, {**found, **(files or {})}, **record)
         return Artifact(uri=store.uri(name), digest=manifest.content_digest)
 
     return make
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.fixture
@@ -135,12 +130,59 @@ def run_job(store: Store, write_spec: Callable[..., tuple[str, str]]) -> Callabl
             timeout=600,
         )
         assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{done.stdout}\n{done.stderr}"
-        manifest = store.manifest(name)
-        folder = (
-            Path(store.root.removeprefix("file://")) / name / "attempts" / manifest.attempt / "files"
-            if manifest
-            else None
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr, manifest, folder, store.uri(name))
+        return outcome(done.returncode, done.stdout, done.stderr, store, name)
 
     return run
+
+
+def outcome(code: int, stdout: str, stderr: str, store: Store, name: str) -> Outcome:
+    manifest = store.manifest(name)
+    return Outcome(code, stdout, stderr, manifest, files_of(store, manifest) if manifest else None, store.uri(name))
+
+
+def files_of(store: Store, manifest: Manifest) -> Path:
+    """The folder of an artifact's files in a local store."""
+    return Path(store.root.removeprefix("file://")) / manifest.name / "attempts" / manifest.attempt / "files"
+
+
+@pytest.fixture
+def run_here(store: Store, write_spec: Callable[..., tuple[str, str]]) -> Callable[..., Path]:
+    """Run a job in this process, which pays for its imports once; returns the folder of its files.
+
+    What the job raises is raised, and has committed nothing.
+    """
+
+    def run(job: str, config: dict[str, Any], inputs: dict[str, Artifact] | None = None) -> Path:
+        uri, name = write_spec(job, config, inputs)
+        try:
+            execute(load_spec(job, uri), import_module(f"{job_module(job)}.__main__").run)
+        except Exception:
+            assert store.manifest(name) is None
+            raise
+        manifest = store.manifest(name)
+        assert manifest is not None
+        return files_of(store, manifest)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables: making them takes seconds, a copy none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def database_file(empty_database: Path, tmp_path: Path) -> Path:
+    """A SQLite file with MLflow's tables, of the test's own."""
+    return Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
+
+
+@pytest.fixture
+def database(database_file: Path) -> str:
+    """The address of that file, as MLflow takes it."""
+    return f"sqlite:///{database_file}"

@@ -19,10 +19,19 @@ from include.gates import Verdict
 from include.gates.data_quality import data_quality
 from include.home import PROJECT
 from include.specs.base import Artifact
-from tests.jobs.conftest import OFFLINE, Outcome, make_artifact, run_job, store, write_spec  # noqa: F401
+from tests.jobs.conftest import (  # noqa: F401
+    OFFLINE,
+    Outcome,
+    chat_template,
+    database,
+    database_file,
+    empty_database,
+    make_artifact,
+    run_job,
+    write_spec,
+)
 from tests.jobs.finetune.conftest import automodel, base, base_folder, config, data, node, pair, start  # noqa: F401
-
-_TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
+from tests.jobs.models import TEMPLATE
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def ingest(run_job: Callable[..., Outcome]) -> Callable[..., Outcome]:  # noqa: 
 @pytest.fixture
 def ingest_of_another_user(
     tmp_path: Path,
-    store: Store,  # noqa: F811
+    store: Store,
     write_spec: Callable[..., tuple[str, str]],  # noqa: F811
 ) -> Callable[[bytes], Outcome]:
     """Ingest a file that another user owns and nobody else may read: root without its right to read everything."""
@@ -156,7 +165,7 @@ def check_config() -> Callable[..., dict[str, Any]]:
 
     def make(suite: str, **changes: Any) -> dict[str, Any]:
         document = json.loads((PROJECT / "include" / "expectations" / f"{suite}.json").read_text(encoding="utf-8"))
-        return {"suite": document, "max_tokens": 128, "chat_template": _TEMPLATE, **changes}
+        return {"suite": document, "max_tokens": 128, "chat_template": TEMPLATE, **changes}
 
     return make
 

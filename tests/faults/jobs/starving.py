@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from include.specs.base import Artifact
-from tests.jobs.finetune.conftest import conversation, jsonl
+from tests.jobs.models import conversation, jsonl
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")

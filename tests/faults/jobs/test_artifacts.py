@@ -22,7 +22,8 @@ from include.laptop.home import python_of
 from include.specs.base import Artifact
 from tests.faults.scenario import scenario
 from tests.jobs.conftest import Outcome
-from tests.jobs.evaluate.conftest import KNOWN, chat_template, folders, jsonl  # noqa: F401
+from tests.jobs.evaluate.conftest import KNOWN, folders  # noqa: F401
+from tests.jobs.models import jsonl
 
 Damage = Callable[[Path], object]
 

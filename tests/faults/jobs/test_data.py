@@ -22,7 +22,7 @@ import pytest
 from include.sources import fingerprints
 from jobs.common.chat import encode, load_tokenizer
 from tests.faults.scenario import scenario
-from tests.jobs.finetune.conftest import conversation
+from tests.jobs.models import conversation
 
 GOOD = b'{"prompt": "show the pods", "completion": "kubectl get pods"}\n'
 REFUSED = "ingest ends with 65 and says file, place and remedy; no snapshot exists"

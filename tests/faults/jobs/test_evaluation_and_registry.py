@@ -29,7 +29,8 @@ from tests.faults.jobs.registry_server import MlflowServer
 from tests.faults.scenario import scenario
 from tests.include.gates.test_evaluation import evaluation, table
 from tests.jobs.conftest import OFFLINE, Outcome
-from tests.jobs.evaluate.conftest import KNOWN, chat_template, folders, jsonl, row  # noqa: F401
+from tests.jobs.evaluate.conftest import KNOWN, folders  # noqa: F401
+from tests.jobs.models import conversation, jsonl
 from tests.jobs.register.test_register import CONFIG, commit_stage, stages  # noqa: F401
 
 Scores = list[dict[str, Any]]
@@ -264,7 +265,7 @@ def test_no_held_out_row_is_an_error(evaluate: Callable[..., Outcome], told: Cal
     then="the evaluation ends with 65: silence must not count as right",
 )
 def test_a_blank_reference_is_an_error(evaluate: Callable[..., Outcome], told: Callable[[Outcome], str]) -> None:
-    sentence = told(evaluate([*KNOWN, row("blank", "say nothing", "  \n ")], expect=65))
+    sentence = told(evaluate([*KNOWN, conversation("blank", "say nothing", "  \n ")], expect=65))
     assert "heldout.jsonl line 7" in sentence
     assert "blank" in sentence
 
@@ -357,18 +358,6 @@ def test_the_champion_is_asked_the_same_rows(
 
 
 @pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def database(empty_database: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
-
-
-@pytest.fixture(scope="module")
 def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "mlflow.db")
@@ -384,7 +373,7 @@ def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def registry(request: pytest.FixtureRequest) -> str:
     """MLflow's address: a SQLite file, and a server."""
     if request.param == "file":
-        return f"sqlite:///{request.getfixturevalue('database')}"
+        return request.getfixturevalue("database")
     return request.getfixturevalue("server").url
 
 
@@ -600,13 +589,13 @@ class Away:
 )
 def test_a_registry_that_is_gone_is_waited_for(
     server: MlflowServer,
-    database: Path,
+    database_file: Path,
     register: Callable[..., Outcome],
     told: Callable[[Outcome], str],
     how: str,
     says: str,
 ) -> None:
-    away = Away(server, database)
+    away = Away(server, database_file)
     registry = away.begin(how)
     try:
         started = time.monotonic()
@@ -638,18 +627,16 @@ def test_the_password_of_the_registry_is_not_told(
 
 
 @pytest.fixture
-def registered(database: Path, register: Callable[..., Outcome]) -> MlflowClient:
+def registered(database: str, register: Callable[..., Outcome]) -> MlflowClient:
     """An MLflow with version 1 of `kubectl`, a candidate that was compared with no champion."""
-    address = f"sqlite:///{database}"
-    register(address)
-    return MlflowClient(address, address)
+    register(database)
+    return MlflowClient(database, database)
 
 
 @pytest.fixture
-def ask(database: Path, run_job: Callable[..., Outcome]) -> Callable[..., Outcome]:
+def ask(database: str, run_job: Callable[..., Outcome]) -> Callable[..., Outcome]:
     def run(job: str, expect: int = 0, **config: str) -> Outcome:
-        address = f"sqlite:///{database}"
-        return run_job(job, {"model": "kubectl", **config}, expect=expect, env={"MLFLOW_TRACKING_URI": address})
+        return run_job(job, {"model": "kubectl", **config}, expect=expect, env={"MLFLOW_TRACKING_URI": database})
 
     return run
 

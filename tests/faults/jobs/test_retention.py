@@ -16,7 +16,7 @@ from include.artifacts.uses import Run
 from include.retention import Plan
 from jobs.serving.canary.state.records import Records
 from tests.faults.scenario import scenario
-from tests.jobs.retention.conftest import MODEL, World, mlflow_database, world  # noqa: F401
+from tests.jobs.retention.conftest import MODEL, World, world  # noqa: F401
 
 RUN = Run(dag_id="customize", run_id="manual__2026-01-01T00:00:00+00:00")
 LINEAGE = ("base-1", "curate-1", "finetune-1", "merge-1", "evaluate-1")

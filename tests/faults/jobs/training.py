@@ -16,7 +16,8 @@ import pytest
 
 from include.artifacts.store import Store
 from include.specs.base import Artifact
-from tests.jobs.finetune.conftest import Forked, conversation, jsonl
+from tests.jobs.finetune.conftest import Forked
+from tests.jobs.models import conversation, jsonl
 
 SMALL = 48 << 20
 """Bytes of the small disk: room for the inputs and some checkpoints of the tiny model."""

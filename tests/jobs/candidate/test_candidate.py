@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -11,29 +12,17 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from include.artifacts.store import Store
 from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
 from jobs.candidate import __main__ as job
-from jobs.candidate.__main__ import run
 from jobs.common.registry.client import connect
-from jobs.common.runtime import execute, load_spec
 
 NAMES = ("merged", "curated", "evaluation", "data")
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    path = tmp_path / "mlflow.db"
-    shutil.copy(empty_database, path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+def client(database: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     return connect()
 
 
@@ -65,13 +54,12 @@ def registered(client: MlflowClient, artifacts: dict[str, Artifact]) -> Callable
 
 
 @pytest.fixture
-def look_up(write_spec: Callable[..., tuple[str, str]], store: Store) -> Callable[..., dict[str, Any]]:
-    """Run the job in this process, which has paid for the imports; returns its record."""
+def look_up(run_here: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+    """Run the job; returns its record."""
 
     def do(version: str | None = None) -> dict[str, Any]:
-        uri, name = write_spec("candidate", {"model": "kubectl", "version": version})
-        execute(load_spec("candidate", uri), run)
-        return store.read_json(name, "candidate.json")
+        folder = run_here("candidate", {"model": "kubectl", "version": version})
+        return json.loads((folder / "candidate.json").read_text(encoding="utf-8"))
 
     return do
 

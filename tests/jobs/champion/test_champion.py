@@ -10,43 +10,23 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from include.specs.base import Artifact
-from jobs.champion.__main__ import run
 from jobs.champion.lookup import find_champion
 from jobs.common.registry.client import connect
 from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG
-from jobs.common.runtime import execute, load_spec
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
-def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    path = tmp_path / "mlflow.db"
-    shutil.copy(empty_database, path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+def client(database: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     return connect()
 
 
 @pytest.fixture
-def look_up(write_spec: Callable[..., tuple[str, str]], store: Store) -> Callable[[], Path]:
-    """Run the job in this process, which has paid for the imports; returns the folder of its files."""
-
-    def do() -> Path:
-        uri, name = write_spec("champion", {"model": "kubectl"})
-        execute(load_spec("champion", uri), run)
-        manifest = store.manifest(name)
-        assert manifest is not None
-        return Path(store.root.removeprefix("file://")) / name / "attempts" / manifest.attempt / "files"
-
-    return do
+def look_up(run_here: Callable[..., Path]) -> Callable[[], Path]:
+    """Run the job; returns the folder of its files."""
+    return lambda: run_here("champion", {"model": "kubectl"})
 
 
 def crown(client: MlflowClient, artifact: Artifact, digest: str | None = None) -> str:

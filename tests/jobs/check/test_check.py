@@ -12,9 +12,8 @@ import pytest
 from include.gates.data_quality import data_quality
 from include.home import PROJECT
 from include.specs.base import Artifact
+from tests.jobs.models import TEMPLATE, byte_tokenizer, conversation, jsonl
 
-SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
 FUNNEL = {"read": 3000, "kept": 2900, "removed": {"exact_duplicate": 100}}
 
 
@@ -24,32 +23,19 @@ def suite(name: str) -> dict[str, Any]:
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
     return [
-        {
-            "id": f"{number:016x}",
-            "messages": [
-                {"role": "user", "content": f"show me the logs of the pod number {number}"},
-                {"role": "assistant", "content": f"kubectl logs pod-{number}"},
-            ],
-            "label": ("logs", "describe", "delete")[number % 3],
-        }
+        conversation(
+            f"{number:016x}",
+            f"show me the logs of the pod number {number}",
+            f"kubectl logs pod-{number}",
+            ("logs", "describe", "delete")[number % 3],
+        )
         for number in range(start, start + count)
     ]
 
 
 @pytest.fixture
 def base(make_artifact: Callable[..., Artifact], tmp_path: Path) -> Artifact:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={text: number for number, text in enumerate(SPECIAL + alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<|begin|>", eos_token="<|end|>"
-    )
-    fast.save_pretrained(tmp_path / "base" / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "base" / "model")
     return make_artifact("base", folder=tmp_path / "base")
 
 
@@ -57,10 +43,7 @@ def base(make_artifact: Callable[..., Artifact], tmp_path: Path) -> Artifact:
 def curated(make_artifact: Callable[..., Artifact]) -> Callable[..., Artifact]:
     def make(splits: dict[str, list[dict[str, Any]]], **funnel: Any) -> Artifact:
         sizes = {name: len(members) for name, members in splits.items()}
-        files = {
-            f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in members)
-            for name, members in splits.items()
-        }
+        files = {f"{name}.jsonl": jsonl(members) for name, members in splits.items()}
         files["funnel.json"] = json.dumps({**FUNNEL, "splits": sizes, **funnel})
         return make_artifact("curated", files)
 

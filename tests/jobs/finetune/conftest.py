@@ -19,24 +19,10 @@ import pytest
 
 from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
-from include.home import PROJECT
 from include.specs.base import Artifact
 from jobs.finetune import node_group
+from tests.jobs.models import TEMPLATE, conversation, jsonl, save_model, tiny_llama, trained_tokenizer
 from tests.ports import free_home_port
-
-TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
-SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-
-
-def conversation(identity: str, prompt: str, answer: str) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}],
-    }
-
-
-def jsonl(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 @pytest.fixture(scope="session")
@@ -56,45 +42,10 @@ def automodel() -> None:
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory, automodel: None) -> Path:
     """A random Llama (2 layers, width 32) with a byte-level BPE tokenizer, below `model/`."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        [f"show the logs of pod web-{n} kubectl logs web-{n} -n prod" for n in range(20)],
-        trainers.BpeTrainer(
-            vocab_size=320, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-        ),
-    )
-    folder = tmp_path_factory.mktemp("base")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        additional_special_tokens=SPECIAL[3:],
-    ).save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=320,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            initializer_range=0.15,
-            tie_word_embeddings=True,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-    ).save_pretrained(folder / "model")
-    return folder
+    texts = [f"show the logs of pod web-{n} kubectl logs web-{n} -n prod" for n in range(20)]
+    tokenizer = trained_tokenizer(texts, 320)
+    model = tiny_llama(vocab_size=320, initializer_range=0.15, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    return save_model(tmp_path_factory.mktemp("base"), model, tokenizer)
 
 
 @pytest.fixture

@@ -10,19 +10,11 @@ from typing import Any
 import pytest
 
 from include.errors import DataError
-from include.home import PROJECT
 from jobs.common.chat import encode_prompt, load_tokenizer
 from jobs.finetune.dataset import IGNORE, EncodedRows, encode_file
+from tests.jobs.models import TEMPLATE, conversation
 
 HERE = Path(__file__).parent
-TEMPLATE = (PROJECT / "include" / "templates" / "kubectl.jinja").read_text(encoding="utf-8")
-
-
-def row(identity: str, prompt: str, answer: str) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +35,13 @@ def encode(tmp_path: Path, tokenizer: Any) -> Callable[..., Any]:
 def test_first_label_is_the_first_answer_token_and_the_last_is_the_end_of_turn(
     encode: Callable, tokenizer: Any, tmp_path: Path
 ) -> None:
-    encode(row("a", "logs pod web-1", "kubectl logs web-1 -n prod"))
+    encode(conversation("a", "logs pod web-1", "kubectl logs web-1 -n prod"))
     sample = EncodedRows(str(tmp_path / "rows"))[0]
     trained = [label for label in sample["labels"] if label != IGNORE]
     assert trained == tokenizer(" kubectl logs web-1 -n prod<|end|>", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(trained[0]).startswith(" k")
     assert trained[-1] == tokenizer.eos_token_id
-    prompt = encode_prompt(tokenizer, row("a", "logs pod web-1", "kubectl")["messages"])
+    prompt = encode_prompt(tokenizer, conversation("a", "logs pod web-1", "kubectl")["messages"])
     assert sample["input_ids"][: len(prompt)] == prompt
     assert sample["labels"][: len(prompt) - 1] == [IGNORE] * (len(prompt) - 1)
     assert sample["labels"][len(prompt) - 1 :] == trained
@@ -60,7 +52,7 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_trained_on(
 ) -> None:
     from nemo_automodel.components.datasets.utils import default_collater
 
-    count = encode(row("a", "logs pod web-1", "kubectl logs web-1"), row("b", "get", "kubectl get"))
+    count = encode(conversation("a", "logs pod web-1", "kubectl logs web-1"), conversation("b", "get", "kubectl get"))
     rows = EncodedRows(str(tmp_path / "rows"))
     lengths = [len(rows[index]["input_ids"]) for index in range(2)]
     assert (count.rows, count.tokens, count.longest) == (2, sum(lengths) + 2, max(lengths) + 1)
@@ -75,7 +67,7 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_trained_on(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (row("far", "pod " * 80, "kubectl"), ["row 2 (id far)", "max_tokens is 64"]),
+        (conversation("far", "pod " * 80, "kubectl"), ["row 2 (id far)", "max_tokens is 64"]),
         ({"id": "mute", "messages": [{"role": "user", "content": "hello"}]}, ["row 2 (id mute)", "no token to train"]),
         ({"id": "bare"}, ["row 2", "KeyError"]),
         ({"id": "none", "messages": []}, ["row 2", "empty conversation"]),
@@ -84,7 +76,7 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_trained_on(
 )
 def test_a_row_that_cannot_be_trained_on_is_named(encode: Callable, line: Any, words: list[str]) -> None:
     with pytest.raises(DataError) as caught:
-        encode(row("good", "get", "kubectl get"), line)
+        encode(conversation("good", "get", "kubectl get"), line)
     assert all(word in str(caught.value) for word in ["train.jsonl", *words]), str(caught.value)
 
 

@@ -176,13 +176,6 @@ class World:
         return json.loads(self.store.read_bytes(name, "spared.json"))
 
 
-@pytest.fixture(scope="session")
-def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def world(tmp_path: Path, mlflow_database: Path) -> World:
-    return World(tmp_path, mlflow_database)
+def world(tmp_path: Path, empty_database: Path) -> World:
+    return World(tmp_path, empty_database)
