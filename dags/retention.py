@@ -13,7 +13,7 @@ from airflow.sdk import Param, dag, get_current_context, task
 
 from operators.defaults import RETRIES
 from operators.notifications import notified
-from operators.retention import deletes_by_itself, planned_retention, retention_schedule, wanted_retention
+from operators.retention import deletes_by_default, plan_section, retention_schedule, sweep_section
 from operators.stages import stage
 
 
@@ -26,7 +26,7 @@ from operators.stages import stage
     doc_md=__doc__,
     params={
         "delete": Param(
-            deletes_by_itself(),
+            deletes_by_default(),
             type="boolean",
             title="Delete",
             description_md="Off: only tell what would go. On: let it go.",
@@ -37,11 +37,11 @@ from operators.stages import stage
 def retention():
     @task
     def look() -> dict:
-        return planned_retention(get_current_context())
+        return plan_section(get_current_context())
 
     @task
     def look_again() -> dict:
-        return wanted_retention(get_current_context())
+        return sweep_section(get_current_context())
 
     plan = stage("plan", look())
     again = look_again()

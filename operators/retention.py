@@ -1,4 +1,4 @@
-"""What the DAG `retention` asks for, and what it knows of the runs that go on."""
+"""The sections of the DAG `retention`, and the unfinished runs that it finds in Airflow."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
 from include.artifacts.uses import Run, recorded_runs
-from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
+from operators.errors import as_airflow_errors
 from operators.store import platform_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_AT_ONCE = 50
-"""Run ids in one question: they stand in its URL."""
+_BATCH = 50
+"""Run ids in one request: they are part of its URL."""
 
 
 def retention_schedule() -> CronTriggerTimetable | None:
-    """The platform's cron for it, or none."""
+    """Return the platform's timetable for the DAG; None where it is only triggered."""
     cron = current_platform().retention.cron
     return CronTriggerTimetable(cron, timezone="UTC") if cron else None
 
 
-def deletes_by_itself() -> bool:
-    """Whether the platform wants what is found to go."""
+def deletes_by_default() -> bool:
+    """Return whether the platform's scheduled runs delete what they find."""
     return current_platform().retention.delete
 
 
-def planned_retention(context: Context) -> dict[str, Any]:
-    """The section of the job `retention`, with the runs that go on now."""
+def plan_section(context: Context) -> dict[str, Any]:
+    """Return the section of the job `retention`, with the runs that are unfinished now.
+
+    Raises:
+        AirflowException: the store cannot be read now.
+        AirflowFailException: it can never be read as it is configured.
+    """
     platform = current_platform()
-    try:
+    with as_airflow_errors():
         recorded = recorded_runs(platform_store(platform))
-    except TryAgainError as error:
-        raise AirflowException(str(error)) from None
-    except AnemoneError as error:
-        raise AirflowFailException(str(error)) from None
     config = {
         "policy": platform.retention.policy.model_dump(mode="json"),
-        "going_on": [run.model_dump() for run in _going_on(context["ti"], recorded)],
+        "unfinished_runs": [run.model_dump() for run in _unfinished(context["ti"], recorded)],
         "controller_url": platform.serving.controller_url,
         "token_file": platform.serving.token_file,
         "records": platform.serving.records,
@@ -50,26 +51,30 @@ def planned_retention(context: Context) -> dict[str, Any]:
     return {"job": "retention", "config": config}
 
 
-def wanted_retention(context: Context) -> dict[str, Any]:
-    """The same anew, for the sweep. Skips the task unless the run is to delete."""
+def sweep_section(context: Context) -> dict[str, Any]:
+    """Return the section anew, for the sweep.
+
+    Raises:
+        AirflowSkipException: the run is not to delete anything.
+    """
     if not context["params"]["delete"]:
-        raise AirflowSkipException("the Param delete is off: the plan says what would go, and nothing goes")
-    return planned_retention(context)
+        raise AirflowSkipException("the Param delete is off: the plan says what to delete, and nothing is deleted")
+    return plan_section(context)
 
 
-def _going_on(ti: Any, recorded: list[Run]) -> list[Run]:
-    """Those that Airflow calls queued or running."""
+def _unfinished(ti: Any, recorded: list[Run]) -> list[Run]:
+    """Return those of `recorded` that are queued or running in Airflow."""
     by_dag: dict[str, list[Run]] = defaultdict(list)
     for run in recorded:
         by_dag[run.dag_id].append(run)
     found = []
     for dag_id, runs in by_dag.items():
-        for start in range(0, len(runs), _AT_ONCE):
-            some = runs[start : start + _AT_ONCE]
-            if _count(ti, dag_id, some):
-                found += [run for run in some if _count(ti, dag_id, [run])]
+        for start in range(0, len(runs), _BATCH):
+            batch = runs[start : start + _BATCH]
+            if _count_unfinished(ti, dag_id, batch):
+                found += [run for run in batch if _count_unfinished(ti, dag_id, [run])]
     return found
 
 
-def _count(ti: Any, dag_id: str, runs: list[Run]) -> int:
+def _count_unfinished(ti: Any, dag_id: str, runs: list[Run]) -> int:
     return ti.get_dr_count(dag_id=dag_id, run_ids=[run.run_id for run in runs], states=["queued", "running"])

@@ -1,4 +1,4 @@
-"""A plan, carried out."""
+"""Carrying out a plan."""
 
 from __future__ import annotations
 
@@ -7,46 +7,50 @@ from dataclasses import dataclass
 
 from include.artifacts.store import Store
 from include.errors import AnemoneError
-from include.retention import Going, Plan
+from include.retention import Deletion, Plan
 
 
 @dataclass(frozen=True)
-class Swept:
-    """`went` is the plan with what really went; `spared` has {"path", "reason"} of the rest."""
+class Sweep:
+    """`done` is the plan with the deletions that were done; `spared` has {"path", "reason"} of the others."""
 
-    went: Plan
+    done: Plan
     spared: list[dict[str, str]]
 
 
-def sweep(store: Store, plan: Plan, fresh: Plan, report: Callable[..., None]) -> Swept:
-    """Let go what `plan` says and `fresh`, which was made just now, says as well.
+def sweep(store: Store, plan: Plan, fresh: Plan, report: Callable[..., None]) -> Sweep:
+    """Delete what `plan` says and `fresh`, which was made just now, says as well.
 
     A process that dies within leaves every artifact whole or not there; the next sweep goes on.
+
+    Args:
+        report: takes the name of an event, and its fields by keyword.
     """
-    still = {(one.kind, one.path) for one in fresh.going}
-    gone: list[Going] = []
+    confirmed = {(deletion.kind, deletion.path) for deletion in fresh.deletions}
+    done: list[Deletion] = []
     spared: list[dict[str, str]] = []
-    for one in plan.going:
-        reason = None
-        if (one.kind, one.path) not in still:
-            reason = "it is needed by now, was used again, or is gone"
+    for deletion in plan.deletions:
+        what = {"kind": deletion.kind, "path": deletion.path}
+        if (deletion.kind, deletion.path) not in confirmed:
+            reason: str | None = "it is needed now, was used again, or is gone"
         else:
-            try:
-                if not _let_go(store, one, fresh):
-                    reason = "it was used just now"
-            except (AnemoneError, OSError) as error:
-                reason = str(error)
+            reason = _delete(store, deletion, fresh)
         if reason is None:
-            gone.append(one)
-            report("went", kind=one.kind, path=one.path, bytes=one.bytes, reason=one.reason)
+            done.append(deletion)
+            report("deleted", **what, bytes=deletion.bytes, reason=deletion.reason)
         else:
-            spared.append({"path": one.path, "reason": reason})
-            report("spared", kind=one.kind, path=one.path, reason=reason)
-    return Swept(plan.model_copy(update={"going": tuple(gone)}), spared)
+            spared.append({"path": deletion.path, "reason": reason})
+            report("spared", **what, reason=reason)
+    return Sweep(plan.model_copy(update={"deletions": tuple(done)}), spared)
 
 
-def _let_go(store: Store, one: Going, fresh: Plan) -> bool:
-    if one.kind != "artifact":
-        store.remove_path(one.path)
-        return True
-    return store.remove(one.path, unless_used_after=fresh.policy.floor(fresh.made))
+def _delete(store: Store, deletion: Deletion, fresh: Plan) -> str | None:
+    """Delete one artifact or path; return why not where that did not work."""
+    try:
+        if deletion.kind != "artifact":
+            store.remove_path(deletion.path)
+        elif not store.remove(deletion.path, unless_used_after=fresh.policy.cutoff(fresh.made)):
+            return "it was used just now"
+    except (AnemoneError, OSError) as error:
+        return str(error)
+    return None

@@ -1,4 +1,4 @@
-"""Which runs the DAG `retention` takes for going on."""
+"""The unfinished runs that the DAG `retention` finds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from include.specs.retention import Config
 from operators import retention
 
 RUNS = [Run(dag_id=dag, run_id=f"manual__{number}") for dag in ("customize", "release") for number in range(60)]
-GOES_ON = {RUNS[3], RUNS[59], RUNS[61]}
+UNFINISHED = {RUNS[3], RUNS[59], RUNS[61]}
 
 
 class Airflow:
-    """What a task can ask Airflow: how many of some runs of a DAG are in some states."""
+    """A task's view of Airflow: how many of some runs of a DAG are in some states."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -28,7 +28,7 @@ class Airflow:
     def get_dr_count(self, *, dag_id: str, run_ids: list[str], states: list[str]) -> int:
         assert states == ["queued", "running"]
         self.asked.append(len(run_ids))
-        return sum(run.dag_id == dag_id and run.run_id in run_ids for run in GOES_ON)
+        return sum(run.dag_id == dag_id and run.run_id in run_ids for run in UNFINISHED)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def context(store: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"ti": Airflow(), "params": {"delete": True}}
 
 
-def test_the_runs_that_go_on_are_found_in_few_questions(store: Any, context: dict[str, Any]) -> None:
+def test_unfinished_runs_are_found_in_few_requests(store: Any, context: dict[str, Any]) -> None:
     for run in RUNS:
         note_uses(store, run, ["data-1"])
-    section = retention.planned_retention(context)
+    section = retention.plan_section(context)
     config = Config.model_validate(section["config"])
-    assert set(config.going_on) == GOES_ON
+    assert set(config.unfinished_runs) == UNFINISHED
     assert config.policy.min_age_hours == 24
     assert sorted(context["ti"].asked)[-1] == 50
     assert len(context["ti"].asked) < len(RUNS)
@@ -52,12 +52,12 @@ def test_the_runs_that_go_on_are_found_in_few_questions(store: Any, context: dic
 def test_a_store_that_is_away_is_tried_again(store: Any, context: dict[str, Any]) -> None:
     Path(store.root.removeprefix("file://")).rmdir()
     with pytest.raises(AirflowException, match="is not there"):
-        retention.planned_retention(context)
+        retention.plan_section(context)
 
 
 def test_without_the_param_nothing_is_swept(context: dict[str, Any]) -> None:
     with pytest.raises(AirflowSkipException, match="delete is off"):
-        retention.wanted_retention({**context, "params": {"delete": False}})
+        retention.sweep_section({**context, "params": {"delete": False}})
 
 
 def test_a_plan_notes_what_it_takes_and_makes(store: Any, commit: Any) -> None:
@@ -73,4 +73,4 @@ def test_its_schedule_and_its_switch_are_the_platforms(monkeypatch: pytest.Monke
     own = SimpleNamespace(retention=SimpleNamespace(cron=None, delete=True))
     monkeypatch.setattr(retention, "current_platform", lambda: own)
     assert retention.retention_schedule() is None
-    assert retention.deletes_by_itself()
+    assert retention.deletes_by_default()

@@ -1,5 +1,5 @@
 # ruff: noqa: F811
-"""Retention while things die, answer not, or change under it."""
+"""Retention while things die, do not answer, or change meanwhile."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_only_what_nothing_needs_goes(world: World) -> None:
     full_world(world)
     _, plan = world.plan()
     assert world.names() == KEPT | {"curate-9", "merge-9"}, "a plan deletes nothing"
-    assert {one.path for one in world.sweep().going} == {one.path for one in plan.going}
+    assert {one.path for one in world.sweep().deletions} == {one.path for one in plan.deletions}
     assert world.names() == KEPT
-    assert world.plan()[1].going == ()
+    assert world.plan()[1].deletions == ()
 
 
 @scenario(
@@ -73,12 +73,12 @@ def test_a_killed_sweep_leaves_the_store_whole(seed: int, world: World) -> None:
         assert process.stdout is not None
         ends = iter(process.stdout)
         for _ in range(chance.randrange(1, 10)):
-            next(line for line in ends if line.startswith("went"))
+            next(line for line in ends if line.startswith("deleted"))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         left = world.names()
         assert left >= KEPT
-        assert left < {one.path for one in plan.going} | KEPT
+        assert left < {one.path for one in plan.deletions} | KEPT
     world.sweep()
     assert world.names() == KEPT
     assert {path.name for path in world.path.iterdir()} <= KEPT | {"specs", "uses", "runs"} | {
@@ -99,7 +99,7 @@ def test_what_is_used_meanwhile_stays(world: World, reads: Callable[[str], None]
     assert world.names() == KEPT | {"curate-9"}
     (spared,) = world.spared(done.name)
     assert spared["path"] == "curate-9"
-    reads(f"{spared['path']} stays: {spared['reason']}")
+    reads(f"{spared['path']} is retained: {spared['reason']}")
 
 
 @scenario(
@@ -112,7 +112,7 @@ def test_what_a_run_needs_stays_however_full_it_is(world: World) -> None:
     world.make("finetune-7.step00000010", age=6)
     world.noted_by(RUN, "curate-9", "finetune-7", age=7)
     policy = {"policy": {"keep_days": 5, "max_bytes": 1}}
-    world.sweep(**policy, going_on=[RUN])
+    world.sweep(**policy, unfinished_runs=[RUN])
     assert world.names() == KEPT | {"curate-9", "finetune-7.step00000010"}
     world.sweep(**policy)
     assert world.names() == KEPT
@@ -230,7 +230,7 @@ def test_what_cannot_be_read_is_not_deleted_by_guess(
     manifest.write_text(damage(manifest.read_text()))
     world.age("merge-9", 90)
     _, plan = world.plan()
-    (sentence,) = plan.trouble
+    (sentence,) = plan.problems
     assert "merge-9/manifest.json" in sentence
     world.sweep()
     assert manifest.is_file()

@@ -168,7 +168,7 @@ class World:
         return name, Plan.model_validate(self.store.read_json(name, "plan.json"))
 
     def sweep(self, **config: Any) -> Plan:
-        """A fresh plan, carried out; returns what went."""
+        """Make a plan and carry it out; return what was deleted."""
         done = self.run(self.plan(**config)[0], **config)
         return Plan.model_validate(self.store.read_json(done.name, "swept.json"))
 

@@ -1,4 +1,4 @@
-"""What a store holds."""
+"""The inventory of a store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from include.artifacts.manifest import Manifest
 from include.artifacts.store import ATTEMPTS, MANIFEST, SPECS, Entry, Store, split_uri
 from include.artifacts.uses import RUNS, USES
 from include.errors import ArtifactError, ConfigurationError
-from include.retention import Damaged, Held, Leftover, Need, Stock
+from include.retention import AuxiliaryFiles, DamagedArtifact, Inventory, RootSet, StoredArtifact
 
 
-def take_stock(store: Store, needs: Callable[[Sequence[Held]], Sequence[Need]]) -> Stock:
-    """Everything that is in `store` now, and what `needs` says of its artifacts.
+def take_inventory(store: Store, find_roots: Callable[[Sequence[StoredArtifact]], Sequence[RootSet]]) -> Inventory:
+    """Return everything that is in `store` now, and what `find_roots` says of its artifacts.
 
     Raises:
         TryAgainError: the store is not there.
@@ -31,43 +31,43 @@ def take_stock(store: Store, needs: Callable[[Sequence[Held]], Sequence[Need]]) 
         if not entry.is_folder:
             name = entry.path.split("/")[1]
             used[name] = max(entry.modified, used.get(name, entry.modified))
-    held: list[Held] = []
-    damaged: list[Damaged] = []
-    leftovers = [*_notes(uses), *_records(runs), *_specs(specs)]
+    artifacts: list[StoredArtifact] = []
+    damaged: list[DamagedArtifact] = []
+    auxiliary = [*_notes(uses), *_records(runs), *_specs(specs)]
     opened = _open_paths(store)
     for name, entries in below.items():
         if not any(entry.path.startswith(f"{name}/") for entry in entries):
-            continue  # a file, a link or an empty folder at the root: none of ours
+            continue  # A file, a link or an empty folder at the root is not ours.
         if any(entry.path == f"{name}/{MANIFEST}" for entry in entries):
             size = sum(entry.bytes for entry in entries)
             try:
                 manifest = store.manifest(name)
             except ArtifactError as error:
-                damaged.append(Damaged(name, size, str(error), _mentions(store, name, below)))
+                damaged.append(DamagedArtifact(name, size, str(error), _mentions(store, name, below)))
                 continue
             if manifest is not None:
-                standing = f"{name}/{ATTEMPTS}/{manifest.attempt}/"
-                size = sum(entry.bytes for entry in entries if entry.path.startswith(standing))
-                held.append(_held(store, manifest, size, used.get(name)))
-                entries = [entry for entry in entries if not f"{entry.path}/".startswith(standing)]
-        leftovers += _attempts(store, name, entries, opened)
-        leftovers += _temporaries(name, entries)
-    return Stock(held=held, needs=needs(held), damaged=damaged, leftovers=leftovers)
+                committed = f"{name}/{ATTEMPTS}/{manifest.attempt}/"
+                size = sum(entry.bytes for entry in entries if entry.path.startswith(committed))
+                artifacts.append(_artifact(store, manifest, size, used.get(name)))
+                entries = [entry for entry in entries if not f"{entry.path}/".startswith(committed)]
+        auxiliary += _attempts(name, entries, opened)
+        auxiliary += _temporaries(name, entries)
+    return Inventory(artifacts=artifacts, roots=find_roots(artifacts), damaged=damaged, auxiliary=auxiliary)
 
 
-def _held(store: Store, manifest: Manifest, size: int, used: datetime | None) -> Held:
-    return Held(
+def _artifact(store: Store, manifest: Manifest, size: int, last_used: datetime | None) -> StoredArtifact:
+    return StoredArtifact(
         name=manifest.name,
         job=manifest.job,
         bytes=size,
-        made=manifest.provenance.finished,
+        created=manifest.provenance.finished,
         inputs=tuple(name for entry in manifest.inputs.values() if (name := name_in(store, entry.uri)) is not None),
-        used=used,
+        last_used=last_used,
     )
 
 
 def name_in(store: Store, uri: str) -> str | None:
-    """The name of the artifact at `uri`, where that lies in this store."""
+    """Return the name of the artifact at `uri`; None where that is in another store."""
     try:
         root, name = split_uri(uri)
     except ConfigurationError:
@@ -76,7 +76,7 @@ def name_in(store: Store, uri: str) -> str | None:
 
 
 def _mentions(store: Store, name: str, known: dict[str, list[Entry]]) -> tuple[str, ...]:
-    """The artifacts that an unreadable manifest may have been made from: all whose names are in its bytes."""
+    """Return what a damaged artifact may have been made from: all whose names are in its manifest's bytes."""
     try:
         data = store.read_file(f"{name}/{MANIFEST}")
     except OSError:
@@ -84,74 +84,74 @@ def _mentions(store: Store, name: str, known: dict[str, list[Entry]]) -> tuple[s
     return tuple(other for other in known if other != name and other.encode() in data)
 
 
-def _attempts(store: Store, name: str, entries: Sequence[Entry], opened: set[str]) -> list[Leftover]:
+def _attempts(name: str, entries: Sequence[Entry], opened: set[str]) -> list[AuxiliaryFiles]:
     found: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         parts = entry.path.split("/")
         if len(parts) > 2 and parts[1] == ATTEMPTS:
             found["/".join(parts[:3])].append(entry)
     return [
-        Leftover(
+        AuxiliaryFiles(
             kind="failed attempt",
             path=path,
-            name=name,
+            artifact=name,
             bytes=sum(entry.bytes for entry in inside),
-            # A folder's own time is that of a deletion that a crash cut short, too.
-            newest=max(entry.modified for entry in [one for one in inside if not one.is_folder] or inside),
-            open=any(one == path or one.startswith(f"{path}/") for one in opened),
+            # A folder's own time does not count: a deletion that a crash cut short changes it, too.
+            modified=max(entry.modified for entry in [entry for entry in inside if not entry.is_folder] or inside),
+            open=any(other == path or other.startswith(f"{path}/") for other in opened),
         )
         for path, inside in found.items()
     ]
 
 
-def _temporaries(name: str, entries: Sequence[Entry]) -> list[Leftover]:
+def _temporaries(name: str, entries: Sequence[Entry]) -> list[AuxiliaryFiles]:
     return [
-        Leftover("temporary file", entry.path, entry.bytes, entry.modified, name=name)
+        AuxiliaryFiles("temporary file", entry.path, entry.bytes, entry.modified, artifact=name)
         for entry in entries
         if not entry.is_folder and entry.path.count("/") == 1 and entry.path.split("/")[1].startswith(".")
     ]
 
 
-def _notes(entries: Sequence[Entry]) -> list[Leftover]:
+def _notes(entries: Sequence[Entry]) -> list[AuxiliaryFiles]:
     files = [(entry, entry.path.split("/")) for entry in entries if not entry.is_folder]
     return [
-        Leftover("note of a use", entry.path, entry.bytes, entry.modified, name=parts[1], run=parts[2])
+        AuxiliaryFiles("note of a use", entry.path, entry.bytes, entry.modified, artifact=parts[1], run=parts[2])
         for entry, parts in files
         if len(parts) == 3
     ]
 
 
-def _records(entries: Sequence[Entry]) -> list[Leftover]:
+def _records(entries: Sequence[Entry]) -> list[AuxiliaryFiles]:
     return [
-        Leftover("temporary file", entry.path, entry.bytes, entry.modified)
+        AuxiliaryFiles("temporary file", entry.path, entry.bytes, entry.modified)
         if (name := entry.path.split("/")[-1]).startswith(".")
-        else Leftover("record of a run", entry.path, entry.bytes, entry.modified, run=name.removesuffix(".json"))
+        else AuxiliaryFiles("record of a run", entry.path, entry.bytes, entry.modified, run=name.removesuffix(".json"))
         for entry in entries
         if not entry.is_folder
     ]
 
 
-def _specs(entries: Sequence[Entry]) -> list[Leftover]:
+def _specs(entries: Sequence[Entry]) -> list[AuxiliaryFiles]:
     files: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         if not entry.is_folder and entry.path.count("/") == 2:
             files[entry.path.split("/")[1]].append(entry)
     return [
-        Leftover(
+        AuxiliaryFiles(
             "spec",
             f"{SPECS}/{name}",
             sum(entry.bytes for entry in inside),
             max(entry.modified for entry in inside),
-            name=name,
+            artifact=name,
         )
         for name, inside in files.items()
     ]
 
 
 def _open_paths(store: Store) -> set[str]:
-    """Paths, relative to the store's root, that a process of this machine has open; those of other users are not seen.
+    """Return the paths, relative to the store's root, that processes of this user and machine have open.
 
-    A job holds its attempt's event log open for as long as it lives, however long it writes nothing.
+    A job holds its attempt's event log open for as long as it runs, even while it writes nothing.
     """
     if not store.is_local:
         return set()

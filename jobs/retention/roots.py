@@ -1,6 +1,6 @@
-"""Who needs which artifacts: the registry, the canary controller, and the runs that go on.
+"""The roots of a store: what the registry, the canary controller and the unfinished runs need.
 
-Where one of them cannot be asked, nothing is known to be free.
+Where one of them does not answer, the job fails: nothing is known to be garbage.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from include.artifacts.store import Store
 from include.artifacts.uses import USES
 from include.errors import ConfigurationError, TryAgainError
 from include.release.rollouts import ControllerState, LiveRelease
-from include.retention import Held, Need, Policy
+from include.retention import Policy, RootSet, StoredArtifact
 from include.specs.retention import Config
 from jobs.common.registry.client import connect, retryable
 from jobs.common.registry.tags import ARTIFACT_TAG, INPUT_URI_TAG
-from jobs.retention.stock import name_in
+from jobs.retention.inventory import name_in
 from jobs.serving.canary.state.records import Records
 
 if TYPE_CHECKING:
@@ -37,31 +37,36 @@ _TIMEOUT = 10.0
 _open = build_opener(ProxyHandler({})).open
 
 
-def needs(config: Config, store: Store, held: Sequence[Held]) -> list[Need]:
-    """All needs of the artifacts in `store`.
+def find_roots(config: Config, store: Store, artifacts: Sequence[StoredArtifact]) -> list[RootSet]:
+    """Return all roots of `store`, which holds `artifacts`.
 
     Raises:
         TryAgainError: MLflow or the controller does not answer.
         ConfigurationError: MLflow is not the one that this store's models were registered in, or what answers is not
             the controller.
     """
-    registrations = _registrations(store, held)
+    registrations = _registrations(store, artifacts)
     client = connect()
     with retryable("see which versions are needed"):
-        registered = [*registry_needs(client, store, config.policy, registrations.keys())]
+        registered = [*registry_roots(client, store, config.policy, registrations.keys())]
     return [
-        *controller_needs(controller_state(config), store, config.policy),
+        *controller_roots(controller_state(config), store, config.policy),
         *registered,
-        Need(frozenset(registrations.values()), "the last registration of a model, which says where it was registered"),
-        Need(frozenset(_noted_by(store, config)), "a run that goes on planned with it, or made it"),
+        RootSet(
+            frozenset(registrations.values()), "the last registration of a model, which says where it was registered"
+        ),
+        RootSet(frozenset(_noted_by(store, config)), "an unfinished run planned with it or made it"),
     ]
 
 
-def registry_needs(client: MlflowClient, store: Store, policy: Policy, models_here: Set[str]) -> Iterator[Need]:
-    """Versions under an alias, and the newest of each model.
+def registry_roots(client: MlflowClient, store: Store, policy: Policy, models_here: Set[str]) -> Iterator[RootSet]:
+    """Yield the versions under an alias, and the newest of each model.
 
     Args:
         models_here: what was registered from this store; MLflow has to know them all.
+
+    Raises:
+        ConfigurationError: it does not.
     """
     models = {model.name: model for model in _pages(client.search_registered_models)}
     if unknown := sorted(models_here - models.keys()):
@@ -70,38 +75,42 @@ def registry_needs(client: MlflowClient, store: Store, policy: Policy, models_he
             "database was lost; point MLFLOW_TRACKING_URI at the right one; nothing was deleted"
         )
     for name in models:
-        # Looked up one by one: a search does not tell the aliases in every kind of MLflow.
+        # Looked up one by one: not every registry backend returns aliases from a search.
         aliased = {str(version) for version in client.get_registered_model(name).aliases.values()}
         versions = sorted(_versions(client, name), key=lambda version: -int(version.version))
-        kept = [one for rank, one in enumerate(versions) if rank < policy.keep_versions or str(one.version) in aliased]
+        kept = [
+            version
+            for rank, version in enumerate(versions)
+            if rank < policy.keep_versions or str(version.version) in aliased
+        ]
         uris = {
             uri
             for version in kept
             for tag, uri in version.tags.items()
             if tag == ARTIFACT_TAG or tag.startswith(INPUT_URI_TAG)
         }
-        yield Need(
+        yield RootSet(
             frozenset(found for uri in uris if (found := name_in(store, uri)) is not None),
             f"registered under an alias, or among the newest {policy.keep_versions} versions of a model",
         )
 
 
-def controller_needs(state: ControllerState, store: Store, policy: Policy) -> Iterator[Need]:
-    """Engines that are live, may be rolled back to, or are being released."""
+def controller_roots(state: ControllerState, store: Store, policy: Policy) -> Iterator[RootSet]:
+    """Yield the engines that are live, may be rolled back to, or are being released."""
     busy = {request.target for request in state.unfinished}
     for target in state.targets:
         live = [target.champion] if target.champion else []
         yield _engines(live, store, "live")
-        # What goes on may go back to any of them.
+        # An unfinished rollback may go back to any of them.
         window = target.previous if target.target in busy else target.previous[: policy.keep_previous]
         yield _engines(window, store, "was live before, and can be rolled back to")
     releases = [request.release for request in state.unfinished if request.release]
     names = {name for release in releases if (name := name_in(store, release.engine.uri)) is not None}
-    yield Need(frozenset(names), "a rollout that has not ended")
+    yield RootSet(frozenset(names), "a rollout that has not ended")
 
 
 def controller_state(config: Config) -> ControllerState:
-    """What the controller says; where none runs and its records are on this machine, what these say.
+    """Return what the controller says; where none runs and its records are on this machine, what these say.
 
     Raises:
         TryAgainError: it does not answer. ConfigurationError: it refuses, or is something else.
@@ -149,26 +158,28 @@ def _ask(url: str, token_file: Path) -> ControllerState:
         ) from None
 
 
-def _engines(releases: Sequence[LiveRelease], store: Store, reason: str) -> Need:
+def _engines(releases: Sequence[LiveRelease], store: Store, reason: str) -> RootSet:
     uris = [live.release.engine.uri for live in releases]
-    return Need(frozenset(name for uri in uris if (name := name_in(store, uri)) is not None), reason)
+    return RootSet(frozenset(name for uri in uris if (name := name_in(store, uri)) is not None), reason)
 
 
 def _noted_by(store: Store, config: Config) -> Iterator[str]:
-    keys = {run.key for run in config.going_on}
+    """Yield the names that an unfinished run has noted a use of."""
+    keys = {run.key for run in config.unfinished_runs}
     for entry in store.listing(USES):
         parts = entry.path.split("/")
         if len(parts) == 3 and parts[2] in keys:
             yield parts[1]
 
 
-def _registrations(store: Store, held: Sequence[Held]) -> dict[str, str]:
-    """By the model's name that of the artifact of its last registration."""
+def _registrations(store: Store, artifacts: Sequence[StoredArtifact]) -> dict[str, str]:
+    """Return by each model's name the artifact of its last registration."""
     found = {}
-    for one in sorted((one for one in held if one.job == "register"), key=lambda one: one.made):
-        manifest = store.manifest(one.name)
+    registrations = [artifact for artifact in artifacts if artifact.job == "register"]
+    for registration in sorted(registrations, key=lambda artifact: artifact.created):
+        manifest = store.manifest(registration.name)
         if manifest is not None:
-            found[str(manifest.config["model"])] = one.name
+            found[str(manifest.config["model"])] = registration.name
     return found
 
 
@@ -177,7 +188,7 @@ def _versions(client: MlflowClient, model: str) -> Iterator[ModelVersion]:
 
 
 def _pages(search: Callable[..., Any]) -> Iterator[Any]:
-    """All pages of one of MLflow's searches."""
+    """Yield from all pages of one of MLflow's searches."""
     token = None
     while token is None or token:
         page = search(page_token=token)
