@@ -31,11 +31,13 @@ class JobFailedError(AnemoneError):
 
     Attributes:
         retryable: whether the same job, started again, can succeed.
+        exit_code: of its process, where that ended with one.
     """
 
-    def __init__(self, message: str, *, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool, exit_code: int = ExitCode.FAULT) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,9 @@ class JobPlan:
                 f"job {job} was killed (exit 137): most often memory ran out; lower {job}'s batch size, "
                 "give it more memory, or stop what else runs here"
             )
-            raise JobFailedError(message, retryable=True)
+            raise JobFailedError(message, retryable=True, exit_code=exit_code)
         message = sentence or f"job {job} ended with exit code {exit_code} and said nothing: read its log above"
-        raise JobFailedError(message, retryable=exit_code not in _PERMANENT)
+        raise JobFailedError(message, retryable=exit_code not in _PERMANENT, exit_code=exit_code)
 
 
 def _names_in(store: Store, inputs: Mapping[str, str | None]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,23 +9,12 @@ from typing import TYPE_CHECKING
 from include.errors import ConfigurationError, TryAgainError
 from include.home import PROJECT
 from include.job_plan import JobPlan
-from include.specs import job_module
+from include.local_job import ERROR_PREFIX, job_command, job_environment
 from operators.errors import as_airflow_errors, keep_sentence
 from operators.job import JobOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-_ERROR = "error: "
-
-_PASSED_ON = {
-    *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "TMPDIR", "TZ", "USER"),
-    *("ANEMONE_HOME", "ANEMONE_PLATFORM", "ANEMONE_PORT", "ANEMONE_SCRATCH"),
-    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
-    *("AWS_PROFILE", "AWS_ROLE_ARN", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
-    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_DIR", "SSL_CERT_FILE"),
-}
-"""Environment variables that every job needs; what else one needs, credentials too, its platform's YAML names."""
 
 
 class LocalJobOperator(JobOperator):
@@ -67,18 +55,13 @@ class LocalJobOperator(JobOperator):
                 f"{plan.spec.job}.nodes is {plan.spec.config.nodes}, and this platform is one machine: set it to 1, or "
                 "ANEMONE_PLATFORM to a cluster"
             )
-        environment = plan.spec.environment
-        python = self.platform.python.get(environment)
-        if python is None:
-            raise ConfigurationError(f"platform {self.platform.name} has no python for the environment {environment!r}")
-        command = [python, "-m", job_module(plan.spec.job), "--spec", plan.write_spec()]
         grace = str(self.platform.grace_seconds)
         supervisor = [sys.executable, "-m", "operators.local.supervisor", "--grace", grace, "--"]
         sentence = None
         self._process = subprocess.Popen(
-            [*supervisor, *command],
+            [*supervisor, *job_command(plan, self.platform)],
             cwd=PROJECT,
-            env={**_passed_on(), **self.platform.environment},
+            env=job_environment(self.platform),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -91,8 +74,8 @@ class LocalJobOperator(JobOperator):
         try:
             for line in self._process.stdout:
                 line = line.rstrip()
-                if line.startswith(_ERROR):
-                    sentence = line.removeprefix(_ERROR)
+                if line.startswith(ERROR_PREFIX):
+                    sentence = line.removeprefix(ERROR_PREFIX)
                 elif line:
                     self.log.info("%s", line)
             code = self._process.wait()
@@ -102,8 +85,3 @@ class LocalJobOperator(JobOperator):
             self._process.stdout.close()
             self._process.wait()
         return (code if code >= 0 else 128 - code), sentence
-
-
-def _passed_on() -> dict[str, str]:
-    """What a job gets of this process's environment, in which secrets of all kinds lie; the platform adds its own."""
-    return {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("LC_")}

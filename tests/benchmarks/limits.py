@@ -23,9 +23,9 @@ from typing import Any
 from include.artifacts.store import Store
 from include.home import PROJECT
 from include.job_plan import JobPlan
+from include.local_job import run_job
 from include.platforms import current_platform
 from include.recipes import resolve
-from include.specs import job_module
 
 MARGIN = 3.0
 """Standard deviations that must lie between a figure's mean and its limit, on the side where it belongs."""
@@ -46,15 +46,7 @@ class Runner:
             section["job"], config={**section["config"], **(config or {})}, inputs=inputs, store=self.store
         )
         if not plan.committed():
-            done = subprocess.run(
-                [self.platform.python["jobs"], "-m", job_module(section["job"]), "--spec", plan.write_spec()],
-                env={**os.environ, **self.platform.environment},
-                cwd=PROJECT,
-                capture_output=True,
-                text=True,
-            )
-            last = done.stderr.strip().splitlines()[-1:] or [""]
-            plan.conclude(done.returncode, last[0].removeprefix("error: "))
+            run_job(plan, self.platform)
         return plan.uri
 
     def json(self, uri: str, path: str) -> Any:

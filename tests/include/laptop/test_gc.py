@@ -16,7 +16,7 @@ from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.store import Store
 from include.artifacts.uses import Run, note_uses
 from include.home import PROJECT, home
-from include.laptop.gc import going_on
+from include.laptop.gc import unfinished_runs
 from include.laptop.home import make_home
 
 RUN = Run(dag_id="customize", run_id="manual__1")
@@ -59,7 +59,7 @@ def artifacts(store: Store) -> list[str]:
     return [name for name in store.names() if not name.startswith("retention-")]
 
 
-def test_it_tells_first_and_deletes_when_told_to(store: Store, old: Callable[[str], None]) -> None:
+def test_it_shows_a_plan_first_and_deletes_when_asked_to(store: Store, old: Callable[[str], None]) -> None:
     for name in ("merge-1", "merge-2"):
         old(name)
     note_uses(store, RUN, ["merge-2"])
@@ -67,13 +67,13 @@ def test_it_tells_first_and_deletes_when_told_to(store: Store, old: Callable[[st
     long_ago = (datetime.now(UTC) - timedelta(days=50)).timestamp()
     os.utime(note, (long_ago, long_ago))
     airflow_knows((RUN.dag_id, RUN.run_id, "running"))
-    told = gc()
-    assert "merge-1" in told
-    assert "not used for more than 30 days" in told
-    assert "a run that goes on planned with it, or made it" in told
-    assert "Nothing was deleted. To let it go: make gc DELETE=yes" in told
+    output = gc()
+    assert "merge-1" in output
+    assert "not used for more than 30 days" in output
+    assert "an unfinished run planned with it or made it" in output
+    assert "Nothing was deleted. To delete it: make gc DELETE=yes" in output
     assert artifacts(store) == ["merge-1", "merge-2"]
-    assert "went" in gc("yes")
+    assert " deleted, " in gc("yes")
     assert artifacts(store) == ["merge-2"]
 
 
@@ -87,9 +87,9 @@ def test_an_airflow_that_cannot_be_read_stops_it(store: Store, old: Callable[[st
     old("merge-1")
     (home() / "airflow").mkdir()
     (home() / "airflow" / "airflow.db").write_text("no database")
-    told = gc("yes", expect=75)
-    assert "does not say which runs go on" in told
-    assert "nothing was deleted" in told
+    output = gc("yes", expect=75)
+    assert "the unfinished runs cannot be read from Airflow's database" in output
+    assert "nothing was deleted" in output
     assert artifacts(store) == ["merge-1"]
 
 
@@ -97,7 +97,7 @@ def test_an_empty_store_is_no_trouble(store: Store) -> None:
     assert "The store is empty." in gc()
 
 
-def test_only_runs_that_have_not_ended_go_on(store: Store) -> None:
-    assert going_on() == []
+def test_runs_that_have_ended_are_not_unfinished(store: Store) -> None:
+    assert unfinished_runs() == []
     airflow_knows(("a", "1", "running"), ("a", "2", "queued"), ("a", "3", "success"), ("b", "1", "failed"))
-    assert going_on() == [Run(dag_id="a", run_id="1"), Run(dag_id="a", run_id="2")]
+    assert unfinished_runs() == [Run(dag_id="a", run_id="1"), Run(dag_id="a", run_id="2")]
