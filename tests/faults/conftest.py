@@ -1,4 +1,4 @@
-"""Every test here is a scenario; what became of each is kept for the list in the README.
+"""Every test here is a scenario; what became of each is kept for the tables of docs/faults.md.
 
 `<ANEMONE_HOME>/faults/<environment>-<page>.json`, a page being a test file, has by test its scenario and what became of
 it the last time that it ran.
@@ -18,8 +18,12 @@ from include.home import home
 _FOLDER = pytest.StashKey[Path]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--scenarios", type=Path, help="write the collected scenarios to this file, as JSON")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "scenario(given, when, then): a row of the published list of faults")
+    config.addinivalue_line("markers", "scenario(given, when, then): a row of docs/faults.md")
     # Before a fixture gives a test a home of its own.
     config.stash[_FOLDER] = home() / "faults"
 
@@ -28,16 +32,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here) and item.get_closest_marker("scenario") is None:
-            raise pytest.UsageError(f"{item.nodeid} says no scenario: see tests/faults/scenario.py")
+            raise pytest.UsageError(f"{item.nodeid} has no scenario: see tests/faults/scenario.py")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    file: Path | None = session.config.getoption("scenarios")
+    if file is not None:
+        marked = [(item, item.get_closest_marker("scenario")) for item in session.items]
+        entries = [{"page": _page(item), "test": item.name, **marker.kwargs} for item, marker in marked if marker]
+        file.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
 
 
 @pytest.fixture
 def reads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
-    """Keep the sentence that the user really got to read, for the published list; the tests' own folder is `…`."""
+    """Keep the message that the user really got to read, for docs/faults.md; the tests' own folder is `…`."""
     folder = str(tmp_path_factory.getbasetemp())
 
-    def keep(sentence: str) -> None:
-        plain = " ".join(str(sentence).split()).replace(folder, "…")
+    def keep(message: str) -> None:
+        plain = " ".join(str(message).split()).replace(folder, "…")
         request.node.user_properties.append(("reads", plain))
 
     return keep
@@ -49,14 +61,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("scenario")
     # A failed teardown comes after the test's own outcome, and counts.
     if marker is not None and (report.when == "call" or report.outcome != "passed"):
-        sentences = [sentence for name, sentence in item.user_properties if name == "reads"]
-        result = {"outcome": report.outcome, "seconds": round(report.duration, 1), "reads": sentences}
+        messages = [message for name, message in item.user_properties if name == "reads"]
+        result = {"outcome": report.outcome, "seconds": round(report.duration, 1), "reads": messages}
         _keep(item, {**marker.kwargs, **result})
     return report
 
 
 def _keep(item: pytest.Item, result: dict[str, Any]) -> None:
-    file = item.config.stash[_FOLDER] / f"{item.path.parent.name}-{item.path.stem}.json"
+    file = item.config.stash[_FOLDER] / f"{_page(item)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(file.read_text()) if file.is_file() else {}
     file.write_text(json.dumps({**results, item.name: result}, indent=1, ensure_ascii=False))
+
+
+def _page(item: pytest.Item) -> str:
+    return f"{item.path.parent.name}-{item.path.stem}"

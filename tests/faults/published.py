@@ -1,19 +1,31 @@
-"""The list of faults in the README, from what the last `make test-faults` kept: `python -m tests.faults.published`."""
+"""Writes the tables of docs/faults.md: `python -m tests.faults.published`, in the environment `airflow`.
+
+Scenarios are collected from tests/faults, nothing is run for that. What became of each comes from what the last
+`make test-faults` kept; a scenario that has not run since keeps the row that stands on the page.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from html import escape
-from itertools import groupby
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from html import escape, unescape
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from include.home import PROJECT, home
+from include.laptop.home import python_of
 
+PAGE = PROJECT / "docs" / "faults.md"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
-PAGES = {
+NOT_RUN = "not run yet"
+PARTS = {
     "jobs-test_data": "Data",
     "jobs-test_training": "Training",
     "jobs-test_memory": "Training",
@@ -32,64 +44,146 @@ PAGES = {
     "serving-test_soak": "Release",
     "airflow-test_notifications": "Notifications",
 }
+"""Part of the page by `<environment>-<test file>`."""
+
+_HEADER = "| given | when | then | the user reads | held |\n|---|---|---|---|---|\n"
+_HELD = re.compile(r"([\d,]+) of ([\d,]+)")
 _SCRATCH = re.compile(r"(/[\w.-]+)+/test_[\w-]*(?=/)")
 """The folder that a test was given: another one each time."""
 
 _WIDEST = 240
-"""Characters of a sentence that are shown."""
+"""Characters of a message that are shown."""
 
 
-def published(folder: Path) -> str:
-    """HTML that Markdown takes: a summary line and a table for each part, with the counts of what held."""
-    blocks, missing = [], []
-    for part, pages in groupby(PAGES, PAGES.__getitem__):
-        files = {page: folder / f"{page}.json" for page in pages}
-        missing += [f"`{page.replace('-', '/')}`" for page, file in files.items() if not file.is_file()]
-        rows = [row for file in files.values() if file.is_file() for row in _rows(json.loads(file.read_text()))]
-        if rows:
-            blocks.append(_block(part, rows))
-    if missing:
-        blocks.append(f"\nNot run since the last change: {', '.join(missing)}.")
-    return "\n".join(blocks)
+class Scenario(NamedTuple):
+    part: str
+    given: str
+    when: str
+    then: str
 
 
-def _block(part: str, rows: list[dict[str, Any]]) -> str:
-    held, run = (sum(row[key] for row in rows) for key in ("held", "run"))
-    table = "\n".join(_line(row) for row in rows)
-    return (
-        f"<details><summary><b>{part}</b>: {len(rows)} scenarios, {held:,} of {run:,} tests held</summary>\n\n"
-        f"| given | when | then | the user reads | held |\n|---|---|---|---|---|\n{table}\n\n</details>"
-    )
+class Test(NamedTuple):
+    """One collected test; `page` is `<environment>-<test file>`."""
+
+    page: str
+    name: str
+    scenario: Scenario
 
 
-def _rows(results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Tests of one scenario are one row."""
-    by_scenario: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for result in results.values():
-        by_scenario.setdefault(tuple(result[key] for key in ("given", "when", "then")), []).append(result)
-    for scenario, tests in by_scenario.items():
-        yield {
-            "scenario": scenario,
-            "reads": min((sentence for test in tests for sentence in test["reads"]), key=len, default=""),
-            "held": sum(test["outcome"] == "passed" for test in tests),
-            "run": sum(test["outcome"] != "skipped" for test in tests),
-        }
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, as text without markup; `held` is `<passed> of <run>`."""
+
+    given: str
+    when: str
+    then: str
+    reads: str
+    held: str
 
 
-def _line(row: dict[str, Any]) -> str:
-    reads = _SCRATCH.sub("…", row["reads"])
+def collected_tests() -> list[Test]:
+    """Collect the tests of tests/faults, each environment by its own Python, in the order of the page.
+
+    Raises:
+        RuntimeError: a suite cannot be collected; the message ends with pytest's own.
+    """
+    with ThreadPoolExecutor() as pool:
+        found = [test for tests in pool.map(_collected_in, ("airflow", "jobs", "serving")) for test in tests]
+    order = list(PARTS)
+    return sorted(found, key=lambda test: order.index(test.page))
+
+
+def _collected_in(environment: str) -> list[Test]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "scenarios.json"
+        command = [str(python_of(environment)), "-m", "pytest", f"tests/faults/{environment}", "--collect-only"]
+        ended = subprocess.run([*command, f"--scenarios={file}"], cwd=PROJECT, capture_output=True, text=True)
+        if ended.returncode:
+            raise RuntimeError(f"tests/faults/{environment} cannot be collected:\n{ended.stdout[-2000:]}")
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    return [
+        Test(page := entry["page"], entry["test"], Scenario(PARTS[page], entry["given"], entry["when"], entry["then"]))
+        for entry in entries
+    ]
+
+
+def published(tests: Iterable[Test], results: Path, before: str) -> str:
+    """Return the tables of the page: a heading with the counts of what held, and a table, for each part.
+
+    Args:
+        tests: every test of tests/faults, in the page's order.
+        results: the folder in which the suites keep what became of their tests.
+        before: the page as it stands.
+    """
+    stands = rows_of(before)
+    by_scenario: dict[Scenario, list[Test]] = defaultdict(list)
+    for test in tests:
+        by_scenario[test.scenario].append(test)
+    by_part: dict[str, list[Row]] = defaultdict(list)
+    for scenario, its_tests in by_scenario.items():
+        row = _row(scenario, its_tests, results) or stands.get(scenario)
+        by_part[scenario.part].append(row or Row(*scenario[1:], "", NOT_RUN))
+    return "\n".join(_table(part, rows) for part, rows in by_part.items())
+
+
+def rows_of(page: str) -> dict[Scenario, Row]:
+    """Read the rows of every table of the page back, by scenario."""
+    rows, part = {}, ""
+    for line in page.partition(BEGIN)[2].partition(END)[0].splitlines():
+        if line.startswith("## "):
+            part = line.removeprefix("## ")
+        elif line.startswith("| ") and f"{line}\n" not in _HEADER:
+            cells = re.split(r"(?<!\\)\|", line)[1:-1]
+            row = Row(*(unescape(cell.strip().replace("\\|", "|")) for cell in cells))
+            rows[Scenario(part, row.given, row.when, row.then)] = row
+    return rows
+
+
+def _row(scenario: Scenario, tests: list[Test], results: Path) -> Row | None:
+    """Return the row of a scenario whose tests have run, or None."""
+    kept = [result for test in tests if (result := _results(results / f"{test.page}.json").get(test.name))]
+    run = [result for result in kept if result["outcome"] != "skipped"]
+    if not run:
+        return None
+    reads = min((message for result in run for message in result["reads"]), key=len, default="")
+    reads = _SCRATCH.sub("…", reads)
     reads = reads if len(reads) <= _WIDEST else f"{reads[: _WIDEST - 1]}…"
-    count = f"{row['held']} of {row['run']}" if row["run"] else "by option"
-    cells = [escape(cell, quote=False).replace("|", "\\|") for cell in (*row["scenario"], reads, count)]
+    held = sum(result["outcome"] == "passed" for result in run)
+    return Row(*scenario[1:], reads, f"{held} of {len(run)}")
+
+
+def _results(file: Path) -> dict[str, dict]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _table(part: str, rows: list[Row]) -> str:
+    held, run = (sum(counts) for counts in zip(*map(_counts, rows), strict=True))
+    lines = "\n".join(_line(row) for row in rows)
+    return f"## {part}\n\n{len(rows)} scenarios, {held:,} of {run:,} tests held.\n\n{_HEADER}{lines}\n"
+
+
+def _counts(row: Row) -> Iterator[int]:
+    match = _HELD.fullmatch(row.held)
+    yield from (int(number.replace(",", "")) for number in match.groups()) if match else (0, 0)
+
+
+def _line(row: Row) -> str:
+    cells = [escape(cell, quote=False).replace("|", "\\|") for cell in astuple(row)]
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    readme = PROJECT / "README.md"
-    head, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    block = published(home() / "faults")
-    readme.write_text(f"{head}{BEGIN}\n{block}\n{END}{tail}", encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8")
+    tests = collected_tests()
+    tables = published(tests, home() / "faults", before)
+    head, tail = before.partition(BEGIN)[0], before.partition(END)[2]
+    after = f"{head}{BEGIN}\n{tables}{END}{tail}"
+    PAGE.write_text(after, encoding="utf-8")
+    for scenario in sorted(set(rows_of(before)) - set(rows_of(after))):
+        print("no longer a scenario:", *scenario, sep="\n  ", file=sys.stderr)
+    for row in rows_of(after).values():
+        if row.held == NOT_RUN:
+            print("not run yet:", row.given, row.when, row.then, sep="\n  ", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a fault test is: a scenario that reads as one, and whose result is published in the README."""
+"""The mark of a fault test: a scenario that reads as one, and whose result is published in docs/faults.md."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 
 
 def scenario(*, given: str, when: str, then: str) -> pytest.MarkDecorator:
-    """Mark a test, or one `pytest.param` of it, as a scenario of the published list.
+    """Mark a test, or one `pytest.param` of it, as a scenario of docs/faults.md.
 
-    Tests with the same three sentences are one row of the list, with how many of them held.
+    Tests with the same three sentences are one row of its table, with how many of them held.
 
     Args:
         given: what stands before, as in "a fine-tune with a checkpoint every 5 steps".
