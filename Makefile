@@ -49,7 +49,7 @@ test: setup lint  ## run the whole suite
 	@$(AIRFLOW)/pytest tests/e2e
 
 test-airflow:
-	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins)
+	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins tests/docs)
 
 test-jobs:
 	@$(JOBS)/pytest tests/jobs $(addprefix --ignore=,$(SERVED))
@@ -57,7 +57,7 @@ test-jobs:
 test-serving:
 	@$(SERVING)/pytest $(SERVED)
 
-test-faults: setup  ## what breaks at night, done on purpose; the README lists it
+test-faults: setup  ## what breaks at night, done on purpose; docs/faults.md lists it
 	@$(JOBS)/pytest tests/faults/jobs
 	@$(SERVING)/pytest tests/faults/serving
 	@$(AIRFLOW)/pytest tests/faults/airflow
@@ -84,8 +84,8 @@ images:  ## build the images that run without a GPU, and print their sizes: make
 compose-check: setup  ## bring docker-compose.yaml up, run a data set through to its release, and take it down again
 	@$(AIRFLOW)/python -m tests.include.deploy.compose.come_up $(if $(BASE),--base $(BASE)) $(if $(BUILD_BASE),--build-base $(BUILD_BASE))
 
-lint: setup  ## check style, and that no room imports what it must not
-	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo
+lint: setup  ## check style, types, and that no room imports what it must not
+	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo && $(AIRFLOW)/mypy
 
 lock: setup  ## make the lock files anew from pyproject.toml
 	@$(AIRFLOW)/python -m include.laptop.lock $(if $(UPGRADE),--upgrade)

@@ -62,7 +62,7 @@ class Scenario(NamedTuple):
     then: str
 
 
-class Test(NamedTuple):
+class CollectedTest(NamedTuple):
     """One collected test; `page` is `<environment>-<test file>`."""
 
     page: str
@@ -81,7 +81,7 @@ class Row:
     held: str
 
 
-def collected_tests() -> list[Test]:
+def collected_tests() -> list[CollectedTest]:
     """Collect the tests of tests/faults, each environment by its own Python, in the order of the page.
 
     Raises:
@@ -93,7 +93,7 @@ def collected_tests() -> list[Test]:
     return sorted(found, key=lambda test: order.index(test.page))
 
 
-def _collected_in(environment: str) -> list[Test]:
+def _collected_in(environment: str) -> list[CollectedTest]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "scenarios.json"
         command = [str(python_of(environment)), "-m", "pytest", f"tests/faults/{environment}", "--collect-only"]
@@ -102,12 +102,14 @@ def _collected_in(environment: str) -> list[Test]:
             raise RuntimeError(f"tests/faults/{environment} cannot be collected:\n{ended.stdout[-2000:]}")
         entries = json.loads(file.read_text(encoding="utf-8"))
     return [
-        Test(page := entry["page"], entry["test"], Scenario(PARTS[page], entry["given"], entry["when"], entry["then"]))
+        CollectedTest(
+            page := entry["page"], entry["test"], Scenario(PARTS[page], entry["given"], entry["when"], entry["then"])
+        )
         for entry in entries
     ]
 
 
-def published(tests: Iterable[Test], results: Path, before: str) -> str:
+def published(tests: Iterable[CollectedTest], results: Path, before: str) -> str:
     """Return the tables of the page: a heading with the counts of what held, and a table, for each part.
 
     Args:
@@ -116,7 +118,7 @@ def published(tests: Iterable[Test], results: Path, before: str) -> str:
         before: the page as it stands.
     """
     stands = rows_of(before)
-    by_scenario: dict[Scenario, list[Test]] = defaultdict(list)
+    by_scenario: dict[Scenario, list[CollectedTest]] = defaultdict(list)
     for test in tests:
         by_scenario[test.scenario].append(test)
     by_part: dict[str, list[Row]] = defaultdict(list)
@@ -139,7 +141,7 @@ def rows_of(page: str) -> dict[Scenario, Row]:
     return rows
 
 
-def _row(scenario: Scenario, tests: list[Test], results: Path) -> Row | None:
+def _row(scenario: Scenario, tests: list[CollectedTest], results: Path) -> Row | None:
     """Return the row of a scenario whose tests have run, or None."""
     kept = [result for test in tests if (result := _results(results / f"{test.page}.json").get(test.name))]
     run = [result for result in kept if result["outcome"] != "skipped"]
