@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 
-from include.specs.base import Model
+from include.model import Model
 
 PLAN_VALID = timedelta(hours=1)
 """An older plan is not carried out: what it was made from has changed since."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from include.artifacts.naming import NAME_DIGITS, digest
-from include.specs.base import Model
+from include.model import Model
 
 if TYPE_CHECKING:
     from include.artifacts.store import Store

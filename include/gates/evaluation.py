@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from include.gates import Verdict, is_number
-from include.specs.base import Model
+from include.model import Model
 from include.statistics import PairedCounts, paired_difference_interval, rows_to_decide
 
 BASES = ("base_zero_shot", "base_few_shot")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from include.artifacts.manifest import ArtifactName, Sha256
+from include.model import Model
 
 if TYPE_CHECKING:
     from include.artifacts.s3 import Access
@@ -24,12 +25,6 @@ class _NotIdentity:
 
 NOT_IDENTITY = _NotIdentity()
 """Marks a field that cannot change a job's result: `workers: Annotated[int, NOT_IDENTITY] = 1`."""
-
-
-class Model(BaseModel):
-    """Base of all spec models: unknown keys are errors, numbers are finite, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Artifact(Model):
@@ -75,10 +70,12 @@ class JobSpec(Model, Generic[C, I]):
 
     @classmethod
     def observe(cls, config: C, access: Access | None = None) -> C:
-        """The configuration completed with what only the moment of planning knows; by default nothing.
+        """Return the configuration, completed with what is known only when the run is planned; by default nothing.
 
-        Whoever starts the job calls it once a try, before the output is named. `access`: how what lies on S3 is
-        reached.
+        Whoever starts the job calls it once a try, before the output is named.
+
+        Args:
+            access: how S3 is reached; None: with this process's own credentials.
         """
         return config
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from include.model import Model
+from include.sources.fingerprint import Fingerprint
+from include.sources.model_folder import fingerprints
 from include.specs.base import Inputs as NoInputs
-from include.specs.base import JobSpec, Model
-from include.specs.ingest import Fingerprint
+from include.specs.base import JobSpec
 
 if TYPE_CHECKING:
     from include.artifacts.s3 import Access
@@ -23,8 +25,8 @@ class Config(Model):
         source: a local folder, as an absolute path, or a hub repository (`organisation/name`).
         revision: the commit of a hub repository, 40 hex digits: a branch or tag may move, and the same spec must
             give the same model.
-        files: `include.model_folder.fingerprints(source)` as taken by whoever starts the job, for a local folder; the
-            job refuses a folder that differs. Empty means: take it as it is found.
+        files: `include.sources.model_folder.fingerprints(source)` as taken by whoever starts the job, for a local
+            folder; the job refuses a folder that differs. Empty means: take it as it is found.
     """
 
     source: str
@@ -58,9 +60,7 @@ class Spec(JobSpec[Config, Inputs]):
 
     @classmethod
     def observe(cls, config: Config, access: Access | None = None) -> Config:
-        """Take a local folder's fingerprints, unless the configuration holds some."""
-        from include.model_folder import fingerprints
-
+        """Return the configuration with a local folder's fingerprints, unless it holds some already."""
         if config.files or not config.is_folder:
             return config
         return config.model_copy(update={"files": fingerprints(config.source)})

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from include.artifacts.manifest import Sha256
-from include.specs.base import NOT_IDENTITY, JobSpec, Model
+from include.model import Model
+from include.sources.data_set import fingerprints
+from include.sources.fingerprint import Fingerprint
+from include.specs.base import NOT_IDENTITY, JobSpec
 from include.specs.base import Inputs as NoInputs
 
 if TYPE_CHECKING:
@@ -16,22 +19,13 @@ if TYPE_CHECKING:
 Inputs = NoInputs
 
 
-class Fingerprint(Model):
-    """What the file system (or object store) says about one source file without reading it."""
-
-    path: str
-    size: int
-    version: str
-    """Changes whenever the file does: inode, mtime and ctime in ns on a file system, the ETag on S3."""
-
-
 class Config(Model):
     """Where the data set is, and how it looked when the run was planned.
 
     Attributes:
         source: a JSONL file or a folder of `*.jsonl` shards, as an absolute path, `file://…` or `s3://…`.
-        files: `include.sources.fingerprints(source)` as taken by whoever starts the job; the job refuses a source
-            that differs. Empty means: take it as it is found.
+        files: `include.sources.data_set.fingerprints(source)` as taken by whoever starts the job; the job refuses a
+            source that differs. Empty means: take it as it is found.
         announced: the content digest under which the data set was announced; other content is refused.
         settle_seconds: how long the source is watched, and must stay unchanged, before it is taken.
         max_row_bytes: a longer line is an error.
@@ -54,7 +48,5 @@ class Spec(JobSpec[Config, Inputs]):
 
     @classmethod
     def observe(cls, config: Config, access: Access | None = None) -> Config:
-        """Take the source's fingerprints, unless the configuration holds some: the same source, the same name."""
-        from include.sources import fingerprints
-
+        """Return the configuration with the source's fingerprints, unless it holds some already."""
         return config if config.files else config.model_copy(update={"files": fingerprints(config.source, access)})

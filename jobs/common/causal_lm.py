@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import AnemoneError, DataError
-from include.model_folder import refuse_code
+from include.sources.model_folder import refuse_code
 from jobs.common.imports import without_scikit_learn
 
 if TYPE_CHECKING:

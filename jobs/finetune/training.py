@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, DataError
-from include.model_folder import refuse_code
+from include.sources.model_folder import refuse_code
 from include.specs.finetune import Config, Spec
 from jobs.common.chat import load_tokenizer
 from jobs.common.runtime import Job

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from include.errors import ConfigurationError, DataError, TryAgainError
-from include.model_folder import WANTED, fingerprint, fingerprints, model_files, refuse_code
+from include.sources.model_folder import WANTED, fingerprint, fingerprints, model_files, refuse_code
 from include.specs.import_model import Config
 
 

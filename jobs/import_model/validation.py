@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import DataError
-from include.model_folder import refuse_code
+from include.sources.model_folder import refuse_code
 
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from include.errors import DataError, TryAgainError
-from include.sources import fingerprints
-from include.specs.ingest import Fingerprint
+from include.sources.data_set import fingerprints
+from include.sources.fingerprint import Fingerprint
 from jobs.ingest.lines import LineChecker
 
 CHUNK_BYTES = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 
 from include.artifacts.s3 import Access, Bucket
 from include.errors import ConfigurationError, DataError
-from include.sources import fingerprints
+from include.sources.data_set import fingerprints
 
 
 @pytest.fixture

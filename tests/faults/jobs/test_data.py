@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from include.sources import fingerprints
+from include.sources.data_set import fingerprints
 from jobs.common.chat import encode, load_tokenizer
 from tests.faults.scenario import scenario
 from tests.jobs.models import conversation

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 
 from include.errors import DataError, TryAgainError
-from include.model_folder import fingerprints
+from include.sources.model_folder import fingerprints
 from include.specs.import_model import Config
 from jobs.import_model.source import copy, locate
 from jobs.import_model.validation import validate

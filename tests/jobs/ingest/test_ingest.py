@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from include.errors import DataError, TryAgainError
-from include.sources import fingerprints
+from include.sources.data_set import fingerprints
 from jobs.ingest import snapshot
 
 GOOD = b'{"prompt": "show the pods", "completion": "kubectl get pods"}\n'

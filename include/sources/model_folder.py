@@ -1,4 +1,4 @@
-"""What belongs to a Hugging Face model folder, and what it looks like from outside."""
+"""The folder of a Hugging Face model: which files belong to it, and which are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from include.errors import DataError
-from include.specs.ingest import Fingerprint
+from include.sources.fingerprint import Fingerprint, fingerprint_of
 
 WANTED = (
     "config.json",
@@ -36,7 +36,7 @@ def refuse_code(folder: Path) -> None:
     """Refuse a model or adapter that could run code of its own when it is loaded.
 
     Raises:
-        DataError: names the first pickle, or the configuration that asks for Python code beside it.
+        DataError: it names the first pickle, or the configuration that asks for Python code beside it.
     """
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICKLES:
@@ -48,7 +48,7 @@ def refuse_code(folder: Path) -> None:
         try:
             settings = json.loads((folder / name).read_bytes())
         except (FileNotFoundError, ValueError, RecursionError):
-            continue  # whoever reads it for what it says tells of that
+            continue  # whoever reads its settings reports that
         if isinstance(settings, dict) and "auto_map" in settings:
             raise DataError(
                 f"{folder / name} has auto_map: this model runs Python code that comes with it, which is not trusted "
@@ -57,7 +57,11 @@ def refuse_code(folder: Path) -> None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files that belong to the model in `folder`, sorted by name. Raises DataError where there is no folder."""
+    """Return the files that belong to the model in `folder`, sorted by name.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; check the path, and that this machine sees it")
     return sorted(
@@ -66,12 +70,10 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def fingerprints(folder: str) -> tuple[Fingerprint, ...]:
-    """Enough about each file of the model in `folder` to tell, without reading it, that it changed."""
+    """Return one fingerprint a file of the model in `folder`; DataError as of `model_files`."""
     return tuple(fingerprint(path) for path in model_files(Path(folder)))
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Name, size, inode and times of one file; of what it points at, where it is a link."""
-    found = path.stat()
-    version = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
-    return Fingerprint(path=path.name, size=found.st_size, version=version)
+    """Return the fingerprint of one file, or of the file that a link points to; its path is the file's name."""
+    return fingerprint_of(path.name, path.stat())

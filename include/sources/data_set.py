@@ -1,4 +1,4 @@
-"""What a data set's files look like from outside: enough to tell, without reading them, that they changed."""
+"""The files of a data set, on a file system or on S3, and what they look like from outside."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import ConfigurationError, DataError
-from include.specs.ingest import Fingerprint
+from include.sources.fingerprint import Fingerprint, fingerprint_of
 
 if TYPE_CHECKING:
     from include.artifacts.s3 import Access
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""A NUL is in no path; the others are in names that would write lines of their own into a log."""
+"""No path holds a NUL; a name with one of the others would write lines of its own into a log."""
 
 _PACKED = (".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz", ".jsonl.lz4", ".jsonl.zip")
 
 
 def fingerprints(source: str, access: Access | None = None) -> tuple[Fingerprint, ...]:
-    """One fingerprint a file of the data set at `source`, sorted by path.
+    """Return one fingerprint a file of the data set at `source`, sorted by path.
 
     Args:
         source: a JSONL file or a folder of `*.jsonl` shards: an absolute path, `file://…` or `s3://…`. Files whose
             name starts with a dot are left out: that is how writers name what is not finished.
-        access: how S3 is reached; None: with this process's own identity.
+        access: how S3 is reached; None: with this process's own credentials.
 
     Raises:
         ConfigurationError: a relative path, one with control characters, or a scheme other than these; a bucket that
             is missing or denied.
-        TryAgainError: S3 is away.
-        DataError: nothing is there, it is no regular file, it may not be read, the folder holds no `*.jsonl`, or
-            packed shards, which would be lost beside the others.
+        TryAgainError: S3 cannot be reached.
+        DataError: there is no such file, it is no regular file, it may not be read, the folder holds no `*.jsonl`, or
+            it holds packed shards, which would be missed beside the others.
     """
     if _CONTROL.search(source):
-        raise ConfigurationError(f"{source!r}: a path with control characters is not taken; correct or rename it")
+        raise ConfigurationError(f"{source!r}: a path with control characters is not accepted; correct or rename it")
     scheme, separator, _ = source.partition("://")
     if separator and scheme == "s3":
-        return _on_object_store(source, access)
+        return _on_s3(source, access)
     if separator and scheme != "file":
         raise ConfigurationError(f"{source}: data is read from a local path, file:// or s3://, not from {scheme}://")
     path = Path(source.removeprefix("file://"))
@@ -88,11 +88,10 @@ def _of_file(path: Path) -> Fingerprint:
         raise DataError(f"{path}: not a regular file; put the rows into one, so that they can be read again")
     if not os.access(path, os.R_OK):
         raise DataError(f"{path}: no permission to read it; change its mode or owner")
-    version = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
-    return Fingerprint(path=str(path), size=found.st_size, version=version)
+    return fingerprint_of(str(path), found)
 
 
-def _on_object_store(source: str, access: Access | None) -> tuple[Fingerprint, ...]:
+def _on_s3(source: str, access: Access | None) -> tuple[Fingerprint, ...]:
     from include.artifacts.s3 import Access, Bucket
 
     folder = Bucket(source, access or Access())
