@@ -1,4 +1,4 @@
-"""Files that outlive a crash and a loss of power: as they were before a write or after it, and never between."""
+"""Writes that survive a crash and a loss of power: a file is as it was before the write, or after it, never between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 def fsync(path: Path) -> None:
-    """Have the disk hold a file's bytes, or a folder's names, before anybody relies on them."""
+    """Flush a file's bytes, or a folder's names, to the disk, before anybody relies on them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -18,13 +18,13 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(folder: Path) -> None:
-    """The same for a folder and everything below it."""
+    """Flush a folder and everything below it to the disk."""
     for path in (folder, *folder.rglob("*")):
         fsync(path)
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a whole file, atomically and durably."""
+    """Write a whole file atomically and durably, whatever stood there."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -39,7 +39,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add a line durably. A torn line that a crash left at the end is taken away first."""
+    """Append a line durably. A torn line that a crash left at the end is cut off first."""
     with path.open("a+b") as stream:
         _cut_torn_line(stream)
         stream.write(line + b"\n")
@@ -54,7 +54,7 @@ def remove(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file durably, so that nothing reads it again; returns where it is now."""
+    """Rename a file durably, so that nothing reads it again; return its new path."""
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     fsync(path.parent)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def platform_store(platform: Platform) -> Store:
-    """The platform's store, which exists."""
+    """Return the platform's store, which exists."""
     return Store(platform.store, existing=True, access=_access(platform.store, platform.store_connection))
 
 
 def store_of(uri: str) -> tuple[Store, str]:
-    """The store that holds the artifact at `uri`, and the artifact's name."""
+    """Return the store that holds the artifact at `uri`, and the artifact's name."""
     root, name = split_uri(uri)
     connection = current_platform().store_connection if root.startswith("s3://") else None
     return Store(root, existing=True, access=_access(root, connection)), name
@@ -34,9 +34,10 @@ def _access(root: str, connection: str | None) -> Access | None:
 
 
 def _client(connection: str, access: Access) -> Any:
-    """A client of the amazon provider's: its credentials, region and endpoint stay with it.
+    """Return a client by the amazon provider's hook, which alone sees the credentials, region and endpoint.
 
-    The provider itself goes on without credentials where there is no such connection.
+    Raises:
+        TryAgainError: there is no such connection. The hook itself would go on without credentials.
     """
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -45,8 +46,8 @@ def _client(connection: str, access: Access) -> Any:
         AwsBaseHook.get_connection(connection)
     except AirflowNotFoundException:
         raise TryAgainError(
-            f"Airflow's connection {connection!r}, which the platform names for its store, is not to be had: make it "
-            "(type aws), or see to Airflow's API server; tasks try again meanwhile"
+            f"Airflow's connection {connection!r}, which the platform names for its store, was not found: make it (type "
+            "aws), or see to Airflow's API server; tasks try again meanwhile"
         ) from None
     hook = AwsBaseHook(connection, client_type="s3")
     return hook.get_client_type(region_name=hook.region_name, config=access.config.merge(hook.config))

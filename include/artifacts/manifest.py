@@ -10,10 +10,16 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from include.artifacts.naming import content_digest, digest
-from include.errors import ArtifactError
+from include.errors import ArtifactError, first_problem
+from include.model import Model
+
+MANIFEST = "manifest.json"
+
+REMEDY = "remove the artifact's folder and clear the task that made it"
+"""What to do about an artifact that was damaged after its commit."""
 
 SCHEMA_VERSION = 3
 """Raised when a reader of the previous version could misread a manifest."""
@@ -34,7 +40,7 @@ def _safe_path(path: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` itself. Raises ValueError where it cannot be an artifact's."""
+    """Return `name`. Raises ValueError where it cannot be an artifact's."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise ValueError(f"{name!r} is not an artifact name (lower case letters, digits, '-', '_', '.')")
     return name
@@ -48,11 +54,7 @@ ArtifactName = Annotated[str, AfterValidator(safe_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FileEntry(_Record):
+class FileEntry(Model):
     """One file of an artifact; `path` is relative to the attempt's `files/`, `size` is in bytes."""
 
     path: Annotated[str, AfterValidator(_safe_path)]
@@ -60,18 +62,18 @@ class FileEntry(_Record):
     sha256: Sha256
 
 
-class InputEntry(_Record):
+class InputEntry(Model):
     """An artifact that this one was made from: where it was read, and which bytes it had."""
 
     uri: str
     digest: Sha256
 
 
-class Provenance(_Record):
+class Provenance(Model):
     """Where, when and at what cost the artifact was made. None of it is part of the artifact's identity.
 
     Attributes:
-        wall_seconds: of the last try alone, as all of these; what a pod waits for its node and its image is in none.
+        wall_seconds: of the last try alone, as all of these; none includes a pod's wait for its node and its image.
         cost: of that time on all nodes, in US dollars; None where the platform gives no price.
     """
 
@@ -95,7 +97,7 @@ def _each_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
     return files
 
 
-class Manifest(_Record):
+class Manifest(Model):
     """Schema 3 of `manifest.json`; a metric that is not a finite number is None."""
 
     schema_version: int = SCHEMA_VERSION
@@ -111,7 +113,7 @@ class Manifest(_Record):
     provenance: Provenance
 
     def encode(self) -> bytes:
-        """The bytes of `manifest.json`: every field, and a seal over all of them."""
+        """Return the bytes of `manifest.json`: every field, and a seal over all of them."""
         document = self.model_dump(mode="json")
         return json.dumps({**document, _SEAL: digest(document)}, indent=1, ensure_ascii=False).encode()
 
@@ -140,26 +142,20 @@ class Manifest(_Record):
         try:
             manifest = cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ArtifactError(
-                f"{where} is not a valid manifest ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
-                "remove the artifact's folder and clear the task that made it"
-            ) from None
+            raise ArtifactError(f"{where} is not a valid manifest ({first_problem(error)}): {REMEDY}") from None
         if content_digest(manifest.files) != manifest.content_digest:
             raise ArtifactError(
-                f"{where} lists files that do not give its content digest; it was altered after its commit: "
-                "remove the artifact's folder and clear the task that made it"
+                f"{where} lists files that do not give its content digest; it was altered after its commit: {REMEDY}"
             )
         if (seal is not None or version >= _SEALED_SINCE) and seal != _seal_of(document):
             raise ArtifactError(
-                f"{where} was altered after its commit (its seal does not follow from its fields): "
-                "remove the artifact's folder and clear the task that made it"
+                f"{where} was altered after its commit (its seal does not follow from its fields): {REMEDY}"
             )
         return manifest
 
 
 def _seal_of(document: dict[str, Any]) -> str | None:
-    """None for what no manifest holds: NaN, an infinity, half of a surrogate pair."""
+    """Return the digest of a document; None where it holds what no manifest does: NaN, half of a surrogate pair."""
     try:
         return digest(document)
     except (ValueError, RecursionError):

@@ -13,34 +13,37 @@ NAME_DIGITS = 20
 
 
 class _File(Protocol):
-    path: str
-    size: int
-    sha256: str
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys, no white space and no NaN: equal values give equal bytes."""
+    """Return JSON with sorted keys, no white space and no NaN: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value's canonical form."""
+    """Return the SHA-256 (hex) of a JSON value's canonical form."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Return the SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def content_digest(files: Iterable[_File]) -> str:
-    """SHA-256 (hex) over (path, size, sha256) of an artifact's files, in the order of their paths."""
+    """Return the SHA-256 (hex) over (path, size, sha256) of an artifact's files, in the order of their paths."""
     return digest(sorted([file.path, file.size, file.sha256] for file in files))
 
 
 def artifact_name(job: str, *, code: str, identity: Mapping[str, Any]) -> str:
-    """The output name of `job`: `<job>-<digest of everything that can change the result>`.
+    """Return the output name of `job`: `<job>-<digest of everything that can change the result>`.
 
     Args:
         job: the verb, as in `python -m jobs.<job>`.
@@ -51,5 +54,5 @@ def artifact_name(job: str, *, code: str, identity: Mapping[str, Any]) -> str:
 
 
 def checkpoint_name(run: str, step: int) -> str:
-    """The name of the checkpoint that the run with output name `run` took after optimizer step `step`."""
+    """Return the name of the checkpoint that the run with output name `run` took after optimizer step `step`."""
     return f"{run}.step{step:08d}"

@@ -5,23 +5,19 @@ Beside the artifacts, below the store's root::
     uses/<artifact>/<run key>     empty; its time is when that run last planned with the artifact
     runs/<run key>.json           the run's own names, once a run
 
-A use is noted before the artifact's manifest is read. Whoever removes the artifact takes the manifest away first and
-then looks at the uses again (`Store.remove`), so of the two one always sees the other.
+A use is noted before the artifact's manifest is read. Whoever removes the artifact removes the manifest first and
+then looks at the uses again (`Store.remove`), so that one of the two always sees the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 from include.artifacts.naming import NAME_DIGITS, digest
+from include.artifacts.store import USES, Store
 from include.model import Model
 
-if TYPE_CHECKING:
-    from include.artifacts.store import Store
-
-USES, RUNS = "uses", "runs"
+RUNS = "runs"
 
 
 class Run(Model):
@@ -44,14 +40,9 @@ def note_uses(store: Store, run: Run, names: Iterable[str]) -> None:
 
 
 def recorded_runs(store: Store) -> list[Run]:
-    """Every run that ever noted a use, and whose record was not swept."""
+    """Return every run that ever noted a use, and whose record was not swept."""
     return [
         Run.model_validate_json(store.read_file(entry.path))
         for entry in store.listing(RUNS)
         if entry.path.endswith(".json")
     ]
-
-
-def last_use(store: Store, name: str) -> datetime | None:
-    """When a run last noted a use of `name`; None where none did."""
-    return max((entry.modified for entry in store.listing(f"{USES}/{name}") if not entry.is_folder), default=None)

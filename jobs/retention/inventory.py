@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from include.artifacts.manifest import Manifest
-from include.artifacts.store import ATTEMPTS, MANIFEST, SPECS, Entry, Store, split_uri
-from include.artifacts.uses import RUNS, USES
+from include.artifacts.backend import ATTEMPTS, Entry
+from include.artifacts.manifest import MANIFEST, Manifest
+from include.artifacts.store import SPECS, USES, Store, split_uri
+from include.artifacts.uses import RUNS
 from include.errors import ArtifactError, ConfigurationError
 from include.retention import AuxiliaryFiles, DamagedArtifact, Inventory, RootSet, StoredArtifact
 

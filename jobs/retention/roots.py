@@ -16,8 +16,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from pydantic import ValidationError
 
-from include.artifacts.store import Store
-from include.artifacts.uses import USES
+from include.artifacts.store import USES, Store
 from include.errors import ConfigurationError, TryAgainError
 from include.release.rollouts import ControllerState, LiveRelease
 from include.retention import Policy, RootSet, StoredArtifact

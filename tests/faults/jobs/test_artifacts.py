@@ -174,8 +174,13 @@ DAMAGES = [
         "the manifest nests a million lists",
         "is not a",
     ),
-    ("huge", manifest_file(lambda path: os.truncate(path, 2**40)), "the manifest has a terabyte", "is not a manifest"),
-    ("manifest-link", manifest_file(link_elsewhere), "the manifest is a link", "is not a manifest (a link"),
+    (
+        "huge",
+        manifest_file(lambda path: os.truncate(path, 2**40)),
+        "the manifest has a terabyte",
+        "bytes long)",
+    ),
+    ("manifest-link", manifest_file(link_elsewhere), "the manifest is a link", "was committed (a link"),
     ("exchanged", exchange, "another artifact's folder stands in its place", "names 'base-1': it was moved or copied"),
 ]
 

@@ -1,4 +1,4 @@
-"""A process whose way to an identity is blocked says so, and never that an artifact is not there."""
+"""A process that gets no credentials says so, and never that an artifact is absent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from include.artifacts.credentials import no_identity
 from include.artifacts.s3 import Access
+from include.artifacts.s3.credentials import credentials_failure
 from include.artifacts.store import Store
 from include.errors import ConfigurationError, TryAgainError
 
@@ -108,7 +108,7 @@ def test_a_role_that_may_not_be_assumed_is_named_with_its_token(
 
 def test_a_token_that_is_not_mounted_is_no_artifact_that_is_absent(store: Store, token: Path) -> None:
     token.unlink()
-    with pytest.raises(ConfigurationError, match=f"identity cannot be read .*{token}.*the cluster mounts it"):
+    with pytest.raises(ConfigurationError, match=f"credentials cannot be read .*{token}.*the cluster mounts it"):
         store.manifest("data-1")
 
 
@@ -118,8 +118,8 @@ def test_another_file_that_cannot_be_read_is_not_called_the_token(
     """Botocore's own files among them, where a process has no descriptor left; and no error is its own cause."""
     bundle = token.with_name("bundle.pem")
     refused = OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(bundle))
-    assert no_identity(refused, "s3://bucket/store") is None
-    assert no_identity(FileNotFoundError(errno.ENOENT, "gone", str(token)), "s3://bucket/store") is not None
+    assert credentials_failure(refused, "s3://bucket/store") is None
+    assert credentials_failure(FileNotFoundError(errno.ENOENT, "gone", str(token)), "s3://bucket/store") is not None
 
     def refuse(_: Access) -> None:
         raise refused
@@ -153,5 +153,5 @@ def test_a_pod_identity_agent_that_refuses_is_named(
         store.manifest("data-1")
     assert "association of the pod's service account" in str(caught.value)
     (tmp_path / "agent-token").unlink()
-    with pytest.raises(ConfigurationError, match="identity cannot be read"):
+    with pytest.raises(ConfigurationError, match="credentials cannot be read"):
         Store("s3://bucket/store", existing=True, access=Access(attempts=2)).manifest("data-1")

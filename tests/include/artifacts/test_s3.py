@@ -17,8 +17,9 @@ import pytest
 
 from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.s3 import Access, Bucket
-from include.artifacts.store import Store, scratch_folder
-from include.artifacts.uses import Run, last_use, note_uses
+from include.artifacts.s3.backend import scratch_folder
+from include.artifacts.store import Store
+from include.artifacts.uses import Run, note_uses
 from include.errors import ArtifactError, ConfigurationError, TryAgainError
 from include.retention import Policy, decide
 from jobs.retention.stock import take_stock
@@ -118,13 +119,14 @@ def test_a_copy_takes_the_memory_of_its_parts_and_not_of_its_files(
             import resource, sys
             from pathlib import Path
             from include.artifacts.naming import file_digest
-            from include.artifacts.s3 import Access, Bucket, Download, Upload
+            from include.artifacts.s3 import Access, Bucket
+            from include.artifacts.s3.transfer import Download, Upload, download, upload
             root, file, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
             bucket = Bucket(root, Access(part_bytes=5 * 2**20, threads=4))
             bucket.file("warm")
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            bucket.upload([Upload(file, "large", file.stat().st_size, file_digest(file))])
-            bucket.download([Download("large", target, file.stat().st_size)])
+            upload(bucket, [Upload(file, "large", file.stat().st_size, file_digest(file))])
+            download(bucket, [Download("large", target, file.stat().st_size)])
             assert file_digest(target) == file_digest(file)
             print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
             """
@@ -367,7 +369,7 @@ def test_a_use_within_the_same_second_keeps_it(store: Store, commit: Callable[..
     time.sleep(1.1 - time.time() % 1)
     moment = datetime.now(UTC)
     note_uses(store, Run(dag_id="customize", run_id="x"), ["data-1"])
-    assert last_use(store, "data-1") <= moment, "S3 rounds down"
+    assert store.last_use("data-1") <= moment, "S3 rounds down"
     assert not store.remove("data-1", unless_used_after=moment)
     assert store.remove("data-1", unless_used_after=moment + timedelta(seconds=2))
 
@@ -385,7 +387,7 @@ def test_what_cannot_be_deleted_is_told(
 ) -> None:
     commit("data-1", {"a": "one"})
     proxy.faults.append(Fault("POST", "?delete", "refuse", 9, status, body=body))
-    with pytest.raises(ConfigurationError, match="denies DeleteObjects .* needs s3:GetObject"):
+    with pytest.raises(ConfigurationError, match="denies DeleteObjects .* need s3:GetObject"):
         store.remove("data-1", unless_used_after=datetime.now(UTC))
 
 
@@ -411,8 +413,8 @@ def test_a_bucket_that_is_missing_is_one_sentence(s3_bucket: str, record: dict[s
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"AWS_ACCESS_KEY_ID": "nobody"}, r"does not take the credentials \(InvalidAccessKeyId"),
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, r"does not take the credentials \(SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, r"does not accept the credentials \(InvalidAccessKeyId"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, r"does not accept the credentials \(SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "this process has no credentials for it"),
         ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "Invalid endpoint: nonsense; correct its endpoint"),
         ({"AWS_PROFILE": "missing"}, r"The config profile \(missing\) could not be found; correct it"),
@@ -433,11 +435,16 @@ def test_an_identity_that_does_not_fit_is_one_sentence(
 @pytest.mark.parametrize(
     ("status", "code", "kind", "says"),
     [
-        (403, "AccessDenied", ConfigurationError, "denies GetObject .* this identity needs s3:GetObject, s3:PutObject"),
+        (
+            403,
+            "AccessDenied",
+            ConfigurationError,
+            "denies GetObject .* credentials need s3:GetObject, s3:PutObject",
+        ),
         (400, "ExpiredToken", TryAgainError, "the credentials have expired"),
         (403, "RequestTimeTooSkewed", ConfigurationError, "clock differs from the server's"),
         (400, "AuthorizationHeaderMalformed", ConfigurationError, "in another region .* set AWS_DEFAULT_REGION"),
-        (501, "NotImplemented", ConfigurationError, "a store needs one with conditional writes"),
+        (501, "NotImplemented", ConfigurationError, "a store needs a server with conditional writes"),
         (400, "InvalidArgument", ConfigurationError, "refuses GetObject .InvalidArgument"),
         (429, "TooManyRequests", TryAgainError, "answers GetObject with TooManyRequests again and again"),
     ],
@@ -465,7 +472,7 @@ def test_a_copy_needs_room_in_the_scratch_folder(
     with store.open_files("model-1") as folder:
         assert folder.parent == tmp_path / "made" / "when-needed" == scratch_folder()
     usage = type("Usage", (), {"free": 2})
-    monkeypatch.setattr("include.artifacts.store.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("include.artifacts.s3.backend.shutil.disk_usage", lambda _: usage)
     says = "model-1 needs 3 bytes in .*/when-needed, where 2 are free: make room there, or name another folder in"
     with pytest.raises(TryAgainError, match=says), store.open_files("model-1"):
         pass

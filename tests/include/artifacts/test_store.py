@@ -55,7 +55,7 @@ def test_an_interruption_just_after_the_commit_takes_nothing_away(store, provena
         if store.manifest("late") is not None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("include.artifacts.store.fsync", interrupted)
+    monkeypatch.setattr("include.artifacts.files.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt), store.attempt("late") as attempt:
         (attempt.files / "a").write_text("kept")
         attempt.commit(job="test", code="0", provenance=provenance)
@@ -203,7 +203,7 @@ def move_and_link(path):
 def test_a_manifest_that_cannot_be_read_at_once_is_refused(store, commit, spoil):
     commit("data-1", {"a.txt": "one"})
     spoil(manifest_path(store, "data-1"))
-    with pytest.raises(ArtifactError, match=r"is not a manifest \(a link, a special file, or"):
+    with pytest.raises(ArtifactError, match=r"is not the file that was committed \(a link, a special file, or"):
         store.manifest("data-1")
 
 

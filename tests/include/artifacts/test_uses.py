@@ -11,7 +11,7 @@ import pytest
 
 from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
-from include.artifacts.uses import Run, last_use, note_uses, recorded_runs
+from include.artifacts.uses import Run, note_uses, recorded_runs
 from include.errors import ArtifactError
 
 RUN = Run(dag_id="customize", run_id="manual__2026-01-01T00:00:00+00:00/../x")
@@ -26,13 +26,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def test_a_use_is_noted_once_a_run_and_becomes_newer(store: Store) -> None:
-    assert last_use(store, "data-1") is None
+    assert store.last_use("data-1") is None
     note_uses(store, RUN, ["data-1", "data-2"])
-    first = last_use(store, "data-1")
+    first = store.last_use("data-1")
     assert first is not None
     assert datetime.now(UTC) - first < timedelta(minutes=1)
     note_uses(store, RUN, ["data-1"])
-    assert last_use(store, "data-1") >= first
+    assert store.last_use("data-1") >= first
     assert recorded_runs(store) == [RUN]
     assert store.names() == []
 
