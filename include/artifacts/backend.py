@@ -37,15 +37,12 @@ class AttemptFolder(Protocol):
 
     def publish(self, entries: Sequence[FileEntry]) -> None:
         """Bring the files durably to where a manifest will look for them."""
-        ...
 
     def withdraw(self) -> None:
         """Remove what `publish` wrote elsewhere, as no manifest points to it. Raises no AnemoneError."""
-        ...
 
     def close(self, committed: Callable[[], bool]) -> None:
         """Remove the local files that nobody needs; `committed` tells whether the artifact is this attempt."""
-        ...
 
 
 class Backend(Protocol):
@@ -56,11 +53,9 @@ class Backend(Protocol):
 
     def check_reachable(self) -> None:
         """Raise TryAgainError where the store, which exists, cannot be reached."""
-        ...
 
     def read(self, path: str) -> bytes:
         """Return the bytes at `path`. Raises FileNotFoundError."""
-        ...
 
     def read_plain(self, path: str, *, at_most: int) -> bytes:
         """Return the bytes of a file of an artifact, whose path starts with the artifact's name.
@@ -69,23 +64,18 @@ class Backend(Protocol):
             FileNotFoundError: there is none.
             ArtifactError: it is longer than `at_most` bytes, is no plain file, or is reached through a link.
         """
-        ...
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file atomically and durably unless there is one; return whether this call wrote it."""
-        ...
 
     def touch(self, path: str) -> None:
         """Make an empty file, or set the time of the one that is there to now."""
-        ...
 
     def names(self, prefix: str) -> list[str]:
         """Return the names, starting with `prefix`, of the folders at the root that hold a manifest."""
-        ...
 
     def listing(self, below: str) -> Iterable[Entry]:
         """Return everything below a folder; nothing where there is no such folder."""
-        ...
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it, durably; nothing happens where there is none.
@@ -93,19 +83,15 @@ class Backend(Protocol):
         Raises:
             ArtifactError: it is reached through a link.
         """
-        ...
 
     def open_files(self, manifest: Manifest) -> AbstractContextManager[Path]:
         """Yield a local folder with the verified files of an artifact; errors as of `Store.open_files`."""
-        ...
 
     def lay_out(self, manifest: Manifest, folder: Path) -> None:
         """Write the verified files of an artifact into the new folder `folder`; errors as of `open_files`."""
-        ...
 
     def attempt(self, name: str, attempt: str) -> AttemptFolder:
         """Return a new folder for an attempt at the artifact called `name`."""
-        ...
 
 
 def attempt_path(name: str, attempt: str) -> str:
