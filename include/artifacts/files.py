@@ -42,7 +42,8 @@ class FileBackend:
             )
 
     def read(self, path: str) -> bytes:
-        return (self._folder / path).read_bytes()
+        with self._absent_only_if_reachable():
+            return (self._folder / path).read_bytes()
 
     def read_plain(self, path: str, *, at_most: int) -> bytes:
         name, *below = PurePosixPath(path).parts
@@ -51,14 +52,15 @@ class FileBackend:
         for part in below:
             target /= part
             linked = linked or target.is_symlink()
-        found = target.lstat()
+        with self._absent_only_if_reachable():
+            found = target.lstat()
         # A link may lead anywhere, and a pipe or a device never ends.
         if linked or not stat.S_ISREG(found.st_mode) or found.st_size > at_most:
             raise ArtifactError(
                 f"{self._root}/{path} is not the file that was committed (a link, a special file, or {found.st_size:,} "
                 f"bytes long); the artifact was damaged after its commit: {REMEDY}"
             )
-        return target.read_bytes()
+        return self.read(path)
 
     def create(self, path: str, data: bytes) -> bool:
         self.check_reachable()
@@ -131,6 +133,15 @@ class FileBackend:
         folder = self._folder / attempt_path(name, attempt)
         folder.mkdir(parents=True)
         return FileAttempt(folder)
+
+    @contextmanager
+    def _absent_only_if_reachable(self) -> Iterator[None]:
+        """Raise TryAgainError where a file was not found because the store is away."""
+        try:
+            yield
+        except FileNotFoundError:
+            self.check_reachable()
+            raise
 
     def _verify(self, folder: Path, manifest: Manifest) -> None:
         def refusal(path: str, problem: str) -> ArtifactError:

@@ -99,7 +99,6 @@ class Store:
         try:
             data = self._backend.read_plain(path, at_most=_LARGEST_MANIFEST)
         except FileNotFoundError:
-            self.check_there()
             return None
         manifest = Manifest.parse(data, where=f"{self.root}/{path}")
         if manifest.name != name:
@@ -162,7 +161,6 @@ class Store:
             data = self._backend.read_plain(f"{files_path(manifest)}/{path}", at_most=entry.size)
             intact = hashlib.sha256(data).hexdigest() == entry.sha256
         except (FileNotFoundError, ArtifactError):
-            self.check_there()
             intact = False
         if not intact:
             raise ArtifactError(f"{self.uri(name)}: {path} is missing or was altered after its commit; {REMEDY}")

@@ -54,7 +54,7 @@ def test_sources_that_mean_nothing_to_another_process_are_refused(uri):
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "message"),
     [
         ("none.jsonl", "no such file"),
         ("empty", r"no \*\.jsonl"),
@@ -66,7 +66,7 @@ def test_sources_that_mean_nothing_to_another_process_are_refused(uri):
         ("odd", r"\\xff\.jsonl: the name is not UTF-8"),
     ],
 )
-def test_what_is_not_a_data_set_is_said(tmp_path, name, sentence):
+def test_what_is_not_a_data_set_is_refused_with_the_reason(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for folder, shards in (("loop", ()), ("packed", ("a.jsonl", "b.jsonl.gz")), ("odd", (os.fsdecode(b"\xff.jsonl"),))):
@@ -74,7 +74,7 @@ def test_what_is_not_a_data_set_is_said(tmp_path, name, sentence):
         for shard in shards:
             (tmp_path / folder / shard).touch()
     (tmp_path / "loop" / "loop.jsonl").symlink_to(tmp_path / "loop" / "loop.jsonl")
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(DataError, match=message):
         fingerprints(str(tmp_path / name))
 
 
@@ -92,7 +92,7 @@ def test_objects_have_fingerprints_like_files(s3_bucket):
 
 
 @pytest.mark.parametrize(
-    ("address", "error", "sentence"),
+    ("address", "error", "message"),
     [
         ("s3://{bucket}/gone", DataError, r"there is no such object, and no \*\.jsonl below it"),
         ("s3://{bucket}", DataError, "there is no such object"),
@@ -101,9 +101,9 @@ def test_objects_have_fingerprints_like_files(s3_bucket):
         ("s3://", ConfigurationError, "names no bucket"),
     ],
 )
-def test_what_is_no_data_set_on_s3_is_said(s3_bucket, address, error, sentence):
+def test_what_is_not_a_data_set_on_s3_is_refused_with_the_reason(s3_bucket, address, error, message):
     bucket = Bucket(f"s3://{s3_bucket}", Access())
     for key in ("packed/a.jsonl", "packed/b.jsonl.gz"):
         bucket.put(key, b"")
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         fingerprints(address.format(bucket=s3_bucket))

@@ -25,7 +25,7 @@ CONFIG = {"variant": "heldout", "rows": 20}
 
 @pytest.fixture
 def platform(s3_bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Platform:
-    """One whose store only the connection can reach: this process itself has no identity there."""
+    """Return one whose store only the connection can reach: this process itself has no credentials for it."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
     connection = {
@@ -60,8 +60,8 @@ def test_a_job_is_planned_with_the_connection_and_its_spec_has_no_secret(platfor
         assert secret not in repr(plan)
 
 
-def test_jobs_read_and_write_s3_with_their_own_identity(platform: Platform, s3_server: str, tmp_path: Path) -> None:
-    """The data set that one job makes is taken by the next from where it lies; nothing is on this machine's disk."""
+def test_jobs_read_and_write_s3_with_their_own_credentials(platform: Platform, s3_server: str, tmp_path: Path) -> None:
+    """The next job reads the data set where the first one stored it; nothing is on this machine's disk."""
     own = {
         "AWS_ACCESS_KEY_ID": server.KEY,
         "AWS_SECRET_ACCESS_KEY": server.SECRET,

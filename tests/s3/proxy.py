@@ -1,4 +1,4 @@
-"""What stands between a client and its S3 server at night: a proxy that fails on purpose."""
+"""A proxy between a client and its S3 server that fails on purpose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Action = Literal["refuse", "lose answer", "cut answer", "stall", "cut request", 
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose method is `method` and whose path has `path` in it.
+    """A fault that meets the next `times` requests whose method is `method` and whose path has `path` in it.
 
     Attributes:
         action: `refuse`: answered with `status` and `code`, or with `body`, and not passed on. `lose answer`: carried
@@ -39,10 +39,12 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """Attributes:
-    url: the address to give to the client.
-    faults: to come, in any order.
-    seen: method and path of every request so far.
+    """A running proxy.
+
+    Attributes:
+        url: the address to give to the client.
+        faults: to come, in any order.
+        seen: method and path of every request so far.
     """
 
     url: str
@@ -62,7 +64,7 @@ class Proxy:
 
 @contextmanager
 def between(server: str) -> Iterator[Proxy]:
-    """A proxy in front of the server at the URL `server`."""
+    """Yield a proxy in front of the server at the URL `server`."""
     upstream = urlsplit(server).netloc
     stopped = threading.Event()
 
@@ -74,8 +76,8 @@ def between(server: str) -> Iterator[Proxy]:
             fault = proxy.next_fault(self.command, self.path)
             action = fault.action if fault else None
             if fault and action == "refuse":
-                said = f"<Error><Code>{fault.code}</Code></Error>" if fault.body is None else fault.body
-                self._answer(fault.status, {}, said.encode())
+                answer = f"<Error><Code>{fault.code}</Code></Error>" if fault.body is None else fault.body
+                self._answer(fault.status, {}, answer.encode())
                 return
             if fault and action == "cut request":
                 self._cut_request(body[: fault.after], len(body))

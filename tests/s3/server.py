@@ -33,7 +33,7 @@ _CHECKSUMS = {
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The address of a server that runs meanwhile."""
+    """Yield the address of a server that runs meanwhile."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.s3.server"],
         cwd=_PROJECT,
@@ -54,7 +54,7 @@ def running() -> Iterator[str]:
 
 
 class Strict:
-    """WSGI middleware: refuses what S3 refuses and moto takes."""
+    """WSGI middleware that refuses what S3 refuses and moto accepts."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -89,7 +89,7 @@ class Strict:
 
 
 def _authorization(environ: dict[str, Any], given: str) -> str:
-    """What the header Authorization has to be, had the request come from the holder of the secret."""
+    """Return the header Authorization that the holder of the secret would have sent."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials

@@ -98,8 +98,8 @@ class Bucket:
     def create(self, path: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether this call wrote it.
 
-        A write whose answer was lost is tried again, and then refused because of itself: the object's metadata tell
-        whose it is.
+        A write whose answer was lost is tried again, and then refused because of itself: the object's metadata
+        name the writer.
         """
         writer = uuid4().hex
         request = {

@@ -1,4 +1,4 @@
-"""Why a process has no credentials for S3: told apart from what S3 itself refuses."""
+"""Why a process has no credentials for S3, as distinct from what S3 itself refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def credentials_failure(error: Exception, root: str) -> AnemoneError | None:
     """Return what `error` means where it arose while credentials were obtained; None where it did not.
 
     Args:
-        error: raised by botocore, or by reading a file with a token that botocore was told to read.
+        error: raised by botocore, or by reading a file with a token that botocore was configured to read.
         root: URI of the store for which they were needed.
     """
     match error:

@@ -22,7 +22,7 @@ ROLE = "arn:aws:iam::123456789012:role/anemone-jobs"
 
 @pytest.fixture
 def refusing() -> Iterator[Callable[[int, str, str], str]]:
-    """Start an STS, or an agent of pod identities, that answers everything with one error; returns its address."""
+    """Return a function that starts an STS, or a pod identity agent, which answers everything with one error."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(status: int, code: str, message: str) -> str:
@@ -53,7 +53,7 @@ def refusing() -> Iterator[Callable[[int, str, str], str]]:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """One whose S3 is never reached, seen by a process without keys of its own."""
+    """Return a store on an S3 that is never reached, in a process without keys of its own."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
@@ -70,7 +70,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What IRSA puts into a pod."""
+    """Set what IRSA sets in a pod; return the path of the token."""
     path = tmp_path / "token"
     path.write_text("planted-web-identity")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(path))
@@ -94,19 +94,19 @@ def test_a_role_that_may_not_be_assumed_is_named_with_its_token(
     monkeypatch: pytest.MonkeyPatch,
     status: int,
     code: str,
-    kind,
+    kind: type[Exception],
     says: str,
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", refusing(status, code, "said by STS"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", refusing(status, code, "the answer of STS"))
     with pytest.raises(kind, match=says) as caught:
         store.manifest("data-1")
-    told = str(caught.value)
+    message = str(caught.value)
     assert type(caught.value) is kind
-    assert f"the role {ROLE} with the token in {token}" in told and "said by STS" in told
-    assert "planted-web-identity" not in told and "s3:GetObject" not in told and "\n" not in told
+    assert f"the role {ROLE} with the token in {token}" in message and "the answer of STS" in message
+    assert "planted-web-identity" not in message and "s3:GetObject" not in message and "\n" not in message
 
 
-def test_a_token_that_is_not_mounted_is_no_artifact_that_is_absent(store: Store, token: Path) -> None:
+def test_a_token_that_is_not_mounted_does_not_mean_that_the_artifact_is_absent(store: Store, token: Path) -> None:
     token.unlink()
     with pytest.raises(ConfigurationError, match=f"credentials cannot be read .*{token}.*the cluster mounts it"):
         store.manifest("data-1")
@@ -115,7 +115,7 @@ def test_a_token_that_is_not_mounted_is_no_artifact_that_is_absent(store: Store,
 def test_another_file_that_cannot_be_read_is_not_called_the_token(
     store: Store, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Botocore's own files among them, where a process has no descriptor left; and no error is its own cause."""
+    """Such as a file of botocore's where a process has no descriptor left. No error becomes its own cause."""
     bundle = token.with_name("bundle.pem")
     refused = OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(bundle))
     assert credentials_failure(refused, "s3://bucket/store") is None

@@ -126,7 +126,7 @@ def _provenance() -> Provenance:
 
 
 class Writer:
-    """One of two that make the same artifact, a step at a time."""
+    """A writer, of two that make the same artifact a step at a time."""
 
     STEPS = ("open", "write", "more", "commit", "leave")
 

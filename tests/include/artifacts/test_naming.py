@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.artifacts.naming import artifact_name, canonical_json, checkpoint_name
-from include.specs.base import NOT_IDENTITY, Model, identity
+from include.model import Model
+from include.specs.base import NOT_IDENTITY, identity
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -24,7 +25,7 @@ def test_the_order_of_keys_does_not_matter(value):
 
 
 def strict(value: Any) -> Any:
-    """The value with every number's type beside it, as 1, 1.0 and True are equal in Python, and no two in JSON."""
+    """Return the value with every number's type beside it: 1, 1.0 and True are equal in Python, and no two in JSON."""
     if isinstance(value, dict):
         return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -39,7 +39,7 @@ def store(s3_bucket: str) -> Store:
 
 @pytest.fixture
 def proxy(store: Store, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """What `store` and every other client of this test goes through from its first request on."""
+    """Yield the proxy through which `store` and every other client of this test goes from its first request on."""
     with between(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         yield proxy
@@ -52,7 +52,7 @@ def record(provenance: Provenance) -> dict[str, Any]:
 
 @pytest.fixture
 def paths(s3_bucket: str, s3_server: str) -> Callable[[], list[str]]:
-    """What the bucket holds, whatever stands in between."""
+    """Return a function that lists the bucket past the proxy."""
 
     def listed() -> list[str]:
         direct = Bucket(f"s3://{s3_bucket}/deep/store", Access(client=lambda access: _direct(access, s3_server)))
@@ -68,7 +68,7 @@ def _direct(access: Access, url: str) -> Any:
 
 
 def large() -> bytes:
-    """Three parts and a rest."""
+    """Return the bytes of three parts and a rest."""
     return os.urandom(2**20) * 15 + b"the rest"
 
 
@@ -165,14 +165,14 @@ def test_of_many_processes_exactly_one_commits(store: Store, paths: Callable[[],
     ]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
-    said = []
+    printed = []
     for writer in writers:
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        said.append(writer.communicate()[0].strip())
+        printed.append(writer.communicate()[0].strip())
         assert writer.returncode == 0
-    (winner,) = (line for line in said if line != "lost")
+    (winner,) = (line for line in printed if line != "lost")
     assert store.read_bytes("race", "writer") == winner.encode()
     assert len(paths()) == 2, "the losers' files are gone"
 
@@ -192,7 +192,7 @@ def test_a_manifest_whose_answer_was_lost_is_our_own(
         assert (folder / "a").read_text() == "one"
 
 
-def test_an_attempt_whose_fate_is_unknown_keeps_its_files(
+def test_an_attempt_that_may_have_been_committed_keeps_its_files(
     store: Store, proxy: Proxy, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, s3_server: str
 ) -> None:
     proxy.faults += [Fault("PUT", "manifest.json", "lose answer", times=3)]
@@ -320,9 +320,10 @@ def test_a_completion_whose_answer_was_lost_counts(
         (lambda bucket, path: bucket.delete(path), "weights is missing"),
         (lambda bucket, path: bucket.put(path, b"shorter"), "has 7 bytes, its manifest says"),
         (lambda bucket, path: bucket.put(path, b""), "weights.* its manifest says"),
+        (lambda bucket, path: bucket.put(path, large() + b"X"), "weights has .* bytes, its manifest says"),
         (lambda bucket, path: bucket.put(path, b"X" + large()[1:]), "weights was altered after its commit"),
     ],
-    ids=["missing", "short", "empty", "altered"],
+    ids=["missing", "short", "empty", "long", "altered"],
 )
 def test_what_was_damaged_after_its_commit_is_refused(
     store: Store, commit: Callable[..., Manifest], spoil: Callable[[Bucket, str], None], says: str
@@ -382,7 +383,7 @@ def test_a_use_within_the_same_second_keeps_it(store: Store, commit: Callable[..
     ],
     ids=["nothing", "some of it"],
 )
-def test_what_cannot_be_deleted_is_told(
+def test_what_cannot_be_deleted_is_reported(
     store: Store, proxy: Proxy, commit: Callable[..., Manifest], status: int, body: str
 ) -> None:
     commit("data-1", {"a": "one"})
@@ -421,7 +422,7 @@ def test_a_bucket_that_is_missing_is_one_sentence(s3_bucket: str, record: dict[s
     ],
     ids=["key", "secret", "none", "endpoint", "profile"],
 )
-def test_an_identity_that_does_not_fit_is_one_sentence(
+def test_credentials_that_are_not_accepted_are_one_sentence(
     store: Store, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str | None], says: str
 ) -> None:
     for name, value in environment.items():

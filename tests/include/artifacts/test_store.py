@@ -225,6 +225,15 @@ def test_a_folder_that_is_a_link_is_refused(store, commit, tmp_path, level):
         store.read_bytes("data-1", "sub/a.txt")
 
 
+def test_an_artifact_that_was_moved_to_another_disk_and_linked_is_read(store, commit, tmp_path):
+    commit("data-1", {"sub/a.txt": "one"})
+    folder = manifest_path(store, "data-1").parent
+    folder.symlink_to(folder.rename(tmp_path / "another disk"))
+    assert store.read_bytes("data-1", "sub/a.txt") == b"one"
+    with store.open_files("data-1") as files:
+        assert (files / "sub" / "a.txt").read_text() == "one"
+
+
 def test_a_hard_link_is_a_file(store, commit, tmp_path):
     commit("data-1", {"a.txt": "one"})
     (tmp_path / "second").hardlink_to(folder_of(store, "data-1") / "a.txt")
@@ -297,6 +306,7 @@ def test_an_existing_store_that_is_away_is_neither_empty_nor_made_anew(store, co
         lambda: existing.manifest("data-1"),
         lambda: existing.names(),
         lambda: existing.read_bytes("data-1", "a.txt"),
+        lambda: existing.read_file("claims/one"),
         lambda: existing.write_spec("data-1", "{}"),
         lambda: existing.create("claims/one", b"first"),
         lambda: existing.attempt("data-3"),
