@@ -70,7 +70,7 @@ class JobSpec(Model, Generic[C, I]):
 
     @classmethod
     def observe(cls, config: C, access: Access | None = None) -> C:
-        """Return the configuration, completed with what is known only when the run is planned; by default nothing.
+        """Return the configuration completed with what only the moment of planning knows; by default nothing.
 
         Whoever starts the job calls it once a try, before the output is named.
 
