@@ -75,7 +75,9 @@ def test_losses_are_those_of_a_plain_forward_pass(
     from jobs.evaluate.few_shot import choose_examples
 
     tokenizer = load_tokenizer(folders["random"] / "model", chat_template)
-    shots = choose_examples(tokenizer, rows[:3], rows, count=2, room=192 - config["max_new_tokens"], seed=0)
+    shots = choose_examples(
+        tokenizer, rows[:3], rows, count=2, max_prompt_tokens=192 - config["max_new_tokens"], seed=0
+    )
     for name, model_name, examples in (
         ("base_zero_shot", "random", []),
         ("base_few_shot", "random", shots),
