@@ -34,8 +34,8 @@ ARRIVAL_TIMEOUT = 60.0
 EVENT_TIMEOUT = 120.0
 """Seconds for a candidate's event to start its release."""
 
-TRAFFIC_RATE = 30.0
-"""Requests a second while releases come and go: enough for a verdict within seconds."""
+TRAFFIC_RATE = 60.0
+"""Requests a second while releases come and go: a canary has the requests that its verdict needs within seconds."""
 
 DRILL = "slow"
 
@@ -53,12 +53,14 @@ class Performance:
         self._console = console
         self._airflow = airflow
         self._screen = Screen(console, self._runs)
+        self._next_poll = 0.0
 
     def play(self) -> None:
         """Perform every act; one that goes wrong ends the play, as those after it would mean nothing."""
         with self._screen:
             good = self._announce(GOOD)
             # The first run alone makes what all share (base model, held-out rows); the others begin when it is there.
+            # Not later: they have to find no champion, and so before the first release is live.
             self._until(lambda: _shared_is_made(good.run))
             self._announce(ROTTEN, stopped_by="data_quality_gate")
             self._announce(POISONED, stopped_by="evaluation_gate")
@@ -119,10 +121,13 @@ class Performance:
                 )
             return runs[0] if runs else None
 
-        return self._begin(title, RELEASE, find)
+        return self._begin(title, RELEASE, find, succeeds_with="promote")
 
     def _trigger(self, title: str, dag: str, conf: dict[str, str]) -> Act:
-        return self._begin(title, dag, lambda: self._airflow.trigger(dag, conf)["dag_run_id"])
+        def find() -> str:
+            return str(self._airflow.trigger(dag, conf)["dag_run_id"])
+
+        return self._begin(title, dag, find, succeeds_with="promote")
 
     def _begin(self, title: str, dag: str, find: Callable[[], str | None], **ending: Any) -> Act:
         act = Act(Run(title, dag), find, **ending)
@@ -131,23 +136,25 @@ class Performance:
         return act
 
     def _went_well(self, act: Act, counts: Callable[[], dict[str, int]] | None = None) -> bool:
-        """Follow it to its end; whether that is the end it should have.
+        """Follow an act until it is decided, and return whether that is the decision it should have.
 
         Args:
             counts: gives the traffic's counts so far.
         """
         before = counts() if counts else {}
-        self._until(lambda: act.run.ended)
+        self._until(lambda: act.decided)
         act.traffic = {key: count - before[key] for key, count in counts().items()} if counts else {}
         return act.problem is None
 
     def _until(self, condition: Callable[[], bool]) -> None:
+        """Follow all runs until `condition` holds."""
         while not condition():
+            time.sleep(max(0.0, self._next_poll - time.monotonic()))
+            self._next_poll = time.monotonic() + POLL_SECONDS
             for act in self.acts:
                 if act.run.run_id is None:
                     act.run.run_id = act.find()
             follow(self._airflow, self._runs, self._screen.show, laptop.check_alive)
-            time.sleep(POLL_SECONDS)
 
     def _version(self, act: Act) -> str:
         """The version that a release brought."""
@@ -189,6 +196,10 @@ def clear_the_stage(airflow: Airflow, say: Callable[[str], object]) -> None:
         say(f"Took {MODEL} out of service, which was live: the demo begins with nothing live")
 
 
+def _shared_is_made(first: Run) -> bool:
+    return first.ended or any(stage.task == "base" and stage.state in ENDED for stage in first.stages)
+
+
 def _traffic_counts() -> dict[str, int]:
     try:
         found = json.loads(up.traffic_counts().read_text())
@@ -196,10 +207,6 @@ def _traffic_counts() -> dict[str, int]:
         # Not written yet: nothing was counted.
         found = {}
     return {key: found.get(key, 0) for key in ("sent", "answered", "failed")}
-
-
-def _shared_is_made(first: Run) -> bool:
-    return first.ended or any(stage.task == "base" and stage.state in ENDED for stage in first.stages)
 
 
 def _write(data: DataSet) -> None:

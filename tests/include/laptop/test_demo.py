@@ -14,13 +14,13 @@ from include.laptop import demo
 from include.laptop.acts import Act, unexpected
 from include.laptop.datasets import ALL_INTENTS, BETTER, MODEL, DataSet
 from include.laptop.home import make_home
-from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run
+from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run, Stage
 from include.release.candidates import is_release_of, release_run_id
 
 TASKS = {
     CUSTOMIZE: ["base", "data_quality_gate", "evaluation_gate", "register"],
-    RELEASE: ["canary"],
-    ROLLBACK: ["rollback"],
+    RELEASE: ["canary", "promote", "report"],
+    ROLLBACK: ["rollback", "promote"],
 }
 REASONS = {
     "rotten": ("data_quality_gate", "fail: too many duplicates"),
@@ -200,6 +200,26 @@ def test_a_bad_release_that_is_promoted_is_an_error_and_the_traffic_still_ends(o
 def test_an_act_under_traffic_needs_answers(counted: dict[str, int], says: str | None) -> None:
     act = Act(Run("rollback", ROLLBACK, state="success"), lambda: None, traffic=counted)
     assert act.problem is None if says is None else says in str(act.problem)
+
+
+@pytest.mark.parametrize(
+    ("stages", "decided", "says"),
+    [
+        ({"promote": "running", "report": None}, False, "ended as running"),
+        ({"promote": "success", "report": "running"}, True, None),
+        ({"promote": "failed", "report": "running"}, True, "ended in promote"),
+    ],
+)
+def test_a_release_is_decided_before_it_is_reported(
+    stages: dict[str, str | None], decided: bool, says: str | None
+) -> None:
+    run = Run("release", RELEASE, state="running", stages=[Stage(task, state) for task, state in stages.items()])
+    act = Act(run, lambda: None, succeeds_with="promote")
+    assert act.decided is decided
+    assert act.problem is None if says is None else says in str(act.problem)
+    run.state = "failed"
+    assert act.decided
+    assert act.problem is not None
 
 
 def test_a_generator_that_died_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
