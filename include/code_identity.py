@@ -1,4 +1,4 @@
-"""Which code a job is: a hash of its package, of what it imports from this project, and of what it runs on.
+"""The identity of a job's code: a hash of its package, of what it imports from this project, and of what it runs on.
 
 That is its lock file and the Python version here, and on a cluster the image of its pod. Read from the source text, so
 that the side that starts a job need not be able to import it.
@@ -23,16 +23,16 @@ IMAGE = "ANEMONE_IMAGE"
 
 
 def code_identity(job: str, environment: str, *, image: str | None = None) -> str:
-    """SHA-256 (hex) of the sources that decide what `python -m jobs.<job>` does, and of what they run on.
+    """Return the SHA-256 (hex) of the sources that decide what `python -m jobs.<job>` does, and of what they run on.
 
     Covers every file of `jobs/<job>/`, and the modules of `jobs` and `include` reached from there by import.
-    Comments and formatting count: telling them apart from code is not worth being wrong once.
+    Comments and formatting count: ignoring them is not worth the risk of ignoring a change.
 
     Args:
         environment: whose lock file it is.
         image: of the pod that runs the job. It stands for the lock file and the Python version, which the side that
-            starts a pod cannot know. One that names a digest stands for exactly one set of libraries; a tag is taken
-            at its word.
+            starts a pod cannot know. One that names a digest stands for exactly one set of libraries; a tag is
+            trusted.
     """
     place = job_place(job)
     folder = PROJECT.joinpath("jobs", *place)
@@ -57,7 +57,7 @@ def code_identity(job: str, environment: str, *, image: str | None = None) -> st
 
 @lru_cache(maxsize=1024)
 def _imports(path: Path, _mtime_ns: int) -> tuple[Path, ...]:
-    """The project's own modules that the module at `path` imports, wherever in it the import stands."""
+    """Return the project's own modules that the module at `path` imports, wherever in it the import is."""
     found: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

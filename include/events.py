@@ -12,12 +12,12 @@ _FIELD = re.compile(r'(\w[\w.]*)=("(?:[^"\\]|\\.)*"|\S*)')
 
 
 def format_event(event: str, fields: Mapping[str, Any]) -> str:
-    """One line; floats to four significant digits, text with blanks in JSON quotes."""
+    """Return one line: floats to four significant digits, text with blanks in JSON quotes."""
     return " ".join([event, *(f"{key}={_format(value)}" for key, value in fields.items())])
 
 
 def parse_fields(line: str) -> dict[str, str]:
-    """The fields of a line that `format_event` wrote, as text."""
+    """Return the fields of a line that `format_event` wrote, as text."""
     return {key: json.loads(value) if value.startswith('"') else value for key, value in _FIELD.findall(line)}
 
 

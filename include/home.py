@@ -15,12 +15,16 @@ SERVING_PORTS = ("router", "router_admin", "controller", "triton_http", "triton_
 
 
 def home() -> Path:
-    """`ANEMONE_HOME`, or `.anemone` in the project."""
+    """Return `ANEMONE_HOME`, or `.anemone` in the project."""
     return Path(os.environ.get("ANEMONE_HOME") or PROJECT / ".anemone").absolute()
 
 
 def port() -> int:
-    """Airflow's port on 127.0.0.1: `ANEMONE_PORT`, 8080 where it is not set. Raises ValueError if it is no port."""
+    """Return Airflow's port on 127.0.0.1: `ANEMONE_PORT`, 8080 where it is not set.
+
+    Raises:
+        ValueError: it is no port, or too high for the serving ports above it.
+    """
     text = os.environ.get("ANEMONE_PORT") or "8080"
     highest = 65535 - 10 - len(SERVING_PORTS)
     if not text.isdigit() or not 1 <= int(text) <= highest:
@@ -29,5 +33,9 @@ def port() -> int:
 
 
 def serving_ports() -> dict[str, int]:
-    """Port on 127.0.0.1 of each serving service by its name in `SERVING_PORTS`. Raises ValueError as `port` does."""
+    """Return the port on 127.0.0.1 of each serving service by its name in `SERVING_PORTS`.
+
+    Raises:
+        ValueError: as `port` does.
+    """
     return {name: port() + 10 + offset for offset, name in enumerate(SERVING_PORTS)}

@@ -30,7 +30,7 @@ START_TIMEOUT = 300.0
 
 
 def environment() -> dict[str, str]:
-    """The environment of every component and task; makes the secrets on first use."""
+    """Return the environment of every component and task; make the secrets on first use."""
     root = home()
     folder = root / "airflow"
     address = f"http://127.0.0.1:{port()}"
@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
         "CORE__FERNET_KEY": _secret("fernet"),
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords()),
-        # SQLite's own 5 s are over soon on a busy machine, and then a request for a run fails.
+        # SQLite's default of 5 s is too short on a busy machine: a request for a run would fail.
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db?timeout=60",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(port()),
@@ -58,10 +58,10 @@ def environment() -> dict[str, str]:
         # At 0.05 the next task starts 0.1 s earlier, and the scheduler alone takes a quarter of a core.
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-        # A run that lost its scheduler (power, kill -9) goes on within half a minute of the next start.
+        # A run that lost its scheduler (power, kill -9) continues within half a minute of the next start.
         "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-        # A task whose worker was killed tries again within a minute; Airflow's own five would be its whole night.
+        # A task whose worker was killed is retried within a minute; Airflow's default is five.
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
@@ -80,12 +80,12 @@ def environment() -> dict[str, str]:
 
 
 def password() -> str:
-    """The password of `admin`; made on first use."""
+    """Return the password of `admin`; make it on first use."""
     return json.loads(_passwords().read_text())[USER]
 
 
 def client() -> Airflow:
-    """A REST client of this machine's Airflow, logged in as `admin`."""
+    """Return a REST client of this machine's Airflow, logged in as `admin`."""
     return Airflow(f"http://127.0.0.1:{port()}", USER, password())
 
 
@@ -118,7 +118,7 @@ def up() -> bool:
 
 
 def start(say: Callable[[str], object]) -> None:
-    """`up`, with a line before and after for the user."""
+    """Call `up`, with a line before and after for the user."""
     if any(not service.running() for service in components()):
         say("Starting Airflow (half a minute on two quiet cores) …")
     began = time.monotonic()
@@ -127,7 +127,7 @@ def start(say: Callable[[str], object]) -> None:
 
 
 def check_alive() -> None:
-    """Raises TryAgainError with the end of its log where a component has died."""
+    """Raise TryAgainError with the end of its log where a component has died."""
     for service in components():
         if not service.running():
             tail = service.last_lines(15)
@@ -135,7 +135,7 @@ def check_alive() -> None:
 
 
 def _wait(began: datetime, fresh: list[str] | tuple[str, ...]) -> None:
-    """Until the API answers, and the components in `fresh` have shown a heartbeat since `began`.
+    """Wait until the API answers, and the components in `fresh` have shown a heartbeat since `began`.
 
     A heartbeat of an earlier start still counts as healthy for a while in Airflow's own eyes.
     """
@@ -172,7 +172,7 @@ def _beats(state: dict[str, str | None] | None, name: str, began: datetime) -> b
 
 
 def _migrate(settings: dict[str, str]) -> None:
-    """Bring the database to this Airflow's schema; skipped where that was done before, as it takes seconds."""
+    """Bring the database to this Airflow's schema, unless that was done before: it takes seconds."""
     done = home() / "airflow" / "migrated"
     database = home() / "airflow" / "airflow.db"
     lock = (PROJECT / "requirements/airflow.txt").read_text()
@@ -180,7 +180,7 @@ def _migrate(settings: dict[str, str]) -> None:
         if done.read_text() == lock:
             return
     else:
-        # Half-made: the first migration was interrupted.
+        # The first migration was interrupted.
         database.unlink(missing_ok=True)
     command = [str(Path(sys.executable).parent / "airflow"), "db", "migrate"]
     result = subprocess.run(command, env=settings, capture_output=True, text=True)
@@ -200,7 +200,7 @@ def _passwords() -> Path:
 
 
 def _secret(name: str) -> str:
-    """A random key of this installation: 32 bytes, base64, as Fernet wants them."""
+    """Return a random key of this installation, made on first use: 32 bytes, base64, as Fernet needs them."""
     path = home() / "airflow" / "secrets" / name
     if not path.is_file():
         write_private(path, urlsafe_b64encode(secrets.token_bytes(32)).decode())

@@ -38,12 +38,12 @@ JOB_GRACE = 20.0
 
 
 def components() -> list[Service]:
-    """Airflow's, in the order of their start."""
+    """Return Airflow's components, in the order of their start."""
     return [Service(run_folder(), name) for name in COMMANDS]
 
 
 def all_services() -> list[Service]:
-    """Airflow's components and the serving side, in the order in which they are stopped.
+    """Return Airflow's components and the serving side, in the order in which they are stopped.
 
     The keeper first, which would start others again. The scheduler is the first of Airflow's: its tasks still need the
     API to report how they end. What answers requests goes last.
@@ -53,7 +53,7 @@ def all_services() -> list[Service]:
 
 
 def down() -> bool:
-    """End every service and all that belongs to it; returns whether anything ran."""
+    """End every service and all that belongs to it; return whether anything ran."""
     if not run_folder().is_dir():
         return False
     with alone():
@@ -63,7 +63,7 @@ def down() -> bool:
 
 
 def claim_port() -> None:
-    """Put the port on record, for as long as anything runs; only under the lock `alone`.
+    """Record the port for as long as anything runs; call it only under the lock `alone`.
 
     Raises:
         ConfigurationError: something runs already, with another port.
@@ -77,14 +77,14 @@ def claim_port() -> None:
 
 
 def _wait_for_jobs() -> None:
-    """Until the jobs of this home have saved and ended; their supervisors see to it that they do."""
+    """Wait until the jobs of this home have saved and ended, which their supervisors enforce."""
     deadline = time.monotonic() + JOB_GRACE
     while _supervisors() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
 def _supervisors() -> list[int]:
-    """The processes that hold this home's jobs."""
+    """Return the pids of the supervisors of this home's jobs."""
     mark = f"ANEMONE_HOME={home()}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -96,7 +96,7 @@ def _supervisors() -> list[int]:
 
 
 def clean() -> Path:
-    """Stop everything and remove all that Anemone made; returns the removed folder.
+    """Stop everything and remove all that Anemone made; return the removed folder.
 
     Raises:
         NotOursError: the folder was not made by Anemone.
@@ -109,7 +109,7 @@ def clean() -> Path:
 
 @contextmanager
 def alone(wait: bool = True) -> Iterator[bool]:
-    """One start or stop at a time; gives whether it is granted, which it always is to one who waits."""
+    """Hold the lock of starts and stops; yield whether it was acquired, which it always is where `wait` is set."""
     run_folder().mkdir(parents=True, exist_ok=True)
     with (run_folder() / "lock").open("w") as lock:
         try:

@@ -108,7 +108,7 @@ class Performance:
         return self._begin(data.title, CUSTOMIZE, find, **ending)
 
     def _released_by(self, candidate: Act, title: str) -> Act:
-        """The run of `release` that a candidate's event starts by itself."""
+        """Follow the run of `release` that a candidate's event starts by itself."""
         deadline = time.monotonic() + EVENT_TIMEOUT
 
         def find() -> str | None:
@@ -157,13 +157,13 @@ class Performance:
             follow(self._airflow, self._runs, self._screen.show, laptop.check_alive)
 
     def _version(self, act: Act) -> str:
-        """The version that a release brought."""
+        """Return the version that a release brought."""
         return str(self._airflow.xcom(RELEASE, act.run.run_id or "", "canary")["version"])
 
 
 @contextmanager
 def live_traffic() -> Iterator[Callable[[], dict[str, int]]]:
-    """Have the traffic generator run, and end it again if it did not before; gives what it has counted since."""
+    """Have the traffic generator run, and end it again if it did not before; yield a count of what it did since."""
     started = not traffic().running()
     if started:
         up.start_traffic(TRAFFIC_RATE)
@@ -231,7 +231,7 @@ def _write(data: DataSet) -> None:
 
 
 def _existing_run(airflow: Airflow, data: DataSet) -> str | None:
-    """A run on this very file: one that still goes on, or a new one where an earlier one has ended.
+    """Return a run on this very file: an unfinished one, or a new one where an earlier one has ended.
 
     None where there was none: the file has just arrived, and Airflow will notice.
     """

@@ -34,7 +34,7 @@ _PORT_STEP = 20
 
 
 def diagnose() -> list[str]:
-    """A sentence for each thing that is missing; empty where all is well."""
+    """Return a sentence for each thing that is missing."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return [
             f"Anemone runs on Linux x86-64, this is {platform.system()} {platform.machine()}: "
@@ -43,7 +43,7 @@ def diagnose() -> list[str]:
     found = [_python(), _venv(), _glibc(), _cores(), _memory(), _make()]
     if found[0] is None:
         found += [_disk(), _shared_memory(), _ports()]
-    return [sentence for sentence in found if sentence is not None]
+    return [problem for problem in found if problem is not None]
 
 
 def _python() -> str | None:
@@ -185,8 +185,8 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 def main() -> int:
     missing = diagnose()
-    for sentence in missing:
-        print("error: " + sentence, file=sys.stderr)
+    for problem in missing:
+        print("error: " + problem, file=sys.stderr)
     if not missing:
         print("This machine can run Anemone.")
     return 1 if missing else 0

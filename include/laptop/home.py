@@ -38,7 +38,7 @@ def make_home() -> Path:
 
 
 def remove_home() -> Path:
-    """Remove the home with everything in it; returns where it was.
+    """Remove the home with everything in it; return where it was.
 
     Raises:
         NotOursError: the folder exists without the mark.
@@ -62,22 +62,22 @@ def remove_home() -> Path:
 
 
 def python_of(environment: str) -> Path:
-    """The interpreter of the environment `airflow`, `jobs`, `serving` or `bench`."""
+    """Return the interpreter of the environment `airflow`, `jobs`, `serving` or `bench`."""
     return home() / "venvs" / environment / "bin" / "python"
 
 
 def run_folder() -> Path:
-    """Records of the running services, and their logs."""
+    """Return the folder of the records of running services, and of their logs."""
     return home() / "run"
 
 
 def serving_folder() -> Path:
-    """What the serving side keeps: token, routes, rollouts, engines, Triton's model repository."""
+    """Return the serving side's folder: token, routes, rollouts, engines, Triton's model repository."""
     return home() / "serving"
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read; it appears whole."""
+    """Write a file atomically that only its owner may read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.touch(mode=0o600)

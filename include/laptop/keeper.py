@@ -25,7 +25,7 @@ class Patience:
     """All in seconds.
 
     Attributes:
-        poll: between two looks. `timeout`: for one answer.
+        poll: between two checks. `timeout`: for one answer.
         hung: without an answer, and at least `misses` times in a row, until a service counts as hung.
         start: how long after its start it may stay without an answer.
         first_pause: before the first restart; each further one waits twice as long, up to `longest_pause`.
@@ -43,7 +43,7 @@ class Patience:
 
 
 class Watch:
-    """One service under watch."""
+    """One service under supervision."""
 
     def __init__(self, kept: Kept, patience: Patience) -> None:
         self._kept = kept
@@ -55,8 +55,8 @@ class Watch:
         self._misses = 0
         self._answered = False
 
-    def look(self) -> None:
-        """Look once, and do what is due; never waits for `make up` or `make down`, which may be ending the keeper."""
+    def check(self) -> None:
+        """Check once, and act where that is due; never wait for a `make up` or `make down`."""
         if not self._kept.service.running():
             self._restart()
         elif self._kept.answers(self._patience.timeout):
@@ -115,10 +115,10 @@ def keep(services: Sequence[Kept], stopping: threading.Event, patience: Patience
         watch = Watch(kept, patience)
         while not stopping.is_set():
             try:
-                watch.look()
+                watch.check()
             except OSError as error:
                 # A full disk or process table passes; a keeper that ended would not come back.
-                _say("could_not_look", service=kept.name, error=str(error))
+                _say("check_failed", service=kept.name, error=str(error))
             stopping.wait(patience.poll)
 
     threads = [threading.Thread(target=run, args=(kept,), name=kept.name) for kept in services]

@@ -44,7 +44,7 @@ _CUDA = (
     "nvidia-nccl-cu13",
     "nvidia-nvshmem-cu13",
 )
-"""What torch's build for CUDA asks for. Not locked: whether it is wanted, and which, is the machine's affair."""
+"""What torch's build for CUDA asks for. Not locked: whether it is installed, and which, depends on the machine."""
 
 _CPU_BUILDS = {"torch==2.13.0": 191_794_682}
 """Bytes of the wheels that a machine without an NVIDIA GPU gets instead of those on the package index."""
@@ -53,7 +53,7 @@ _BLOCK = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?P<rest>(?:[^\n]*
 
 
 def lock(environment: str, *, upgrade: bool) -> int:
-    """Write `requirements/<environment>.txt`; returns the bytes that installing it downloads on CPython 3.11.
+    """Write `requirements/<environment>.txt`; return the bytes that installing it downloads on CPython 3.11.
 
     Raises:
         AnemoneError: nothing satisfies pyproject.toml, or the size of torch's CPU build is not known here.
@@ -112,7 +112,7 @@ def _compile(arguments: list[str], python: str, output: Path) -> None:
 
 
 def _plain_environment() -> dict[str, str]:
-    """Without local wheels: a lock must not depend on the machine that made it."""
+    """Return the environment without local wheels: a lock must not depend on the machine that made it."""
     return {key: value for key, value in os.environ.items() if key not in ("UV_FIND_LINKS", "PIP_FIND_LINKS")}
 
 

@@ -51,7 +51,7 @@ _ROLLOUT_FIGURES = (
 def print_report(
     console: Console, airflow: Airflow, runs: Sequence[Run], traffic: Mapping[str, Mapping[str, int]] | None = None
 ) -> None:
-    """One block a run: what was decided, by whom, why, with which figures, and where to read more.
+    """Print one block a run: what was decided, by whom, why, with which figures, and where to read more.
 
     Args:
         traffic: by a run's title, what the traffic generator counted meanwhile.
@@ -111,7 +111,7 @@ def _verdict(airflow: Airflow, run: Run) -> str:
 
 
 def _pages(airflow: Airflow, run: Run, run_id: str) -> dict[str, str]:
-    """What a person can read on: the run's own page, and the check's report or the rollout's evidence."""
+    """Return the pages to read next: the run's own, and the check's report or the rollout's evidence."""
     pages = {"report": _page(airflow.xcom(run.dag, run_id, "report"), "report.html") if run.dag != ROLLBACK else None}
     if run.dag == CUSTOMIZE:
         pages["data docs"] = _page(airflow.xcom(run.dag, run_id, "check"), "index.html")
@@ -121,7 +121,7 @@ def _pages(airflow: Airflow, run: Run, run_id: str) -> dict[str, str]:
 
 
 def _page(uri: object, name: str) -> str | None:
-    """Path of the topmost file called `name` in an artifact, where there is one."""
+    """Return the path of the topmost file called `name` in an artifact; None where there is none."""
     if not isinstance(uri, str):
         return None
     try:

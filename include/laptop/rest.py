@@ -1,4 +1,4 @@
-"""The part of Airflow's REST API (v2) that the terminal needs."""
+"""A client for the part of Airflow's REST API (v2) that the terminal needs."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Airflow:
         self._token = ""
 
     def health(self) -> dict[str, Any]:
-        """State and latest heartbeat of each component; needs no login."""
+        """Return state and latest heartbeat of each component; needs no login."""
         return self._send("GET", "/api/v2/monitor/health", authenticated=False).json()
 
     def has_dag(self, dag: str) -> bool:
-        """Whether the DAG has been parsed and serialised."""
+        """Return whether the DAG has been parsed and serialised."""
         return self._send("GET", f"/api/v2/dags/{dag}", accept=(200, 404)).status_code == 200
 
     def import_errors(self) -> list[dict[str, Any]]:
-        """DAG files that could not be imported: `filename`, `stack_trace`."""
+        """Return the DAG files that could not be imported: `filename`, `stack_trace`."""
         return self._get("/api/v2/importErrors")["import_errors"]
 
     def unpause(self, dag: str) -> None:
@@ -55,31 +55,31 @@ class Airflow:
         return answer.json()
 
     def runs_on(self, dag: str, data: str, *, since: float) -> list[dict[str, Any]]:
-        """The runs whose conf names the data set `data`, made at or after `since` (epoch seconds), newest first."""
+        """Return the runs on the data set `data`, made at or after `since` (epoch seconds), newest first."""
         after = datetime.fromtimestamp(since, UTC).isoformat()
         path = f"/api/v2/dags/{dag}/dagRuns"
         runs = self._get(path, limit=_PAGE, order_by="-run_after", run_after_gte=after)["dag_runs"]
         return [run for run in runs if (run["conf"] or {}).get("data") == data]
 
     def run_ids(self, dag: str) -> list[str]:
-        """Ids of the newest runs, newest first."""
+        """Return the ids of the newest runs, newest first."""
         runs = self._get(f"/api/v2/dags/{dag}/dagRuns", limit=_PAGE, order_by="-run_after")["dag_runs"]
         return [run["dag_run_id"] for run in runs]
 
     def running(self, dag: str) -> list[str]:
-        """Ids of the runs that have not ended."""
+        """Return the ids of the runs that have not ended."""
         path = f"/api/v2/dags/{dag}/dagRuns"
         return [run["dag_run_id"] for run in self._get(path, limit=_PAGE, state=["queued", "running"])["dag_runs"]]
 
     def fail(self, dag: str, run: str) -> None:
-        """End a run, and what it is doing, as failed."""
+        """Mark a run and its running tasks as failed."""
         self._send("PATCH", f"/api/v2/dags/{dag}/dagRuns/{run}", json={"state": "failed"})
 
     def run(self, dag: str, run: str) -> dict[str, Any]:
         return self._get(f"/api/v2/dags/{dag}/dagRuns/{run}")
 
     def tasks(self, dag: str) -> list[str]:
-        """Task ids in topological order."""
+        """Return the task ids in topological order."""
         tasks = self._get(f"/api/v2/dags/{dag}/tasks")["tasks"]
         upstream: dict[str, list[str]] = {task["task_id"]: [] for task in tasks}
         for task in tasks:
@@ -91,20 +91,20 @@ class Airflow:
         return self._get(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances", limit=_PAGE)["task_instances"]
 
     def xcom(self, dag: str, run: str, task: str, key: str = "return_value") -> Any:
-        """What a task returned, or told under another key; None where there is nothing (yet)."""
+        """Return the XCom that a task pushed, by default what it returned; None where there is none (yet)."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/{key}"
         answer = self._send("GET", path, accept=(200, 404), params={"deserialize": True})
         return answer.json()["value"] if answer.status_code == 200 else None
 
     def log(self, dag: str, run: str, task: str, try_number: int) -> list[dict[str, Any]]:
-        """A task's log, oldest line first: records with `event` (the text) and, of most, `level` and `timestamp`."""
+        """Return a task's log, oldest line first: records with `event` (text), mostly `level` and `timestamp`."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{try_number}"
         answer = self._send("GET", path, accept=(200, 404), headers={"Accept": "application/json"})
         content = answer.json().get("content", []) if answer.status_code == 200 else []
         return [record if isinstance(record, dict) else {"event": record} for record in content]
 
     def run_url(self, dag: str, run: str) -> str:
-        """The page of a run in Airflow's web UI."""
+        """Return the address of a run in Airflow's web UI."""
         return f"{self.url}/dags/{dag}/runs/{run}"
 
     def _get(self, path: str, **params: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _QUIET_SECONDS = 15.0
 
 
 def terminal() -> Console:
-    """Standard output: as wide as the window, and wide enough for a path where there is none."""
+    """Return a console on standard output: as wide as the window, or wide enough for a path where there is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
@@ -109,7 +109,7 @@ def _mark(stage: Stage) -> tuple[str, str]:
 
 
 def _account(stage: Stage) -> str:
-    """What a stage has to say in one line: how long, how far, its newest numbers; of a failure the reason."""
+    """Return a stage in one line: how long, how far, its newest numbers; of a failure the reason."""
     if stage.state == "failed" and stage.error:
         return stage.error
     if stage.reused:

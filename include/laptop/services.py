@@ -44,7 +44,7 @@ class Service:
         self.log = folder / f"{name}.log"
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it and wait until it is on record. What is left of an earlier start is `stop`'s affair."""
+        """Start it and wait until it is on record. Call `stop` first for what is left of an earlier start."""
         self.record.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -60,14 +60,14 @@ class Service:
             time.sleep(0.01)
 
     def age(self) -> float:
-        """Seconds since the process on record was started; 0 where it does not run."""
+        """Return the seconds since the process on record was started; 0 where it does not run."""
         identity = self._identity()
         if identity is None or not self.running():
             return 0.0
         return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start / os.sysconf("SC_CLK_TCK")
 
     def running(self) -> bool:
-        """Whether the process on record is alive (a zombie is not)."""
+        """Return whether the process on record is alive (a zombie is not)."""
         identity = self._identity()
         return identity is not None and _identity(identity.pid) == identity
 
@@ -93,7 +93,7 @@ class Service:
         return found
 
     def last_lines(self, count: int) -> str:
-        """The end of its log, for a message."""
+        """Return the last lines of its log, for a message."""
         try:
             with self.log.open("rb") as stream:
                 stream.seek(max(0, self.log.stat().st_size - 65536))
@@ -108,7 +108,7 @@ class Service:
             return None
 
     def _wait(self, seconds: float) -> None:
-        """Until the session is empty, but no longer than `seconds`."""
+        """Wait until the session is empty, but no longer than `seconds`."""
         deadline = time.monotonic() + seconds
         while self._session() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -119,9 +119,9 @@ class Service:
                 os.kill(pid, number)
 
     def _session(self) -> list[int]:
-        """Living processes of the service's session.
+        """Return the pids of the living processes of the service's session.
 
-        The kernel does not give a pid away while a session is called by it, so where the leader is gone the session of
+        The kernel does not reuse a pid while it is a session's id, so where the leader is gone the session of
         that number is still the service's; where another process has the pid now, the session is empty.
         """
         identity = self._identity()
@@ -140,7 +140,7 @@ class Service:
 
 
 def plain_environment() -> dict[str, str]:
-    """This process's environment without what it says about some other Airflow, and about this Python."""
+    """Return this process's environment without what it says about some other Airflow, and about this Python."""
     hidden = ("AIRFLOW_", "_AIRFLOW_", "PYTHONPATH", "PYTHONHOME")
     return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
 
@@ -150,7 +150,7 @@ def _boot() -> str:
 
 
 def _stat(pid: int) -> tuple[str, int, int] | None:
-    """State letter, start time in clock ticks after boot, and session of a process; None where there is none.
+    """Return state letter, start time in clock ticks after boot, and session of a process; None where there is none.
 
     Source: proc_pid_stat(5); the fields after the command's closing parenthesis start with number 3.
     """
@@ -167,7 +167,7 @@ def _identity(pid: int) -> Identity | None:
 
 
 def _become(record: Path, command: list[str]) -> None:
-    # `nohup … &` hands down an ignored SIGINT and SIGHUP; a service must be able to hear both.
+    # `nohup … &` makes a child ignore SIGINT and SIGHUP; a service must receive both.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     identity = _identity(os.getpid())

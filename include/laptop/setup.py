@@ -34,23 +34,23 @@ class SetupError(Exception):
 
 
 def lock_file(environment: str) -> Path:
-    """The lock file of an environment."""
+    """Return the lock file of an environment."""
     return PROJECT / f"requirements/{environment}.txt"
 
 
 def uv() -> Path:
-    """The installer; `set_up` puts it there."""
+    """Return the path of the installer, which `set_up` installs."""
     return home() / "venvs" / "tools" / "bin" / "uv"
 
 
 def is_ready(environment: str) -> bool:
-    """Whether the environment is complete, and made from the lock file as it is now."""
+    """Return whether the environment is complete, and made from the lock file as it is now."""
     stamp = _stamp_file(environment)
     return stamp.is_file() and stamp.read_text() == _stamp(environment) and python_of(environment).exists()
 
 
 def set_up(environments: Sequence[str] = ENVIRONMENTS) -> None:
-    """Make what is missing or out of date; at once where nothing is.
+    """Make the environments that are missing or out of date; return at once where none is.
 
     Raises:
         SetupError: a command failed.
@@ -62,7 +62,7 @@ def set_up(environments: Sequence[str] = ENVIRONMENTS) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("Another `make setup` is at work here; waiting for it …", flush=True)
+            print("Another `make setup` is running here; waiting for it …", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         for environment in environments:
             if not is_ready(environment):
@@ -107,7 +107,7 @@ def _make(environment: str) -> None:
 
 
 def download(environment: str) -> tuple[int, int]:
-    """Bytes and packages that installing an environment downloads at most, as its lock file says."""
+    """Return the bytes and packages that installing an environment downloads at most, as its lock file says."""
     found = _DOWNLOAD.search(lock_file(environment).read_text())
     if found is None:
         raise SetupError(f"{lock_file(environment)} does not say its size: run `make lock`")
@@ -115,9 +115,9 @@ def download(environment: str) -> tuple[int, int]:
 
 
 def _torch_options(lock: Path) -> list[str]:
-    """Where uv finds torch, if it is locked: the CPU build, or the CUDA build that fits the NVIDIA driver it finds.
+    """Return uv's options for torch, if it is locked: the CPU build, or the CUDA build for the driver here.
 
-    Local wheels (pip's own PIP_FIND_LINKS) go first; UV_TORCH_BACKEND overrules everything.
+    Local wheels (pip's own PIP_FIND_LINKS) come first; UV_TORCH_BACKEND overrides everything.
     """
     version = re.search(r"^torch==(\S+)", lock.read_text(), re.MULTILINE)
     if version is None or "UV_TORCH_BACKEND" in os.environ:
@@ -131,7 +131,7 @@ def _torch_options(lock: Path) -> list[str]:
 
 
 def _stamp(environment: str) -> str:
-    """What an environment is made from: lock file, project's metadata, interpreter, place."""
+    """Return a digest of what an environment is made from: lock file, project's metadata, interpreter, place."""
     state = hashlib.sha256()
     for path in (lock_file(environment), PROJECT / "pyproject.toml"):
         state.update(path.read_bytes() + b"\0")

@@ -62,14 +62,14 @@ def start_serving() -> None:
 
 
 def start_keeper() -> None:
-    """Start the keeper if it does not run. It comes last: what does not come up at all is not for it to mend."""
+    """Start the keeper if it does not run. Call it last: it does not mend what never came up."""
     with alone():
         if not keeper().running():
             keeper().start([sys.executable, "-m", "include.laptop.keeper"], environment())
 
 
 def wait_for_serving() -> None:
-    """Until every service answers.
+    """Wait until every service answers.
 
     Raises:
         TryAgainError: one does not; the message holds the end of its log.
@@ -99,18 +99,18 @@ def start_traffic(rate: float) -> None:
 
 
 def stop_traffic() -> bool:
-    """End the traffic generator; returns whether it ran."""
+    """End the traffic generator; return whether it ran."""
     with alone():
         return traffic().stop(grace=15.0)
 
 
 def traffic_counts() -> Path:
-    """Where the traffic generator keeps its counts (see `jobs.serving.traffic.counts`)."""
+    """Return the file of the traffic generator's counts (see `jobs.serving.traffic.counts`)."""
     return run_folder() / "traffic-counts.json"
 
 
 def environment() -> dict[str, str]:
-    """The environment of every serving service: a job's, and nothing of Airflow's."""
+    """Return the environment of every serving service: a job's, and nothing of Airflow's."""
     own = {"ANEMONE_HOME": str(home()), "ANEMONE_PORT": str(port()), "ANEMONE_PLATFORM": "laptop"}
     return {**plain_environment(), **load_platform("laptop").environment, **own, "PYTHONUNBUFFERED": "1"}
 

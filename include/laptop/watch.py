@@ -92,11 +92,11 @@ class Run:
         return next((stage for stage in self.stages if stage.state == "failed"), None)
 
     def stage(self, task: str) -> Stage | None:
-        """The stage of that task id; None before the run exists."""
+        """Return the stage of that task id; None before the run exists."""
         return next((stage for stage in self.stages if stage.task == task), None)
 
     def update(self, airflow: Airflow) -> None:
-        """Ask Airflow how far the run is. Does nothing before it exists and after it has ended."""
+        """Ask Airflow how far the run is; do nothing before it exists and after it has ended."""
         if self.run_id is None or self.ended:
             return
         if not self.stages:
