@@ -1,4 +1,4 @@
-# Everything here is a line or two that calls Python; what it does stands in include/laptop/.
+# Every target is a line or two that calls Python: include/laptop/ holds what they do.
 SHELL := /bin/bash
 PYTHON ?= python3
 export DATA
@@ -14,7 +14,7 @@ override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
 AIRFLOW := $(ANEMONE_HOME)/venvs/airflow/bin
 JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
 SERVING := $(ANEMONE_HOME)/venvs/serving/bin
-# Tests of what runs in the environment `serving`.
+# The tests that run in the environment `serving`.
 SERVED := tests/jobs/serving
 
 .PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults test-kubernetes soak gc bench limits images compose-check lint lock clean
@@ -68,13 +68,13 @@ test-kubernetes: setup  ## jobs, DAGs and releases on the cluster that KUBECONFI
 soak: setup  ## a release a minute under traffic, and nothing grows: make soak MINUTES=20
 	@ANEMONE_SOAK_MINUTES=$(or $(MINUTES),20) $(SERVING)/pytest tests/faults/serving/test_soak.py
 
-gc: setup  ## show what of the store may go, and why; let it go: make gc DELETE=yes
+gc: setup  ## show what of the store to delete, and why; delete it: make gc DELETE=yes
 	@$(AIRFLOW)/python -m include.laptop.gc "$$DELETE"
 
-limits: setup  ## measure anew where the limits of the demo's gates come from
+limits: setup  ## measure the figures that the limits of the demo's gates were derived from
 	@$(AIRFLOW)/python tests/benchmarks/limits.py
 
-bench: setup  ## the figures, beside other tools; one of them: make bench ONLY=curation
+bench: setup  ## measure the figures, beside other tools; one of them: make bench ONLY=curation
 	@$(PYTHON) -m include.laptop.setup bench
 	@$(AIRFLOW)/python tests/benchmarks/bench.py $(ONLY)
 
@@ -84,10 +84,10 @@ images:  ## build the images that run without a GPU, and print their sizes: make
 compose-check: setup  ## bring docker-compose.yaml up, run a data set through to its release, and take it down again
 	@$(AIRFLOW)/python -m tests.include.deploy.compose.come_up $(if $(BASE),--base $(BASE)) $(if $(BUILD_BASE),--build-base $(BUILD_BASE))
 
-lint: setup  ## check style, types, and that no room imports what it must not
+lint: setup  ## check style, types, and that no package imports what it must not
 	@$(AIRFLOW)/ruff check && $(AIRFLOW)/lint-imports --no-logo && $(AIRFLOW)/mypy
 
-lock: setup  ## make the lock files anew from pyproject.toml
+lock: setup  ## write the lock files from pyproject.toml
 	@$(AIRFLOW)/python -m include.laptop.lock $(if $(UPGRADE),--upgrade)
 
 clean:  ## stop everything, and remove all that Anemone made

@@ -34,4 +34,4 @@ if __name__ == "__main__":
     try:
         make(sys.argv[1])
     except (BotoCoreError, ClientError) as error:
-        sys.exit(f"error: the store does not let us in ({error}): look at its log, and at the volume keys")
+        sys.exit(f"error: the store refuses access ({error}): look at its log, and at the volume keys")

@@ -25,7 +25,7 @@ class Folder:
         self._user = user
 
     def once(self, name: str, text: str) -> str:
-        """Put `text` under a name that does not exist yet; returns what stands there."""
+        """Write `text` to a file that does not exist yet; return what the file holds."""
         path = self._path / name
         if not path.is_file():
             draft = path.with_name(f".{name}.draft")

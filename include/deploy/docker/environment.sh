@@ -1,7 +1,7 @@
 #!/bin/sh
 # environment.sh NAME LOCK: make the environment /opt/venvs/NAME from a lock file, while an image is built.
 #
-# torch comes as its CPU build: from a folder of wheels that the base's pip is told to look into, or from PyTorch's own index.
+# torch comes as its CPU build: from a folder of wheels that the base's pip is configured with, or from PyTorch's own index.
 set -eu
 name=$1 lock=$2
 venv=/opt/venvs/$name
@@ -39,7 +39,7 @@ fi
 # Nothing that is not locked: what pyproject.toml leaves out on purpose does not come back as somebody's dependency.
 "$uv" pip install --no-cache --no-deps --compile-bytecode --python "$python" "$@"
 
-# The project itself, wherever Python is started: tritonserver's stub does not look at PYTHONPATH.
+# The project itself, wherever Python is started: tritonserver's stub ignores PYTHONPATH.
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo /opt/anemone >"$packages/anemone.pth"
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # images.sh [NAME…]: build Anemone's images from this checkout, those that run without a GPU by default; print their sizes.
 #
-# BASE, BUILD_BASE: see the Dockerfiles. VERSION: of the tags. BUILD_OPTIONS: what else `docker build` is to be told.
+# BASE, BUILD_BASE: see the Dockerfiles. VERSION: of the tags. BUILD_OPTIONS: further options of `docker build`.
 set -eu
 cd "$(dirname "$0")/../../.."
 version=${VERSION:-0.1.0}

@@ -25,7 +25,7 @@ RUN command -v python3 >/dev/null \
 # tritonserver's stub is linked to Python's library, which a Debian Python comes without.
 RUN ldconfig -p | grep -q libpython3.11 \
     || (apt-get update && apt-get install --yes --no-install-recommends libpython3.11 && rm -rf /var/lib/apt/lists/*)
-# A user of its own; the root may be read-only: whatever is written goes to /scratch and /tmp.
+# A user of its own. The root may be read-only: everything is written to /scratch and /tmp.
 RUN groupadd --gid 10001 anemone \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
     && install -d -o 10001 -g 10001 /scratch /var/lib/anemone/serving
