@@ -31,7 +31,7 @@ class JobFailedError(AnemoneError):
 
     Attributes:
         retryable: whether the same job, started again, can succeed.
-        exit_code: of its process, where that ended with one.
+        exit_code: of its process, where that failed; else that of a fault.
     """
 
     def __init__(self, message: str, *, retryable: bool, exit_code: int = ExitCode.FAULT) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from include.errors import AnemoneError, TryAgainError
 from include.home import PROJECT, home, port
-from include.laptop.components import COMMANDS, alone, claim_port, components
+from include.laptop.components import COMMANDS, claim_port, components, exclusive
 from include.laptop.home import NotOursError, make_home, run_folder, write_private
 from include.laptop.rest import Airflow
 from include.laptop.services import plain_environment
@@ -100,7 +100,7 @@ def up() -> bool:
         ConfigurationError: Anemone runs already, on another port.
     """
     make_home()
-    with alone():
+    with exclusive():
         missing = [service for service in components() if not service.running()]
         claim_port()
         if missing:

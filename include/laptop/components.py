@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +34,9 @@ The log servers that are left out would listen on all interfaces; on one machine
 STOP_GRACE = 8.0
 """Seconds for a service to end, then for what it started; a job's process tree has the platform's own grace."""
 
+_TRIGGERER_GRACE = 2.0
+"""The same for the triggerer: its child does not end with its triggers (Airflow 3.3.2), and has to be killed."""
+
 JOB_GRACE = 20.0
 """Seconds for the jobs of ended tasks: the laptop platform's `grace_seconds` and a little."""
 
@@ -46,24 +50,34 @@ def all_services() -> list[Service]:
     """Return Airflow's components and the serving side, in the order in which they are stopped.
 
     The keeper first, which would start others again. The scheduler is the first of Airflow's: its tasks still need the
-    API to report how they end. What answers requests goes last.
+    API to report how they end. What answers requests is last.
     """
+    return [service for group in _stop_order() for service in group]
+
+
+def _stop_order() -> list[list[Service]]:
+    """Return all services in groups, each of which is stopped at once when those before it have ended."""
+    scheduler, *others = reversed(components())
     serving = [kept.service for kept in kept_services()]
-    return [keeper(), traffic(), *reversed(components()), *reversed(serving)]
+    return [[keeper()], [traffic()], [scheduler], others, *([service] for service in reversed(serving))]
 
 
 def down() -> bool:
     """End every service and all that belongs to it; return whether anything ran."""
     if not run_folder().is_dir():
         return False
-    with alone():
-        stopped = [service.stop(STOP_GRACE) for service in all_services()]
+    with exclusive(), ThreadPoolExecutor() as pool:
+        stopped = [list(pool.map(_stop, group)) for group in _stop_order()]
         _wait_for_jobs()
-        return any(stopped)
+        return any(map(any, stopped))
+
+
+def _stop(service: Service) -> bool:
+    return service.stop(_TRIGGERER_GRACE if service.name == "triggerer" else STOP_GRACE)
 
 
 def claim_port() -> None:
-    """Record the port for as long as anything runs; call it only under the lock `alone`.
+    """Record the port for as long as anything runs; call it only under the lock `exclusive`.
 
     Raises:
         ConfigurationError: something runs already, with another port.
@@ -108,7 +122,7 @@ def clean() -> Path:
 
 
 @contextmanager
-def alone(wait: bool = True) -> Iterator[bool]:
+def exclusive(wait: bool = True) -> Iterator[bool]:
     """Hold the lock of starts and stops; yield whether it was acquired, which it always is where `wait` is set."""
     run_folder().mkdir(parents=True, exist_ok=True)
     with (run_folder() / "lock").open("w") as lock:

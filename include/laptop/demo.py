@@ -34,8 +34,8 @@ ARRIVAL_TIMEOUT = 60.0
 EVENT_TIMEOUT = 120.0
 """Seconds for a candidate's event to start its release."""
 
-TRAFFIC_RATE = 60.0
-"""Requests a second while releases come and go: a canary has the requests that its verdict needs within seconds."""
+TRAFFIC_RATE = 30.0
+"""Requests a second while releases come and go: enough for a verdict within seconds."""
 
 DRILL = "slow"
 
@@ -179,7 +179,7 @@ def live_traffic() -> Iterator[Callable[[], dict[str, int]]]:
             up.stop_traffic()
 
 
-def clear_the_stage(airflow: Airflow, say: Callable[[str], object]) -> None:
+def reset(airflow: Airflow, say: Callable[[str], object]) -> None:
     """End what an earlier demo left going on, and take its model out of service, so that the acts mean the same.
 
     Raises:
@@ -264,7 +264,7 @@ def main() -> int:
     airflow = laptop.client()
     for dag in (CUSTOMIZE, RELEASE, ROLLBACK, "arrivals", "candidates"):
         wait_for_dag(airflow, dag, timeout=120)
-    clear_the_stage(airflow, console.print)
+    reset(airflow, console.print)
     console.print(f"Announcing data sets in {GOOD.path.parent}; watch also at {airflow.url}")
     performance = Performance(console, airflow)
     performance.play()

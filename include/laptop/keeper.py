@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from include.events import format_event
-from include.laptop.components import alone
+from include.laptop.components import exclusive
 from include.laptop.serving import Kept, kept_services
 
 
@@ -71,8 +71,8 @@ class Watch:
             _say("down", service=service.name, restart_in=self._pause, last_line=service.last_lines(1))
         if now < self._restart_at:
             return
-        with alone(wait=False) as granted:
-            if not granted or service.running():
+        with exclusive(wait=False) as acquired:
+            if not acquired or service.running():
                 return
             service.stop(grace=0)  # What it started may live on.
             service.start(self._kept.command, os.environ)
@@ -101,8 +101,8 @@ class Watch:
         patient = self._misses < self._patience.misses or now - self._missing_since < self._patience.hung
         if starting or patient:
             return
-        with alone(wait=False) as granted:
-            if granted:
+        with exclusive(wait=False) as acquired:
+            if acquired:
                 _say("hung", service=service.name, seconds=now - self._missing_since, misses=self._misses)
                 service.stop(grace=0)
 

@@ -104,8 +104,8 @@ def _verdict(airflow: Airflow, run: Run) -> str:
     if run.state == "success" and run.dag == CUSTOMIZE:
         return "[green]passed every gate; registered as a candidate[/]"
     if run.state == "success":
-        told = airflow.xcom(run.dag, run.run_id or "", _ROLLOUT_TASKS[run.dag])
-        return f"[green]live: version {told['version']}, as {told['release']}[/]"
+        promoted = airflow.xcom(run.dag, run.run_id or "", _ROLLOUT_TASKS[run.dag])
+        return f"[green]live: version {promoted['version']}, as {promoted['release']}[/]"
     stopped = run.stopped_by
     return f"[red]stopped by {stopped.task}[/]" if stopped else f"[red]{run.state}[/]"
 

@@ -44,7 +44,7 @@ class Screen:
         self._console = console
         self._runs = runs
         self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
-        self._said: dict[tuple[str, str], tuple[str | None, float]] = {}
+        self._printed: dict[tuple[str, str], tuple[str | None, float]] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -63,19 +63,19 @@ class Screen:
             self._live.update(_table(self._runs), refresh=True)
             return
         for run in self._runs:
-            self._say(run, "", run.state, "" if run.state != "waiting" else "for Airflow to begin it")
+            self._print_change(run, "", run.state, "" if run.state != "waiting" else "for Airflow to begin it")
             for stage in run.stages:
                 if stage.state not in (None, "scheduled", "queued", "upstream_failed", "none"):
-                    self._say(run, stage.task, stage.state, _account(stage))
+                    self._print_change(run, stage.task, stage.state, _summary(stage))
 
-    def _say(self, run: Run, task: str, state: str | None, account: str) -> None:
+    def _print_change(self, run: Run, task: str, state: str | None, summary: str) -> None:
         """Print a line where the state is new, or the stage still runs and was quiet for a while."""
         now = time.monotonic()
-        known, since = self._said.get((run.title, task), (None, 0.0))
-        if state == known and not (task and state in _GOING_ON and account and now - since >= _QUIET_SECONDS):
+        known, since = self._printed.get((run.title, task), (None, 0.0))
+        if state == known and not (task and state in _GOING_ON and summary and now - since >= _QUIET_SECONDS):
             return
-        self._said[run.title, task] = (state, now)
-        words = [run.title, task, "reused" if "reused" in account else state or "", account.replace("reused", "")]
+        self._printed[run.title, task] = (state, now)
+        words = [run.title, task, "reused" if "reused" in summary else state or "", summary.replace("reused", "")]
         self._console.print(Text("  ".join(word.strip() for word in words if word.strip())), soft_wrap=True)
 
 
@@ -96,7 +96,7 @@ def _table(runs: Sequence[Run]) -> Table:
             leading = max(current, key=lambda stage: (stage.progress is not None, stage.seconds), default=None)
             now = ", ".join(stage.task for stage in current) or "…"
             progress = leading.progress if leading else None
-            figures = _account(leading) if leading else ""
+            figures = _summary(leading) if leading else ""
         bar = ProgressBar(total=1, completed=progress, width=16) if progress is not None else ""
         table.add_row(run.title, marks, now, bar, figures, f"{run.seconds:.0f} s")
     return table
@@ -108,7 +108,7 @@ def _mark(stage: Stage) -> tuple[str, str]:
     return _MARKS.get(stage.state or "", ("·", "dim"))
 
 
-def _account(stage: Stage) -> str:
+def _summary(stage: Stage) -> str:
     """Return a stage in one line: how long, how far, its newest numbers; of a failure the reason."""
     if stage.state == "failed" and stage.error:
         return stage.error

@@ -11,7 +11,7 @@ from pathlib import Path
 from include.errors import AnemoneError, TryAgainError
 from include.home import home, port
 from include.laptop import airflow as laptop
-from include.laptop.components import alone, claim_port
+from include.laptop.components import claim_port, exclusive
 from include.laptop.home import NotOursError, make_home, python_of, run_folder
 from include.laptop.services import plain_environment
 from include.laptop.serving import keeper, kept_services, router_url, token, traffic
@@ -51,7 +51,7 @@ def start(say: Callable[[str], object], rate: float | None = None) -> None:
 def start_serving() -> None:
     """Start the services that do not run; does not wait for them to answer."""
     make_home()
-    with alone():
+    with exclusive():
         claim_port()
         token()
         settings = environment()
@@ -63,7 +63,7 @@ def start_serving() -> None:
 
 def start_keeper() -> None:
     """Start the keeper if it does not run. Call it last: it does not mend what never came up."""
-    with alone():
+    with exclusive():
         if not keeper().running():
             keeper().start([sys.executable, "-m", "include.laptop.keeper"], environment())
 
@@ -94,13 +94,13 @@ def start_traffic(rate: float) -> None:
     model = resolve(load_platform("laptop").arrivals.recipe)["model"]
     command = [str(python_of("serving")), "-m", "jobs.serving.traffic", "--url", router_url(), "--model", model]
     traffic_counts().unlink(missing_ok=True)
-    with alone():
+    with exclusive():
         traffic().start([*command, "--rate", f"{rate:g}", "--out", str(traffic_counts())], settings)
 
 
 def stop_traffic() -> bool:
     """End the traffic generator; return whether it ran."""
-    with alone():
+    with exclusive():
         return traffic().stop(grace=15.0)
 
 

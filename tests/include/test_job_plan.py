@@ -67,7 +67,7 @@ def test_a_missing_input_is_found_before_the_start(store):
 def test_the_exit_code_decides_on_the_retry(store, code, retryable):
     with pytest.raises(JobFailedError) as failure:
         plan(store).conclude(code, "what, where, what to do")
-    assert failure.value.retryable is retryable
+    assert (failure.value.retryable, failure.value.exit_code) == (retryable, code)
     assert ("memory" if code == 137 else "what, where, what to do") in str(failure.value)
 
 

@@ -239,6 +239,6 @@ def test_what_an_earlier_demo_left_going_on_is_ended_first() -> None:
     ):
         airflow.trigger(dag, conf)
     said: list[str] = []
-    demo.clear_the_stage(airflow, said.append)
+    demo.reset(airflow, said.append)
     assert airflow.ended_by_hand == [(RELEASE, "release-1"), (CUSTOMIZE, "customize-2")]
     assert len(said) == 2

@@ -17,7 +17,7 @@ import pytest
 
 from include.events import parse_fields
 from include.home import PROJECT
-from include.laptop.components import alone
+from include.laptop.components import exclusive
 from include.laptop.home import make_home, run_folder
 from include.laptop.keeper import Patience, keep
 from include.laptop.services import Service
@@ -145,7 +145,7 @@ def test_restarts_slow_down_and_say_why(kept: list[Kept], capfd: pytest.CaptureF
 
 def test_nothing_is_started_while_another_starts_or_stops(keeping: list[Kept]) -> None:
     one = keeping[0]
-    with alone():
+    with exclusive():
         former = pid_of(one)
         os.kill(former, signal.SIGKILL)
         wait_until(lambda: not one.service.running())
