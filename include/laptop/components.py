@@ -34,8 +34,8 @@ The log servers that are left out would listen on all interfaces; on one machine
 STOP_GRACE = 8.0
 """Seconds for a service to end, then for what it started; a job's process tree has the platform's own grace."""
 
-_TRIGGERER_GRACE = 2.0
-"""The same for the triggerer: its child does not end with its triggers (Airflow 3.3.2), and has to be killed."""
+_TRIGGERER_GRACE = 4.0
+"""The same for the triggerer, whose child (Airflow 3.3.2) either ends within a second or has to be killed."""
 
 JOB_GRACE = 20.0
 """Seconds for the jobs of ended tasks: the laptop platform's `grace_seconds` and a little."""
