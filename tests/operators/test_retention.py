@@ -49,6 +49,13 @@ def test_unfinished_runs_are_found_in_few_requests(store: Any, context: dict[str
     assert len(context["ti"].asked) < len(RUNS)
 
 
+def test_a_section_of_an_earlier_version_is_still_read(store: Any, context: dict[str, Any]) -> None:
+    config = retention.plan_section(context)["config"]
+    config["going_on"] = [run.model_dump() for run in sorted(UNFINISHED, key=str)]
+    del config["unfinished_runs"]
+    assert set(Config.model_validate(config).unfinished_runs) == UNFINISHED
+
+
 def test_a_store_that_is_away_is_tried_again(store: Any, context: dict[str, Any]) -> None:
     Path(store.root.removeprefix("file://")).rmdir()
     with pytest.raises(AirflowException, match="is not there"):
