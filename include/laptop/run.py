@@ -44,9 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     run = Run(data.name, run_id=started["dag_run_id"])
     console.print(f"{airflow.run_url(CUSTOMIZE, started['dag_run_id'])}")
     with Screen(console, [run]) as screen:
+        follow(airflow, [run], screen.show, laptop.check_alive)
         while not run.ended:
-            follow(airflow, [run], screen.show, laptop.check_alive)
             time.sleep(POLL_SECONDS)
+            follow(airflow, [run], screen.show, laptop.check_alive)
     console.print()
     print_report(console, airflow, [run])
     return 0 if run.state == "success" else 1
