@@ -1,23 +1,30 @@
-"""The canary controller's API, as Airflow's side uses it."""
+"""A client of the canary controller's API: for tasks, jobs, and commands that a person types."""
 
 from __future__ import annotations
 
+import json
+import os
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 
-import httpx
+import urllib3
 from pydantic import ValidationError
+from urllib3.exceptions import HTTPError
 
-from include.errors import ConfigurationError, TryAgainError
+from include.errors import ConfigurationError, TryAgainError, first_problem
 from include.events import format_event
-from include.platforms import Serving
-from include.release.rollouts import RolloutRequest, RolloutStatus, TargetStatus
+from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
+from include.specs.base import Model
 
-if TYPE_CHECKING:
-    from include.specs.base import Model
+M = TypeVar("M", bound=Model)
 
 _TIMEOUT = 10.0
 """Seconds; the controller answers from memory."""
+
+_RETIRE_TIMEOUT = RETIRE_SECONDS + 30.0
+"""Seconds; the controller's answer that a retirement still goes on has to arrive."""
 
 
 class OtherRolloutError(TryAgainError):
@@ -28,18 +35,19 @@ class OtherRolloutError(TryAgainError):
         self.rollout = rollout
 
 
-class Controller:
+class ControllerClient:
     """A client of one canary controller.
 
-    The token is read from its file for each request, so that a new one is taken up, and is kept nowhere.
+    The token is read from its file for each request, so that a new one is taken up, and is kept nowhere. Each request
+    has a connection of its own, which never leads through a proxy, whatever the environment says.
 
     Every method raises TryAgainError where the controller does not answer or fails, and ConfigurationError where it
-    refuses what it was asked.
+    refuses the request, or where something else answers.
     """
 
-    def __init__(self, serving: Serving) -> None:
-        self._url = serving.controller_url
-        self._token_file = Path(serving.token_file)
+    def __init__(self, url: str, token_file: str | Path) -> None:
+        self._url = url
+        self._token_file = Path(token_file)
 
     def start(self, request: RolloutRequest) -> RolloutStatus:
         """Ask for a rollout; the same request again joins it.
@@ -47,16 +55,16 @@ class Controller:
         Raises:
             OtherRolloutError: another rollout goes on at the target.
         """
-        answer = self._send("POST", "/rollouts", json=request.model_dump(mode="json"), accept=(200, 201, 409))
-        if answer.status_code == 409:
-            told = _told(answer)
-            other = told.get("rollout")
+        answer = self._send("POST", "/rollouts", body=request.model_dump(mode="json"), accept=(200, 201, 409))
+        if answer.status == 409:
+            refusal = _refusal(answer)
+            other = refusal.get("rollout")
             if other is None:
-                raise TryAgainError(f"the canary controller cannot begin {request.id} now: {told['error']}")
+                raise TryAgainError(f"the canary controller cannot begin {request.id} now: {refusal['error']}")
             if other == request.id:
                 raise ConfigurationError(
-                    f"this task asked for rollout {other} before, with other words ({told['error']}): what it releases "
-                    "was changed in between; start a new run of the DAG"
+                    f"this task asked for rollout {other} before, with other words ({refusal['error']}): what it "
+                    "releases was changed in between; start a new run of the DAG"
                 )
             raise OtherRolloutError(
                 f"rollout {other} goes on at {request.target}: this one starts once it has ended; "
@@ -66,84 +74,122 @@ class Controller:
         return self._parsed(RolloutStatus, answer)
 
     def status(self, rollout: str) -> RolloutStatus | None:
-        """How a rollout stands; None where the controller does not know it."""
-        answer = self._send("GET", f"/rollouts/{rollout}", accept=(200, 404))
-        return self._parsed(RolloutStatus, answer) if answer.status_code == 200 else None
+        """Return how a rollout stands; None where the controller does not know it."""
+        answer = self._send("GET", f"/rollouts/{_quoted(rollout)}", accept=(200, 404))
+        return self._parsed(RolloutStatus, answer) if answer.status == 200 else None
 
     def abort(self, rollout: str, reason: str) -> str | None:
-        """Take a rollout back to the champion; does nothing to one that has ended.
+        """Take a rollout back to the champion; do nothing to one that has ended or is unknown.
 
         Returns:
             None, or why it does not go back: it is promoted already.
         """
-        answer = self._send("POST", f"/rollouts/{rollout}/abort", json={"reason": reason}, accept=(200, 404, 409))
-        return str(_told(answer)["error"]) if answer.status_code == 409 else None
+        path = f"/rollouts/{_quoted(rollout)}/abort"
+        answer = self._send("POST", path, body={"reason": reason}, accept=(200, 404, 409))
+        return str(_refusal(answer)["error"]) if answer.status == 409 else None
+
+    def resume(self, rollout: str) -> RolloutStatus:
+        """Let a held rollout go on. One that is not held, or unknown, is refused."""
+        return self._parsed(RolloutStatus, self._send("POST", f"/rollouts/{_quoted(rollout)}/resume"))
 
     def target(self, target: str) -> TargetStatus | None:
-        """What a target serves; None where nothing was ever released on it."""
-        answer = self._send("GET", f"/targets/{target}", accept=(200, 404))
-        return self._parsed(TargetStatus, answer) if answer.status_code == 200 else None
+        """Return what a target serves; None where nothing was ever released on it."""
+        answer = self._send("GET", f"/targets/{_quoted(target)}", accept=(200, 404))
+        return self._parsed(TargetStatus, answer) if answer.status == 200 else None
 
-    def _send(self, method: str, path: str, *, accept: tuple[int, ...], **request: Any) -> httpx.Response:
+    def retire(self, target: str) -> None:
+        """Take a target out of service, with its history; do nothing where it is not in service.
+
+        Raises:
+            TryAgainError: also where the retirement still goes on after `RETIRE_SECONDS`.
+        """
+        answer = self._send("DELETE", f"/targets/{_quoted(target)}", accept=(200, 409), timeout=_RETIRE_TIMEOUT)
+        if answer.status == 409:
+            raise TryAgainError(str(_refusal(answer)["error"]))
+
+    def state(self) -> ControllerState:
+        """Return all targets, and the rollouts that have not ended."""
+        return self._parsed(ControllerState, self._send("GET", "/state"))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None = None,
+        accept: tuple[int, ...] = (200,),
+        timeout: float = _TIMEOUT,
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Authorization": f"Bearer {self._token()}"}
         try:
-            token = self._token_file.read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a token"
+            with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
+                answer = pool.request(method, f"{self._url}{path}", json=body, headers=headers, redirect=False)
+        except HTTPError as error:
             raise TryAgainError(
-                f"the canary controller's token {self._token_file} cannot be read ({reason}): `make up` makes it"
+                f"the canary controller does not answer at {self._url} ({error.__cause__ or error}): {self._remedy()}"
             ) from None
-        try:
-            answer = httpx.request(
-                method,
-                f"{self._url}{path}",
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=_TIMEOUT,
-                trust_env=False,
-                **request,
-            )
-        except httpx.HTTPError as error:
-            raise TryAgainError(
-                f"the canary controller does not answer at {self._url} ({str(error) or type(error).__name__}): "
-                "`make up` starts it"
-            ) from None
-        if answer.status_code in accept:
+        if answer.status in accept:
             return answer
-        if answer.status_code == 401:
+        if answer.status == 401:
             raise ConfigurationError(
                 f"the canary controller at {self._url} does not take the token in {self._token_file}: another "
                 "controller listens there, or it was started with an older token; start it again"
             )
-        reason = _told(answer)["error"]
-        if answer.status_code >= 500:
+        reason = _refusal(answer)["error"]
+        if answer.status >= 500:
             raise TryAgainError(f"the canary controller failed at {method} {path} ({reason}): see its log")
         raise ConfigurationError(f"the canary controller refused {method} {path}: {reason}")
 
-    def _parsed(self, model: type[Model], answer: httpx.Response) -> Any:
+    def _token(self) -> str:
         try:
-            return model.model_validate_json(answer.content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigurationError(
-                f"what answers at {self._url} is not this Anemone's canary controller "
-                f"({'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}): start serving and Airflow from the "
-                "same version"
+            return self._token_file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a token"
+            remedy = "`make up` makes it" if self._on_laptop() else "see that the secret or volume with it is mounted"
+            raise TryAgainError(
+                f"the canary controller's token {self._token_file} cannot be read ({reason}): {remedy}"
             ) from None
 
+    def _parsed(self, model: type[M], answer: urllib3.BaseHTTPResponse) -> M:
+        try:
+            return model.model_validate_json(answer.data)
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"what answers at {self._url} is not this Anemone's canary controller "
+                f"({first_problem(error, 'body')}): start serving and Airflow from the same version"
+            ) from None
 
-def news(status: RolloutStatus, told: int) -> list[str]:
-    """The notes of a rollout after the first `told`, a `key=value` line each."""
+    def _remedy(self) -> str:
+        return "`make up` starts it" if self._on_laptop() else "see that its pod or container runs"
+
+    def _on_laptop(self) -> bool:
+        """Return whether the controller is a process of this machine, as opposed to a pod or a container."""
+        host = urlsplit(self._url).hostname or ""
+        try:
+            local = host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
+        return local and "KUBERNETES_SERVICE_HOST" not in os.environ
+
+
+def new_notes(status: RolloutStatus, logged: int) -> list[str]:
+    """Return the notes of a rollout after the first `logged`, a `key=value` line each."""
     return [
         format_event("note", {"at": f"{note.time:%H:%M:%S}", "state": note.state, "message": note.message})
-        for note in status.notes[told:]
+        for note in status.notes[logged:]
     ]
 
 
-def _told(answer: httpx.Response) -> dict[str, Any]:
-    """The controller's own words: {"error", …}."""
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _refusal(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+    """Return the controller's own words, {"error", …}; made up from the answer where something else gave it."""
     try:
-        body = answer.json()
+        body = json.loads(answer.data)
     except ValueError:
         body = None
     if isinstance(body, dict) and "error" in body:
         return body
-    return {"error": f"status {answer.status_code}: {answer.text[:300]}"}
+    return {"error": f"status {answer.status}: {answer.data[:300].decode(errors='replace')}"}

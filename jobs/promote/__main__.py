@@ -1,9 +1,8 @@
-"""`python -m jobs.promote`: MLflow's alias `champion` follows the traffic."""
+"""`python -m jobs.promote`: point MLflow's alias `champion` at the version that takes the traffic."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from include.specs.promote import Spec
 from jobs.common.registry.client import connect, retryable
@@ -12,15 +11,15 @@ from jobs.common.runtime import Job, main
 
 def run(job: Job[Spec]) -> None:
     """Move the alias to what is live, and write `champion.json`."""
+    from include.release.controller import ControllerClient
     from jobs.promote.alias import follow_traffic
     from jobs.promote.live import live_version
 
     config = job.spec.config
     client = connect()
+    controller = ControllerClient(config.controller_url, config.token_file)
     with retryable(f"make the live version of {config.model} the champion"):
-        version, former = follow_traffic(
-            client, config.model, lambda: live_version(config.controller_url, Path(config.token_file), config.model)
-        )
+        version, former = follow_traffic(client, config.model, lambda: live_version(controller, config.model))
     job.event("champion", model=config.model, version=version, former=former or "none")
     job.metrics["version"] = version
     record = {"model": config.model, "version": version, "former": former}

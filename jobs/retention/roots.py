@@ -8,16 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence, Set
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
-
-from pydantic import ValidationError
 
 from include.artifacts.store import USES, Store
 from include.errors import ConfigurationError, TryAgainError
+from include.release.controller import ControllerClient
 from include.release.rollouts import ControllerState, LiveRelease
 from include.retention import Policy, RootSet, StoredArtifact
 from include.specs.retention import Config
@@ -29,11 +25,6 @@ from jobs.serving.canary.state.records import Records
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-_TIMEOUT = 10.0
-"""Seconds; the controller answers from memory."""
-
-_open = build_opener(ProxyHandler({})).open
 
 
 def find_roots(config: Config, store: Store, artifacts: Sequence[StoredArtifact]) -> list[RootSet]:
@@ -116,11 +107,13 @@ def controller_state(config: Config) -> ControllerState:
         DataError: one of its records is damaged.
     """
     try:
-        return _ask(config.controller_url, Path(config.token_file))
+        return ControllerClient(config.controller_url, config.token_file).state()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; nothing was deleted") from None
     except TryAgainError as error:
-        folder = Path(config.records) if config.records else None
-        if folder is None:
-            raise
+        if config.records is None:
+            raise TryAgainError(f"{error}; nothing was deleted") from None
+        folder = Path(config.records)
         if not folder.is_dir():
             return ControllerState()
         records = Records(folder)
@@ -131,30 +124,6 @@ def controller_state(config: Config) -> ControllerState:
             raise TryAgainError(f"{error}, although it runs; nothing was deleted") from None
         finally:
             records.close()
-
-
-def _ask(url: str, token_file: Path) -> ControllerState:
-    try:
-        token = token_file.read_text(encoding="ascii").strip()
-        request = Request(f"{url}/state", headers={"Authorization": f"Bearer {token}"})
-        with _open(request, timeout=_TIMEOUT) as answer:
-            return ControllerState.model_validate_json(answer.read())
-    except HTTPError as error:
-        if error.code >= 500:
-            raise TryAgainError(f"the canary controller failed ({error.code}): see its log") from None
-        raise ConfigurationError(
-            f"the canary controller at {url} refused to say what it needs ({error.code}): start serving and Airflow "
-            "from the same version, with one token; nothing was deleted"
-        ) from None
-    except ValidationError:
-        raise ConfigurationError(
-            f"what answers at {url} is not this Anemone's canary controller: start serving and Airflow from the same "
-            "version; nothing was deleted"
-        ) from None
-    except (OSError, ValueError, HTTPException) as error:
-        raise TryAgainError(
-            f"the canary controller does not say at {url} what it needs ({error}): start it; nothing was deleted"
-        ) from None
 
 
 def _engines(releases: Sequence[LiveRelease], store: Store, reason: str) -> RootSet:

@@ -17,7 +17,7 @@ from include.artifacts.naming import digest
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
 from include.events import format_event
 from include.platforms import current_platform
-from include.release.controller import Controller, OtherRolloutError, news
+from include.release.controller import ControllerClient, OtherRolloutError, new_notes
 from include.release.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
 from operators.errors import DecisionError, keep_sentence
 from operators.links import EVIDENCE_KEY, EvidenceLink
@@ -97,8 +97,9 @@ class CanaryRolloutOperator(BaseOperator):
         self._state: Any = None
 
     @cached_property
-    def controller(self) -> Controller:
-        return Controller(current_platform().serving)
+    def controller(self) -> ControllerClient:
+        serving = current_platform().serving
+        return ControllerClient(serving.controller_url, serving.token_file)
 
     @keep_sentence
     def execute(self, context: Context) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class CanaryRolloutOperator(BaseOperator):
 
     def _tell(self, status: RolloutStatus, told: int) -> int:
         """Log what the log does not have yet; returns how many notes it has now."""
-        for line in news(status, told):
+        for line in new_notes(status, told):
             self.log.info("%s", line)
         return max(told, len(status.notes))
 

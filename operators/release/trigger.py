@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from include.errors import AnemoneError, TryAgainError
 from include.events import format_event
 from include.platforms import current_platform
-from include.release.controller import Controller, news
+from include.release.controller import ControllerClient, new_notes
 
 _LEAST_SECONDS = 5.0
 """The executor tells the scheduler of a deferred task's end of process up to a few seconds late; a task that has been
@@ -45,7 +45,7 @@ class RolloutTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         serving = current_platform().serving
-        controller = Controller(serving)
+        controller = ControllerClient(serving.controller_url, serving.token_file)
         clock = asyncio.get_running_loop().time
         told, stands, away_since = self.told, None, None
         began = clock()
@@ -67,7 +67,7 @@ class RolloutTrigger(BaseTrigger):
                     yield self._event(told, f"the canary controller does not know rollout {self.rollout} any more")
                     return
                 away_since = None
-                for line in news(status, told) if self.own else ():
+                for line in new_notes(status, told) if self.own else ():
                     self.log.info("%s", line)
                 told = max(told, len(status.notes))
                 if status.ended:
@@ -87,7 +87,8 @@ class RolloutTrigger(BaseTrigger):
         """A person cleared the task or marked it: its rollout goes back. Stopping the triggerer comes not here."""
         if not self.own:
             return
-        controller = Controller(current_platform().serving)
+        serving = current_platform().serving
+        controller = ControllerClient(serving.controller_url, serving.token_file)
         for attempt in range(_ABORT_TRIES):
             try:
                 refusal = await asyncio.to_thread(

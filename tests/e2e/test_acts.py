@@ -31,7 +31,7 @@ from include.laptop.home import python_of
 from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
 from include.platforms import load_platform
-from include.release.controller import Controller
+from include.release.controller import ControllerClient
 
 T = TypeVar("T")
 
@@ -91,8 +91,9 @@ def ended(client: Airflow, dag: str, run: str, seconds: float = 300) -> str:
     )
 
 
-def controller() -> Controller:
-    return Controller(load_platform("laptop").serving)
+def controller() -> ControllerClient:
+    serving = load_platform("laptop").serving
+    return ControllerClient(serving.controller_url, serving.token_file)
 
 
 def live_version() -> str:

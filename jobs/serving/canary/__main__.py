@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from include.artifacts.store import Store
 from include.errors import AnemoneError, ConfigurationError, ExitCode
+from include.release.controller import ControllerClient
 from jobs.common.command_line import LOCAL, Parser, listen, port, read_token
 from jobs.serving.canary.analysis.runs import has_looks, read, replay
 from jobs.serving.router.log import log
 
 if TYPE_CHECKING:
+    from include.specs.base import Model
     from jobs.serving.canary.servers.tiers import Servers
     from jobs.serving.canary.traffic.router import Traffic
 
-_TIMEOUT_SECONDS = 90.0
 _GATEWAY = ("gateway_route", "gateway_rule", "gateway_target", "gateway_services", "canary_router")
 
 
@@ -78,7 +75,7 @@ def main() -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    token = _token(arguments)
+    token = read_token(_token_file(arguments))
     store = Store(arguments.store).root
     asyncio.run(_run_service(arguments, token, store))
     return ExitCode.OK
@@ -150,35 +147,33 @@ async def _tiers(arguments: argparse.Namespace, token: str) -> AsyncIterator[tup
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    kind, _, name = arguments.what.rpartition(":") if arguments.what.startswith("target:") else ("", "", arguments.what)
-    return _show(arguments, "GET", f"/{'targets' if kind else 'rollouts'}/{quote(name)}")
+    client, what = _client(arguments), arguments.what
+    if what.startswith("target:"):
+        target = what.removeprefix("target:")
+        return _show(client.target(target), f"there is no target {target}")
+    return _show(client.status(what), f"there is no rollout {what}")
 
 
 def _abort(arguments: argparse.Namespace) -> int:
-    return _show(arguments, "POST", f"/rollouts/{quote(arguments.id)}/abort", {"reason": arguments.reason})
+    client = _client(arguments)
+    refusal = client.abort(arguments.id, arguments.reason)
+    if refusal is not None:
+        raise ConfigurationError(refusal)
+    return _show(client.status(arguments.id), f"there is no rollout {arguments.id}")
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    return _show(arguments, "POST", f"/rollouts/{quote(arguments.id)}/resume")
+    return _show(_client(arguments).resume(arguments.id))
 
 
-def _show(arguments: argparse.Namespace, method: str, path: str, body: dict[str, Any] | None = None) -> int:
-    request = urllib.request.Request(
-        f"http://{LOCAL}:{arguments.port}{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {_token(arguments)}"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-            print(json.dumps(json.load(response), indent=1, ensure_ascii=False))
-    except urllib.error.HTTPError as error:
-        document = json.loads(error.read() or b"{}")
-        raise ConfigurationError(document.get("error", f"the controller answered {error.code}")) from None
-    except OSError as error:
-        raise ConfigurationError(
-            f"the controller on port {arguments.port} does not answer ({error}): see that it runs"
-        ) from None
+def _client(arguments: argparse.Namespace) -> ControllerClient:
+    return ControllerClient(f"http://{LOCAL}:{arguments.port}", _token_file(arguments))
+
+
+def _show(answer: Model | None, otherwise: str = "") -> int:
+    if answer is None:
+        raise ConfigurationError(otherwise)
+    print(answer.model_dump_json(indent=1))
     return ExitCode.OK
 
 
@@ -210,8 +205,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _token(arguments: argparse.Namespace) -> str:
-    return read_token(arguments.token_file or arguments.folder / "token")
+def _token_file(arguments: argparse.Namespace) -> Path:
+    return arguments.token_file or arguments.folder / "token"
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from include.errors import ConfigurationError, TryAgainError
+from include.release.controller import ControllerClient
 from include.release.rollouts import TargetStatus
 from jobs.common.registry.client import connect, retryable
 from jobs.promote.alias import follow_traffic, move_alias
 from jobs.promote.live import live_version
+from tests.proxies import DEAD_PROXIES
 
 TOKEN = "planted-secret-token"
 
@@ -68,7 +70,7 @@ class Controller:
         self._server.server_close()
 
     def asked(self) -> str:
-        return live_version(self.url, self.token_file, "kubectl")
+        return live_version(ControllerClient(self.url, self.token_file), "kubectl")
 
 
 def target(version: str) -> TargetStatus:
@@ -105,6 +107,15 @@ def test_the_alias_follows_and_the_former_is_on_record(
     assert TOKEN not in everything
 
 
+def test_no_proxy_stands_between_it_and_the_controller(
+    run_job: Callable[..., Any], client: MlflowClient, database: str, controller: Controller
+) -> None:
+    controller.live = lambda: "2"
+    place = {"controller_url": controller.url, "token_file": str(controller.token_file)}
+    run_job("promote", {"model": "kubectl", **place}, env={"MLFLOW_TRACKING_URI": database, **DEAD_PROXIES})
+    assert champion(client) == "2"
+
+
 def test_what_goes_live_while_the_alias_moves_is_followed(client: MlflowClient, controller: Controller) -> None:
     """Another task moved the alias to 2 and was done, just before this one wrote what it had read earlier."""
     seen: list[str] = []
@@ -132,14 +143,14 @@ def test_nothing_live_leaves_the_alias_as_it_is(client: MlflowClient, controller
 
 def test_a_controller_that_is_away_or_fails_is_worth_another_try(controller: Controller, tmp_path: Path) -> None:
     with pytest.raises(TryAgainError, match=r"does not answer at http://127\.0\.0\.1:9 .*`make up` starts it"):
-        live_version("http://127.0.0.1:9", controller.token_file, "kubectl")
+        live_version(ControllerClient("http://127.0.0.1:9", controller.token_file), "kubectl")
     with pytest.raises(TryAgainError, match="cannot be read .*`make up` makes it"):
-        live_version(controller.url, tmp_path / "no-token", "kubectl")
+        live_version(ControllerClient(controller.url, tmp_path / "no-token"), "kubectl")
     controller.status = 503
-    with pytest.raises(TryAgainError, match="failed .503.: see its log"):
+    with pytest.raises(TryAgainError, match="failed at GET /targets/kubectl .its own words.: see its log"):
         controller.asked()
     controller.token_file.write_text("another")
-    with pytest.raises(ConfigurationError, match="refused to say what is live on kubectl .401: its own words"):
+    with pytest.raises(ConfigurationError, match="does not take the token in .*: another controller listens there"):
         controller.asked()
 
 

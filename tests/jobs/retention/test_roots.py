@@ -19,6 +19,7 @@ from include.specs.retention import Config
 from jobs.retention.roots import controller_roots, controller_state, registry_roots
 from jobs.serving.canary.state.records import Records
 from tests.jobs.retention.conftest import MODEL, World
+from tests.proxies import DEAD_PROXIES
 
 STORE = Store("s3://bucket/store")
 
@@ -106,19 +107,25 @@ def test_the_controller_is_asked_first(config: Config) -> None:
     assert controller_state(config).targets == (TARGET,)
 
 
+def test_the_controller_is_asked_through_no_proxy(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, address in DEAD_PROXIES.items():
+        monkeypatch.setenv(name, address)
+    assert controller_state(config.model_copy(update={"records": None})).targets == (TARGET,)
+
+
 def test_what_is_no_controller_is_refused(config: Config, controller: Controller) -> None:
     controller.body = "{}}"
-    with pytest.raises(ConfigurationError, match="is not this Anemone's canary controller"):
+    with pytest.raises(ConfigurationError, match="is not this Anemone's canary controller.*nothing was deleted"):
         controller_state(config)
     controller.code = 404
-    with pytest.raises(ConfigurationError, match="refused to say what it needs .404.*nothing was deleted"):
+    with pytest.raises(ConfigurationError, match="refused GET /state: status 404.*nothing was deleted"):
         controller_state(config)
 
 
 def test_a_controller_that_fails_is_tried_again_unless_none_runs(config: Config, controller: Controller) -> None:
     controller.code = 503
     assert controller_state(config) == ControllerState(), "no controller ever ran here"
-    with pytest.raises(TryAgainError, match="failed .503."):
+    with pytest.raises(TryAgainError, match="failed at GET /state .status 503.*nothing was deleted"):
         controller_state(config.model_copy(update={"records": None}))
     records = Records(Path(config.records))
     records.lock()

@@ -14,13 +14,14 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from include.errors import ConfigurationError
 from include.recipes import resolve
-from include.release.controller import Controller
+from include.release.controller import ControllerClient
 from include.release.rollouts import RolloutStatus, TargetStatus
 from operators.release import rollout_operator as module
 from operators.release import trigger
 from operators.release.rollout_operator import CanaryRolloutOperator
 from operators.release.trigger import RolloutTrigger
 from tests.operators.conftest import TOKEN, ControllerPeer, live
+from tests.proxies import DEAD_PROXIES
 
 EVIDENCE = "file:///store/evidence-1"
 
@@ -190,6 +191,20 @@ def test_every_other_outcome_ends_red_with_numbers_and_what_to_do(
     ):
         assert words in said, words
     assert context["ti"].pushed == {"evidence": EVIDENCE}
+
+
+def test_no_proxy_stands_between_a_task_or_its_trigger_and_the_controller(
+    release, controller: ControllerPeer, context, soon, monkeypatch
+):
+    for name, address in DEAD_PROXIES.items():
+        monkeypatch.setenv(name, address)
+    operator = release()
+    deferral = deferred(operator, context)
+    operator.on_kill()
+    asyncio.run(deferral.trigger.on_kill())
+    assert len(controller.aborted) == 2
+    controller.story = lambda status: {} if status.outcome else ended("promoted")
+    assert follow(operator, context, deferral)["outcome"] == "promoted"
 
 
 def test_nothing_is_live_after_a_first_release_that_failed(release, controller: ControllerPeer, context):
@@ -558,7 +573,7 @@ def test_who_ends_the_waiting_task_is_told_where_its_rollout_is_promoted_already
 def test_an_abort_that_the_api_does_not_know_is_no_success(controller: ControllerPeer, platform, monkeypatch):
     monkeypatch.setattr(controller, "answer", lambda *_: (202, {}))
     with pytest.raises(ConfigurationError, match="refused POST /rollouts/x/abort"):
-        Controller(platform.serving).abort("x", "a reason")
+        ControllerClient(controller.url, platform.serving.token_file).abort("x", "a reason")
 
 
 def test_the_token_goes_to_the_controller_and_nowhere_else(

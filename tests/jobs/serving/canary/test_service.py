@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.jobs.serving.canary.services import TARGET, Services, make_engines
+from tests.proxies import DEAD_PROXIES
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +66,22 @@ def test_a_second_controller_is_kept_off_the_folder(idle: Services) -> None:
     assert "another controller works on" in done.stderr
 
 
-def test_status_and_abort_from_the_command_line(idle: Services) -> None:
+def test_status_abort_and_resume_from_the_command_line_through_no_proxy(idle: Services) -> None:
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         place = ["--folder", str(idle.folder), "--port", str(idle.ports[2])]
         command = [sys.executable, "-m", "jobs.serving.canary", *arguments, *place]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        environment = {**os.environ, **DEAD_PROXIES}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
     asyncio.run(idle.lead(idle.request(1)))
     assert json.loads(ask("status", f"target:{TARGET}").stdout)["champion"]["release"]["version"] == "1"
     assert json.loads(ask("status", "release-1-none").stdout)["outcome"] == "promoted"
     refused = ask("abort", "release-1-none")
+    nothing_held = ask("resume", "release-1-none")
+    unknown = [ask("status", "release-9"), ask("status", "target:unknown"), ask("abort", "release-9")]
     asyncio.run(idle.call("DELETE", f"/targets/{TARGET}"))
     assert (refused.returncode, refused.stderr.startswith("error: rollout release-1-none is promoted")) == (64, True)
+    assert (nothing_held.returncode, "is not held" in nothing_held.stderr) == (64, True)
+    assert [done.returncode for done in unknown] == [64, 64, 64]
+    assert "error: there is no target unknown" in unknown[1].stderr
+    assert all("error: there is no rollout release-9" in done.stderr for done in (unknown[0], unknown[2]))
