@@ -1,7 +1,7 @@
-"""What a running job shows to Prometheus: its loss, its speed, and its GPUs, at /metrics.
+"""A running job's loss, speed and GPUs, shown to Prometheus at /metrics.
 
-Off, unless `ANEMONE_METRICS_PORT` names a port, as a cluster's platform does. No job fails for want of it. Standard
-library only: every job imports this, whatever its image.
+Off, unless `ANEMONE_METRICS_PORT` names a port, as a cluster's platform does. No job fails for want of it.
+prometheus-client is imported only then: every job imports this module, whatever its image.
 """
 
 from __future__ import annotations
@@ -13,71 +13,83 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
 
 from include.events import format_event
 from include.job_environment import METRICS_PORT
 
-_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
 _SMI_SECONDS = 5.0
 
-_GAUGES = {
-    ("train", "loss"): ("training_loss", "Mean over the label tokens of the last reported step."),
-    ("train", "tokens_per_second"): ("throughput_tokens_per_sec", "Tokens trained on a second, over all ranks."),
-    ("train", "step"): ("training_step", "Optimizer steps done."),
-    ("validation", "validation_loss"): ("validation_loss", "Mean over the validation rows' label tokens."),
+GAUGES = {
+    "training_loss": "Mean over the label tokens of the last reported step.",
+    "throughput_tokens_per_sec": "Tokens trained on a second, over all ranks.",
+    "training_step": "Optimizer steps done.",
+    "training_last_step_timestamp_seconds": "When a step was last reported, in Unix time.",
+    "validation_loss": "Mean over the validation rows' label tokens.",
+    "job_progress": "Share of the job that is done, as far as it knows.",
+    "gpu_utilization": "Per cent of the time in which a kernel ran, as NVML samples it.",
+    "gpu_memory_used": "Bytes of the GPU's memory in use.",
 }
-"""Event and field → gauge and what it is."""
+"""What each gauge shows."""
 
-_LAST_STEP = ("training_last_step_timestamp_seconds", "When a step was last reported, in Unix time.")
-_PROGRESS = ("job_progress", "Share of the job that is done, as far as it knows.")
-_GPU_UTILIZATION = ("gpu_utilization", "Per cent of the time in which a kernel ran, as NVML samples it.")
-_GPU_MEMORY = ("gpu_memory_used", "Bytes of the GPU's memory in use.")
+_FIELDS = {
+    ("train", "loss"): "training_loss",
+    ("train", "tokens_per_second"): "throughput_tokens_per_sec",
+    ("train", "step"): "training_step",
+    ("validation", "validation_loss"): "validation_loss",
+}
+"""Gauge of an event's field."""
 
 
 class Metrics:
-    """The figures of one job, as its events bring them."""
+    """The figures of one job, as its events bring them; a collector of prometheus-client."""
 
     def __init__(self, stage: str, artifact: str) -> None:
         self._labels = {"stage": stage, "artifact": artifact}
-        self._values: dict[tuple[str, str], float] = {}
+        self._values: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def take(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Keep what an event says."""
+        """Keep the figures of an event."""
         with self._lock:
             for field, value in fields.items():
-                gauge = _PROGRESS if field == "progress" else _GAUGES.get((event, field))
+                gauge = "job_progress" if field == "progress" else _FIELDS.get((event, field))
                 if gauge is not None:
                     self._values[gauge] = float(value)
             if event == "train":
-                self._values[_LAST_STEP] = time.time()
+                self._values["training_last_step_timestamp_seconds"] = time.time()
 
-    def render(self) -> str:
-        """In Prometheus' text format."""
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges that have a value, those of the GPUs as they are now."""
+        from prometheus_client.core import GaugeMetricFamily
+
         with self._lock:
-            found = {gauge: [(self._labels, value)] for gauge, value in self._values.items()}
-        for gpu, (utilization, memory) in enumerate(_gpus()):
-            labels = {**self._labels, "gpu": str(gpu)}
-            found.setdefault(_GPU_UTILIZATION, []).append((labels, utilization))
-            found.setdefault(_GPU_MEMORY, []).append((labels, memory))
-        lines = []
-        for (name, text), samples in sorted(found.items()):
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{{{_written(labels)}}} {value!r}" for labels, value in samples]
-        return "".join(f"{line}\n" for line in lines)
+            values = dict(self._values)
+        for name, value in values.items():
+            gauge = GaugeMetricFamily(name, GAUGES[name], labels=self._labels)
+            gauge.add_metric([*self._labels.values()], value)
+            yield gauge
+        gpus = _gpus()
+        for place, name in enumerate(("gpu_utilization", "gpu_memory_used") if gpus else ()):
+            gauge = GaugeMetricFamily(name, GAUGES[name], labels=[*self._labels, "gpu"])
+            for number, figures in enumerate(gpus):
+                gauge.add_metric([*self._labels.values(), str(number)], figures[place])
+            yield gauge
 
 
 @contextmanager
 def exposed(stage: str, artifact: str) -> Iterator[Metrics]:
-    """The figures of a job, shown at the port that the environment names while the context lasts."""
+    """Show the figures of a job at the port that the environment names, while the context lasts."""
     metrics = Metrics(stage, artifact)
     server = None
     if port := os.environ.get(METRICS_PORT):
         try:
-            server = _server(int(port), metrics)
-        except (OSError, ValueError, OverflowError) as error:
+            server = _serve(int(port), metrics)
+        except (ImportError, OSError, ValueError, OverflowError) as error:
             reason = f"{METRICS_PORT} is {port!r}, and nothing can be shown there ({error}): the job goes on without"
             print(format_event("metrics_not_shown", {"reason": reason}), flush=True)
     try:
@@ -88,32 +100,30 @@ def exposed(stage: str, artifact: str) -> Iterator[Metrics]:
             server.server_close()
 
 
-def _server(port: int, metrics: Metrics) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
+def _serve(port: int, metrics: Metrics) -> ThreadingHTTPServer:
+    """Answer at /metrics, and nowhere else, as `prometheus_client.start_http_server` would at every path."""
+    from prometheus_client import CollectorRegistry, MetricsHandler
+
+    own = CollectorRegistry()
+    own.register(metrics)
+
+    class Handler(MetricsHandler):
+        registry = own
         timeout = 10.0
 
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/metrics":
+        def do_GET(self) -> None:  # noqa: N802
+            if self.path.partition("?")[0] == "/metrics":
+                super().do_GET()
+            else:
                 self.send_error(404)
-                return
-            body = metrics.render().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", _CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """A scrape is not worth a line of the job's log."""
 
     server = ThreadingHTTPServer(("", port), Handler)
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
     return server
 
 
 def _gpus() -> list[tuple[float, float]]:
-    """Utilization in per cent and used memory in bytes of each GPU that this process may see; none without any.
+    """Return utilization in per cent and used memory in bytes of each GPU that this process may see; none without any.
 
     By nvidia-smi, which NVIDIA's container runtime puts into every container with a GPU.
     """
@@ -127,10 +137,3 @@ def _gpus() -> list[tuple[float, float]]:
         return [(float(utilization), float(mebibytes) * 2**20) for utilization, mebibytes in rows]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
-
-
-def _written(labels: Mapping[str, str]) -> str:
-    def escaped(value: str) -> str:
-        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-    return ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items())

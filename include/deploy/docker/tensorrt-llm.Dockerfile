@@ -13,7 +13,7 @@ COPY requirements/jobs.txt requirements/
 COPY include/deploy/docker/additions.sh /tools/
 # What reads specs and artifacts; the builder itself is in the image.
 RUN sh /tools/additions.sh requirements/jobs.txt \
-    botocore jmespath \
+    botocore jmespath prometheus-client \
     pydantic pydantic-core annotated-types typing-extensions typing-inspection pyyaml
 COPY . .
 ARG REVISION=
@@ -21,7 +21,7 @@ RUN sh include/deploy/docker/project.sh \
     && groupadd --gid 10001 anemone \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
     && install -d -o 10001 -g 10001 /scratch \
-    && python3 -c "import include.artifacts.store, include.specs.engine, jobs.common.runtime"
+    && python3 -c "import include.artifacts.store, include.specs.engine, jobs.common.runtime, prometheus_client"
 ENV DO_NOT_TRACK=true \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HOME=/scratch \

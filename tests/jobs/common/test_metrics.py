@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,7 +22,7 @@ def scrape(port: int, path: str = "/metrics") -> str:
         return answer.read().decode()
 
 
-def value(text: str, name: str, labels: str = '{stage="finetune",artifact="finetune-1"}') -> float:
+def value(text: str, name: str, labels: str = '{artifact="finetune-1",stage="finetune"}') -> float:
     (found,) = [line for line in text.splitlines() if line.startswith(f"{name}{labels} ")]
     return float(found.rpartition(" ")[2])
 
@@ -40,6 +42,8 @@ def test_the_figures_of_a_training_are_those_of_its_last_events(port: int) -> No
         shown.take("train", TRAIN)
         shown.take("validation", {"step": 20, "validation_loss": 0.5, "best": True})
         text = scrape(port)
+    assert "# HELP training_loss Mean over the label tokens of the last reported step.\n" in text
+    assert "# TYPE training_loss gauge\n" in text
     assert value(text, "training_loss") == 0.25
     assert value(text, "validation_loss") == 0.5
     assert value(text, "throughput_tokens_per_sec") == 1234.5
@@ -67,7 +71,7 @@ def test_each_gpu_is_shown_and_one_that_cannot_be_asked_is_left_out(
     with metrics.exposed("finetune", "finetune-1") as shown:
         shown.take("train", TRAIN)
         text = scrape(port)
-        labels = '{stage="finetune",artifact="finetune-1",gpu="%d"}'
+        labels = '{artifact="finetune-1",gpu="%d",stage="finetune"}'
         assert value(text, "gpu_utilization", labels % 0) == 97
         assert value(text, "gpu_memory_used", labels % 1) == 512 * 2**20
         program.write_text("#!/bin/sh\necho '[N/A], [N/A]'\n")
@@ -83,10 +87,21 @@ def test_a_job_goes_on_where_its_figures_cannot_be_shown(
     monkeypatch.setenv(metrics.METRICS_PORT, "many")
     with metrics.exposed("a", "a-1"):
         pass
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 2 and all("metrics_not_shown" in line and metrics.METRICS_PORT in line for line in told)
+    monkeypatch.setenv(metrics.METRICS_PORT, str(port))
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with metrics.exposed("a", "a-1"), pytest.raises(urllib.error.URLError):
+        scrape(port)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3
+    assert all("metrics_not_shown" in line and metrics.METRICS_PORT in line for line in printed)
 
 
 def test_nothing_else_is_there(port: int) -> None:
     with metrics.exposed("a", "a-1"), pytest.raises(urllib.error.HTTPError):
         scrape(port, "/")
+
+
+def test_only_a_job_that_shows_its_figures_imports_the_library() -> None:
+    """Someone else's image may lack it."""
+    program = "import sys, jobs.common.runtime; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
