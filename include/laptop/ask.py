@@ -13,7 +13,7 @@ from include.recipes import resolve
 
 
 def ask(prompt: str, model: str | None = None) -> str:
-    """The answer of `model`, or of the model of the arrivals' recipe. Raises TryAgainError where none comes."""
+    """Return the answer of `model`, or of the arrivals' recipe's model. Raises TryAgainError where there is none."""
     model = model or resolve(load_platform("laptop").arrivals.recipe)["model"]
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
     try:

@@ -18,7 +18,7 @@ from include.errors import ConfigurationError
 from include.home import PROJECT, home, port
 from include.laptop.home import NotOursError, remove_home, run_folder
 from include.laptop.services import Service
-from include.laptop.serving import keeper, kept_services, traffic
+from include.laptop.serving import keeper, supervised_services, traffic
 
 COMMANDS = {
     "api-server": ["api-server"],
@@ -58,7 +58,7 @@ def all_services() -> list[Service]:
 def _stop_order() -> list[list[Service]]:
     """Return all services in groups, each of which is stopped at once when those before it have ended."""
     scheduler, *others = reversed(components())
-    serving = [kept.service for kept in kept_services()]
+    serving = [supervised.service for supervised in supervised_services()]
     return [[keeper()], [traffic()], [scheduler], others, *([service] for service in reversed(serving))]
 
 

@@ -17,7 +17,7 @@ from types import FrameType
 
 from include.events import format_event
 from include.laptop.components import exclusive
-from include.laptop.serving import Kept, kept_services
+from include.laptop.serving import SupervisedService, supervised_services
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Patience:
 class Watch:
     """One service under supervision."""
 
-    def __init__(self, kept: Kept, patience: Patience) -> None:
+    def __init__(self, kept: SupervisedService, patience: Patience) -> None:
         self._kept = kept
         self._patience = patience
         self._pause = patience.first_pause
@@ -107,11 +107,11 @@ class Watch:
                 service.stop(grace=0)
 
 
-def keep(services: Sequence[Kept], stopping: threading.Event, patience: Patience | None = None) -> None:
+def keep(services: Sequence[SupervisedService], stopping: threading.Event, patience: Patience | None = None) -> None:
     """Watch over `services` until `stopping` is set; each has a thread, so that none waits for another's time-out."""
     patience = patience or Patience()
 
-    def run(kept: Kept) -> None:
+    def run(kept: SupervisedService) -> None:
         watch = Watch(kept, patience)
         while not stopping.is_set():
             try:
@@ -135,8 +135,8 @@ def main() -> None:
         stopping.set()
 
     signal.signal(signal.SIGTERM, stop)
-    _say("keeping", services=",".join(kept.name for kept in kept_services()), pid=os.getpid())
-    keep(kept_services(), stopping)
+    _say("keeping", services=",".join(kept.name for kept in supervised_services()), pid=os.getpid())
+    keep(supervised_services(), stopping)
 
 
 def _say(event: str, **fields: object) -> None:

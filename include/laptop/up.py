@@ -14,7 +14,7 @@ from include.laptop import airflow as laptop
 from include.laptop.components import claim_port, exclusive
 from include.laptop.home import NotOursError, make_home, python_of, run_folder
 from include.laptop.services import plain_environment
-from include.laptop.serving import keeper, kept_services, router_url, token, traffic
+from include.laptop.serving import keeper, router_url, supervised_services, token, traffic
 from include.platforms import load_platform
 from include.recipes import resolve
 
@@ -55,7 +55,7 @@ def start_serving() -> None:
         claim_port()
         token()
         settings = environment()
-        for kept in kept_services():
+        for kept in supervised_services():
             if not kept.service.running():
                 kept.service.stop(grace=0)
                 kept.service.start(kept.command, settings)
@@ -75,7 +75,7 @@ def wait_for_serving() -> None:
         TryAgainError: one does not; the message holds the end of its log.
     """
     deadline = time.monotonic() + START_TIMEOUT
-    for kept in kept_services():
+    for kept in supervised_services():
         service = kept.service
         while not kept.answers(HEALTH_TIMEOUT):
             ended = not service.running() and not keeper().running()

@@ -38,7 +38,7 @@ RUN sh include/deploy/docker/project.sh \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch --shell /usr/sbin/nologin anemone \
     && install -d -o 10001 -g 10001 /scratch \
     && python -c "import include.artifacts.s3, jobs.evaluate.measure, jobs.common.scoring, jobs.finetune.training, \
-        jobs.merge.weights, jobs.common.runtime, accelerate, peft, prometheus_client, torch, transformers"
+        jobs.merge.weights, jobs.common.runtime, accelerate, peft, torch, transformers"
 # Where the installer above puts NCCL's plugin; without it NCCL falls back to sockets and says nothing. Which plugin is
 # asked for (NCCL_NET_PLUGIN, for which NVIDIA's images have a default of their own) is said by the platform.
 ENV DO_NOT_TRACK=true \

@@ -1,4 +1,4 @@
-"""`python -m jobs.serving.router`: the only door to the served models."""
+"""`python -m jobs.serving.router`: the one endpoint of the served models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the canary controller reaches: routes, leases, counts, samples; and, without a token, Prometheus."""
+"""The API for the canary controller: routes, leases, counts, samples; and, without a token, metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import Field, TypeAdapter, ValidationError
 
+from include.errors import first_problem
 from include.specs.base import Model
 from include.specs.champion import ModelName
 from jobs.serving.router.lease import HeldError
@@ -35,7 +36,7 @@ class _Release(Model):
 
 
 class AdminApi:
-    """The handlers, and the application that they make up."""
+    """The handlers of the admin API."""
 
     def __init__(self, targets: Targets, registry: CollectorRegistry, token: str) -> None:
         self._targets = targets
@@ -125,9 +126,7 @@ async def _read(request: web.Request, model: type[M]) -> M:
     try:
         return model.model_validate_json(await request.read())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise web.HTTPBadRequest(reason=f"{where}: {first['msg']}".replace("\n", " ")) from None
+        raise web.HTTPBadRequest(reason=first_problem(error, "body").replace("\n", " ")) from None
 
 
 def _target_name(request: web.Request) -> str:
@@ -138,7 +137,7 @@ def _target_name(request: web.Request) -> str:
 
 
 def _samples_json(boot: str, samples: list[dict[str, Any]], lost: int) -> bytes:
-    # One by one: a call of the encoder does not let other threads run.
+    # One by one: other threads do not run during one call of the encoder.
     rows = ", ".join(map(json.dumps, samples))
     return f'{{"boot": {json.dumps(boot)}, "samples": [{rows}], "lost": {lost}}}'.encode()
 

@@ -1,4 +1,4 @@
-"""What clients saw of one arm: numbers of requests by how they ended, and how long they took."""
+"""Counts of one arm's requests as its clients saw them: how they ended, and how long they took."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOUNDS = [_LOWEST * _RATIO**step for step in range(math.ceil(math.log(_HIGHEST /
 
 
 class Histogram:
-    """How many took how long, in the buckets of `BOUNDS`."""
+    """Latencies in seconds, counted in the buckets of `BOUNDS`."""
 
     __slots__ = ("buckets", "seconds")
 
@@ -31,7 +31,7 @@ class Histogram:
         return sum(self.buckets.values())
 
     def as_json(self) -> list[tuple[float | None, int]]:
-        """(upper bound in seconds, number) of each bucket that holds any, in order; the bound is None for the last."""
+        """Return (upper bound in seconds, number) of each bucket that is not empty, in order; the last has None."""
         return [
             (BOUNDS[bucket] if bucket < len(BOUNDS) else None, number)
             for bucket, number in sorted(self.buckets.items())

@@ -1,9 +1,9 @@
-"""Brings a request to its arm, and to the champion where that arm fails before the answer has begun."""
+"""Sends a request to its arm, and to the champion where that arm fails before the answer has begun."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from jobs.serving.router.errors import ArmError, RejectedError, RequestError
@@ -15,15 +15,15 @@ from jobs.serving.router.upstream import AnswerStream, Upstream
 
 T = TypeVar("T")
 
-_TOLD = {502: "the model failed to answer", 503: "the model cannot answer now", 504: "the model took too long"}
+_MESSAGES = {502: "the model failed to answer", 503: "the model cannot answer now", 504: "the model took too long"}
 
 
 class Dispatcher:
-    """Answers requests, each arm's by its own upstream.
+    """Answers requests, those of each arm by its own upstream.
 
     Attributes:
         in_flight: requests that are being answered; one of many rows is one.
-        turned_away: requests for which there was no room.
+        turned_away: requests that were refused because of a limit.
     """
 
     def __init__(self, upstreams: Mapping[Arm, Upstream], limits: Limits) -> None:
@@ -32,11 +32,11 @@ class Dispatcher:
         self._log = ThrottledLog()
         self.in_flight = 0
         self.turned_away = 0
-        # Of all places, so that requests of many rows leave the others to everyone else.
+        # A quarter of the limit, so that requests of many rows leave the rest to all others.
         self._rows = asyncio.Semaphore(max(1, limits.requests // 4))
 
     async def answer(self, target: Target, generation: Generation) -> Piece:
-        """The whole answer. Raises RequestError where there is none."""
+        """Return the whole answer. Raises RequestError where there is none."""
         self._enter()
         try:
             return await self._answer(target, generation)
@@ -44,9 +44,9 @@ class Dispatcher:
             self.in_flight -= 1
 
     async def answer_rows(self, target: Target, rows: list[Generation]) -> list[Piece]:
-        """The whole answers to the rows of one request.
+        """Return the whole answers to the rows of one request.
 
-        Raises RequestError where a row has none, once all have ended: each is a request of its own in the books.
+        Raises RequestError where a row has none, once all have ended: each is counted as a request of its own.
         """
         self._enter()
         try:
@@ -74,10 +74,10 @@ class Dispatcher:
             return answer
         finally:
             if not assignment.ended:
-                assignment.gone()
+                assignment.client_gone()
 
-    async def stream(self, target: Target, generation: Generation) -> AsyncIterator[Piece]:
-        """The answer piece by piece.
+    async def stream(self, target: Target, generation: Generation) -> AsyncGenerator[Piece, None]:
+        """Yield the answer piece by piece.
 
         Raises RequestError; where it does before the first piece, nothing of an answer has begun.
         """
@@ -93,7 +93,7 @@ class Dispatcher:
                 while not piece.finish_reason:
                     assignment.streamed(piece.text)
                     yield piece
-                    assignment.asked_on()
+                    assignment.client_ready()
                     piece = await self._next(target, assignment, stream)
                 assignment.streamed(piece.text)
                 assignment.answered("", piece.completion_tokens, piece.finish_reason)
@@ -103,12 +103,12 @@ class Dispatcher:
                 if stream is not None:
                     stream.close()
                 if not assignment.ended:
-                    assignment.gone()
+                    assignment.client_gone()
         finally:
             self.in_flight -= 1
 
     def turn_away(self, reason: str) -> RequestError:
-        """What a client is told for whose request there is no room; it is counted."""
+        """Count a request that a limit refuses; return the error for its client."""
         self.turned_away += 1
         return RequestError(503, f"{reason}: try again", retry_after=1)
 
@@ -120,19 +120,19 @@ class Dispatcher:
     async def _begin(
         self, target: Target, assignment: Assignment, attempt: Callable[[Upstream, str], Awaitable[T]]
     ) -> T:
-        """The beginning of the answer by the assigned arm or, where that fails and a retry is safe, the champion."""
+        """Return the beginning of the assigned arm's answer or, where it fails and a retry is safe, the champion's."""
         try:
             return await attempt(self._upstreams[assignment.arm], assignment.release)
         except (RejectedError, ArmError) as error:
             first = error
         if isinstance(first, ArmError):
-            self._tell(target, assignment, first)
+            self._log_failure(target, assignment, first)
         champion = target.route.champion
         retriable = assignment.arm == "canary" or (isinstance(first, ArmError) and first.retriable)
         if champion is None or not retriable:
             raise self._give_up(target, assignment, first)
-        # A canary that refuses what the champion answers has failed, too.
-        assignment.loses(first.status if isinstance(first, ArmError) else REJECTED)
+        # A canary that refuses what the champion answers has failed as well.
+        assignment.fall_back(first.status if isinstance(first, ArmError) else REJECTED)
         try:
             return await attempt(self._upstreams["champion"], champion)
         except RejectedError as error:
@@ -144,11 +144,11 @@ class Dispatcher:
         try:
             return await stream.next()
         except ArmError as error:
-            self._tell(target, assignment, error)
+            self._log_failure(target, assignment, error)
             raise self._give_up(target, assignment, error) from error
 
     def _give_up(self, target: Target, assignment: Assignment, error: RejectedError | ArmError) -> RequestError:
-        """Book how it ended; what the client is told never names a release."""
+        """Count how the request ended; return the error for its client, which never names a release."""
         if isinstance(error, RejectedError):
             assignment.rejected()
             message = str(error)
@@ -156,9 +156,9 @@ class Dispatcher:
                 message = message.replace(release, target.name) if release else message
             return RequestError(400, message)
         assignment.failed(error.status)
-        return RequestError(error.status, f"{_TOLD[error.status]}: try again", retry_after=1)
+        return RequestError(error.status, f"{_MESSAGES[error.status]}: try again", retry_after=1)
 
-    def _tell(self, target: Target, assignment: Assignment, error: ArmError) -> None:
+    def _log_failure(self, target: Target, assignment: Assignment, error: ArmError) -> None:
         self._log(
             "arm_failed",
             assignment.release,

@@ -1,10 +1,10 @@
-"""What can go wrong with a request: what the client is told, and what an arm did."""
+"""Errors of a request: those that its client gets, and those of an arm."""
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """What a client is told instead of an answer; each protocol puts it into its own format.
+    """The error that a client gets instead of an answer; each protocol writes it in its own format.
 
     Attributes:
         status: of HTTP.
@@ -32,7 +32,7 @@ class ArmError(Exception):
     """An arm did not answer as it should.
 
     Attributes:
-        status: what it comes to for the client: 502 (an error, or no sense), 503 (not reached, full), 504 (too late).
+        status: for the client: 502 (an error, or a malformed answer), 503 (not reached, full), 504 (too late).
         retriable: the connection broke, or the release is not there, so that asking again makes sense.
     """
 

@@ -13,9 +13,9 @@ from jobs.serving.router.limits import Limits
 ROLES = ("system", "user", "assistant")
 MAX_STOPS = 16
 MAX_MESSAGES = 256
-LEAST_TEMPERATURE = 0.01
-"""Below it, sampling is greedy in all but name, and 32-bit logits overflow in the division."""
-LEAST_JUDGED_TOKENS = 16
+MIN_TEMPERATURE = 0.01
+"""Below it, sampling is greedy in effect, and 32-bit logits overflow when they are divided by it."""
+MIN_JUDGED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class Generation:
 
     @property
     def judged(self) -> bool:
-        """Whether the answer says something of the arm: not where the request itself can empty or truncate it.
+        """Whether the answer counts as evidence: not where the request itself can empty or truncate it.
 
-        By the request alone, never by what the arm made of it: an arm that does not come to an end is judged.
+        The request alone decides, never the answer: an arm that does not stop is judged.
         """
-        return not self.stop and (self.max_tokens is None or self.max_tokens >= LEAST_JUDGED_TOKENS)
+        return not self.stop and (self.max_tokens is None or self.max_tokens >= MIN_JUDGED_TOKENS)
 
     def body(self, *, stream: bool) -> bytes:
-        """The inputs of the Triton model as the body of `generate` or `generate_stream`."""
+        """Return the inputs of the Triton model as the body of `generate` or `generate_stream`."""
         fields: dict[str, Any] = {"stream": stream}
         if self.prompt is not None:
             fields["text_input"] = self.prompt
@@ -87,7 +87,7 @@ def make_generation(
     names: Mapping[str, str] | None = None,
     **numbers: Any,
 ) -> Generation:
-    """Check what a client sent.
+    """Return a request for text from the fields that a client sent, once they are checked.
 
     Args:
         messages: a list of {"role", "content"}, the content a text or a list of {"type": "text", "text"} parts.
@@ -100,16 +100,16 @@ def make_generation(
     """
     called = names or {}
     if (prompt is None) == (messages is None):
-        raise _bad(called.get("prompt", "prompt"), "send a prompt or messages, one of the two")
+        raise _invalid(called.get("prompt", "prompt"), "send a prompt or messages, one of the two")
     if prompt is not None:
         text = prompt = _text(prompt, called.get("prompt", "prompt"))
     else:
         messages = _messages(messages)
         text = "".join(message["content"] for message in messages)
     if not text:
-        raise _bad(called.get("prompt", "prompt") if messages is None else "messages", "it is empty")
+        raise _invalid(called.get("prompt", "prompt") if messages is None else "messages", "it is empty")
     if len(text.encode()) > limits.prompt_bytes:
-        raise _bad(
+        raise _invalid(
             called.get("prompt", "prompt") if messages is None else "messages",
             f"it is {len(text.encode())} bytes long, at most {limits.prompt_bytes} are taken",
         )
@@ -126,7 +126,7 @@ def make_generation(
 
 
 def read_json(body: bytes | str) -> Any:
-    """Raises RequestError (400) where it is not JSON."""
+    """Return the value of a JSON document. Raises RequestError (400) where it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -134,46 +134,46 @@ def read_json(body: bytes | str) -> Any:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Raises RequestError (400) where it is not a JSON object."""
+    """Return a JSON object. Raises RequestError (400) where the body is not one."""
     document = read_json(body)
     if not isinstance(document, dict):
-        raise RequestError(400, "the body is JSON, but no object: send {…}")
+        raise RequestError(400, "the body is JSON, but not an object: send {…}")
     return document
 
 
-def _bad(field: str, message: str) -> RequestError:
+def _invalid(field: str, message: str) -> RequestError:
     return RequestError(400, f"{field}: {message}", field=field)
 
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise _bad(field, "it must be a text")
+        raise _invalid(field, "it must be a text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _bad(field, "it holds half a surrogate pair, which is no text") from None
+        raise _invalid(field, "it holds half a surrogate pair, which is not text") from None
     return value
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
-        raise _bad("messages", "it must be a list with at least one message")
+        raise _invalid("messages", "it must be a list with at least one message")
     if len(value) > MAX_MESSAGES:
-        raise _bad("messages", f"there are {len(value)}, at most {MAX_MESSAGES} are taken")
+        raise _invalid("messages", f"there are {len(value)}, at most {MAX_MESSAGES} are taken")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(value)]
 
 
 def _message(value: Any, field: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise _bad(field, 'it must be an object with "role" and "content"')
+        raise _invalid(field, 'it must be an object with "role" and "content"')
     role = value.get("role")
-    # OpenAI's newer name for the same.
+    # OpenAI's newer name of that role.
     role = "system" if role == "developer" else role
     if role not in ROLES:
-        raise _bad(f"{field}.role", f"it must be one of {', '.join(ROLES)}")
+        raise _invalid(f"{field}.role", f"it must be one of {', '.join(ROLES)}")
     for unsupported in ("tool_calls", "function_call", "audio"):
         if value.get(unsupported):
-            raise _bad(f"{field}.{unsupported}", "it is not supported; leave it out")
+            raise _invalid(f"{field}.{unsupported}", "it is not supported; leave it out")
     content = value.get("content")
     if isinstance(content, list):
         return {"role": role, "content": "".join(_part(part, f"{field}.content") for part in content)}
@@ -182,7 +182,7 @@ def _message(value: Any, field: str) -> dict[str, str]:
 
 def _part(value: Any, field: str) -> str:
     if not isinstance(value, dict) or value.get("type") != "text":
-        raise _bad(field, 'only parts {"type": "text", "text": …} are supported')
+        raise _invalid(field, 'only parts {"type": "text", "text": …} are supported')
     return _text(value.get("text"), field)
 
 
@@ -191,7 +191,7 @@ def _stops(value: Any) -> tuple[str, ...]:
         return ()
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MAX_STOPS or "" in stops:
-        raise _bad("stop", f"it must be a text or a list of at most {MAX_STOPS} texts, none of them empty")
+        raise _invalid("stop", f"it must be a text or a list of at most {MAX_STOPS} texts, none of them empty")
     return tuple(_text(stop, "stop") for stop in stops)
 
 
@@ -199,19 +199,19 @@ def _integer(value: Any, field: str, *, least: int, most: int) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise _bad(field, f"it must be a whole number from {least} to {most}")
+        raise _invalid(field, f"it must be a whole number from {least} to {most}")
     return value
 
 
 def _temperature(value: Any) -> float | None:
     temperature = _number(value, "temperature", least=0, most=2)
-    return 0.0 if temperature is not None and temperature < LEAST_TEMPERATURE else temperature
+    return 0.0 if temperature is not None and temperature < MIN_TEMPERATURE else temperature
 
 
 def _number(value: Any, field: str, *, least: float, most: float) -> float | None:
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        raise _bad(field, f"it must be a number from {least} to {most}")
+        raise _invalid(field, f"it must be a number from {least} to {most}")
     # Triton's JSON reader wants a fraction where the input is one.
     return float(value)

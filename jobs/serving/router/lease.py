@@ -1,4 +1,4 @@
-"""The lease on a target: as long as its holder renews it, the weight that the holder set is in force."""
+"""The lease on a target: while its holder renews it, the weight that the holder set is in force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class HeldError(Exception):
 
 
 class Lease:
-    """A lease in the router's memory: after a start nobody holds it.
+    """A lease in the router's memory; nobody holds it when the router has just started.
 
     Attributes:
         term: counts how often it was taken by someone who did not hold it; a lapsed lease that is taken again, even by
@@ -44,7 +44,7 @@ class Lease:
         self._expires = self._clock() + seconds
 
     def release(self, holder: str) -> None:
-        """Give it back; nothing happens where nobody holds it. Raises HeldError where another does."""
+        """Give it back; do nothing where nobody holds it. Raises HeldError where another does."""
         current = self.holder
         if current not in (None, holder):
             raise HeldError(f"the lease is held by {current}")

@@ -1,4 +1,4 @@
-"""What a client may ask for, and how long an arm and a client may take."""
+"""Limits on requests, and time-outs of arms and clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What a client may ask for.
+    """Limits on what clients send and ask for.
 
     Attributes:
         body_bytes: of a request's body, unpacked.
@@ -15,10 +15,10 @@ class Limits:
         prompt_bytes: of a prompt, or of all messages; a token is at least one byte. Below it, the engine's own limit
             on tokens holds.
         answer_tokens: largest `max_tokens`; below it, the engine's own limit holds.
-        bodies: read at the same time; one more is sent away with Retry-After.
-        requests: answered at the same time; one more is sent away with Retry-After.
+        bodies: read at the same time; one more is refused with Retry-After.
+        requests: answered at the same time; one more is refused with Retry-After.
         rows: in one V2 `infer`.
-        connections: held open at the same time, or as many as the process may have files open; one more is sent away
+        connections: held open at the same time, or as many as the process may have files open; one more is refused
             with Retry-After.
     """
 
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long an arm or a client may take, in seconds.
+    """Time-outs of an arm or a client, in seconds.
 
     Attributes:
         connect: until Triton takes the connection.

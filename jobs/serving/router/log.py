@@ -1,7 +1,7 @@
-"""Log lines on stdout; what can happen with every request is told at most once a second.
+"""Log lines on stdout; what can happen with every request is logged at most once a second.
 
-A line that the disk does not take is lost, and nothing else is: a full disk must not fail a request, end a task, or
-have a change reported as refused that is in force already.
+A line that cannot be written is dropped: a full disk must not fail a request, end a task, or have a change reported as
+refused that is in force already.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def log(event: str, **fields: Any) -> None:
 
 
 def log_trace() -> None:
-    """Write the exception at hand with its stack to stderr."""
+    """Write the current exception with its stack to stderr."""
     with contextlib.suppress(OSError):
         traceback.print_exc()
 
 
 class ThrottledLog:
-    """One line a second for each event and key; how many were left out is told with the next."""
+    """Logs one line a second for each event and key; `left_out` counts those dropped since the last."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, str], float] = {}

@@ -1,4 +1,4 @@
-"""The router's metrics for Prometheus, read from the books when they are asked for."""
+"""The router's metrics for Prometheus, made from the targets' counts at each scrape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs.serving.router.dispatch import Dispatcher
 from jobs.serving.router.targets import Targets
 
 _EVERY = 8
-"""Of the fine bounds every eighth is a bucket here, each 48% above the one before."""
+"""Every eighth of the fine bounds is one of Prometheus' buckets, each 48% above the one before."""
 
 _LABELS = ("target", "arm", "release")
 _COUNTERS: dict[str, tuple[str, Callable[[Counts], int]]] = {
@@ -28,14 +28,14 @@ _COUNTERS: dict[str, tuple[str, Callable[[Counts], int]]] = {
 
 
 class RouterCollector(Collector):
-    """One sample a target, arm and release."""
+    """Collects one sample a target, arm and release."""
 
     def __init__(self, targets: Targets, dispatcher: Dispatcher) -> None:
         self._targets = targets
         self._dispatcher = dispatcher
 
     def collect(self) -> Iterator[Metric]:
-        books = [
+        arms = [
             ((target.name, arm, release), counts)
             for target in self._targets
             for (arm, release), counts in target.totals.items()
@@ -43,13 +43,13 @@ class RouterCollector(Collector):
         requests = CounterMetricFamily(
             "anemone_router_requests", "Requests that have ended, by status.", labels=(*_LABELS, "status")
         )
-        for labels, counts in books:
+        for labels, counts in arms:
             for status, number in counts.statuses.items():
                 requests.add_metric((*labels, str(status)), number)
         yield requests
         for name, (text, read) in _COUNTERS.items():
             counter = CounterMetricFamily(f"anemone_router_{name}", text, labels=_LABELS)
-            for labels, counts in books:
+            for labels, counts in arms:
                 counter.add_metric(labels, read(counts))
             yield counter
         in_flight = GaugeMetricFamily("anemone_router_in_flight", "Requests being answered.", labels=_LABELS)
@@ -57,7 +57,7 @@ class RouterCollector(Collector):
             "anemone_router_first_token_seconds", "Until a stream's first token.", labels=_LABELS
         )
         total = HistogramMetricFamily("anemone_router_seconds", "Until an answer's end.", labels=_LABELS)
-        for labels, counts in books:
+        for labels, counts in arms:
             in_flight.add_metric(labels, counts.in_flight)
             first_token.add_metric(labels, _buckets(counts.first_token), counts.first_token.seconds)
             total.add_metric(labels, _buckets(counts.total), counts.total.seconds)

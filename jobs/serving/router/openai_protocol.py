@@ -60,7 +60,7 @@ class Request:
 
 
 def read_request(endpoint: Endpoint, document: Mapping[str, Any], limits: Limits) -> Request:
-    """Raises RequestError (400) naming the field that is wrong or not supported."""
+    """Return the request in a body. Raises RequestError (400) naming the field that is wrong or not supported."""
     model = document.get("model")
     if not isinstance(model, str):
         raise RequestError(400, "model: name the model as a text", field="model")
@@ -105,7 +105,7 @@ class Answer:
         }
 
     def whole(self, piece: Piece) -> bytes:
-        """The body that answers a request without `stream`."""
+        """Return the body that answers a request without `stream`."""
         if self._request.endpoint == "chat":
             content: dict[str, Any] = {"message": {"role": "assistant", "content": piece.text, "refusal": None}}
         else:
@@ -114,11 +114,11 @@ class Answer:
         return json.dumps({**self._prefix, "choices": [choice], "usage": _usage(piece)}).encode()
 
     def opening(self) -> bytes:
-        """What a stream begins with, before the first piece."""
+        """Return what a stream begins with, before the first piece."""
         return self._chunk({"role": "assistant", "content": ""}, None) if self._request.endpoint == "chat" else b""
 
     def piece(self, piece: Piece) -> bytes:
-        """One piece of a stream as its chunks; the last one brings the end with it."""
+        """Return one piece of a stream as its chunks, and with the last one the end of the stream."""
         if self._request.endpoint == "completions":
             chunks = self._chunk(piece.text, piece.finish_reason or None)
         else:
@@ -146,12 +146,12 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(document: Any) -> bytes:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
 def models(names: list[str]) -> dict[str, Any]:
-    """The list of models."""
+    """Return the list of models."""
     return {"object": "list", "data": [model(name) for name in names]}
 
 
@@ -160,7 +160,7 @@ def model(name: str) -> dict[str, Any]:
 
 
 def error(problem: RequestError) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
+    """Return an error as OpenAI's clients read it."""
     return {
         "error": {
             "message": problem.message,
@@ -181,7 +181,7 @@ def _refuse_unsupported(endpoint: Endpoint, document: Mapping[str, Any]) -> None
                 field=field,
                 code="unsupported_parameter",
             )
-    # A flag for chats; for completions a number, of which 0 asks for the chosen tokens', too.
+    # A flag for chats; for completions a number, and 0 still asks for those of the chosen tokens.
     logprobs = document.get("logprobs")
     if logprobs is not None and not (endpoint == "chat" and logprobs is False):
         raise RequestError(

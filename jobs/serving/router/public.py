@@ -1,10 +1,10 @@
-"""What clients reach: OpenAI's protocol below /v1, the V2 inference protocol below /v2, and nothing of Triton."""
+"""The API for clients: OpenAI's protocol below /v1, the V2 inference protocol below /v2, and nothing of Triton."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -25,7 +25,7 @@ _NOT_SERVED = "there is no such path here: /v1 speaks OpenAI's protocol, /v2 the
 
 
 class PublicApi:
-    """The handlers, and the application that they make up."""
+    """The handlers of the clients' API."""
 
     def __init__(
         self, targets: Targets, dispatcher: Dispatcher, upstream: Upstream, limits: Limits, timeouts: Timeouts
@@ -153,7 +153,7 @@ class PublicApi:
     async def _stream(
         self,
         request: web.Request,
-        pieces: AsyncIterator[Piece],
+        pieces: AsyncGenerator[Piece, None],
         write: Callable[[Piece], bytes],
         *,
         error: Callable[[RequestError], Any],
@@ -164,7 +164,7 @@ class PublicApi:
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         )
         async with aclosing(pieces):
-            # Before the first piece nothing is sent, so that a failure is still an honest status.
+            # Nothing is sent before the first piece, so that a failure until then has a status of its own.
             first = await anext(pieces)
             await response.prepare(request)
             try:
@@ -177,7 +177,7 @@ class PublicApi:
             except RequestError as problem:
                 await self._send(response, openai_protocol.event(error(problem)))
             except (ConnectionError, TimeoutError):
-                # The client has gone, or does not read: there is nobody to tell.
+                # The client has gone, or does not read.
                 response.force_close()
                 if request.transport is not None:
                     request.transport.abort()
@@ -192,7 +192,7 @@ class PublicApi:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Everything that is not an answer, in the format of the protocol that the path belongs to."""
+    """Turn every error into a response in the format of the protocol that the path belongs to."""
     try:
         return await handler(request)
     except RequestError as error:
@@ -217,7 +217,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         body=json.dumps(body).encode(), status=problem.status, headers=headers, content_type="application/json"
     )
     if request.content.exception() is not None:
-        # Where a body does not end as it should, nobody knows where the connection's next request begins.
+        # Where a body does not end as it should, the start of the connection's next request is unknown.
         response.force_close()
     return response
 

@@ -1,4 +1,4 @@
-"""The durable routes: which release takes which target's traffic, in one file that is replaced as a whole."""
+"""The durable routes: which release takes which target's traffic, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from include.durable import fsync
-from include.errors import ConfigurationError, DataError
+from include.errors import ConfigurationError, DataError, first_problem
 from include.specs.base import Model
 from include.specs.champion import ModelName
 
@@ -36,7 +36,7 @@ class Split(Model):
     """Where a target's requests go.
 
     Attributes:
-        champion: release that takes all the requests which the canary does not take.
+        champion: release that takes all requests that the canary does not.
         weight: the canary's share, in force only while the holder of the route keeps the lease.
         sample: share of the requests whose answers are kept to be judged.
     """
@@ -66,17 +66,17 @@ class _Routes(Model):
 
 
 class RouteFile:
-    """`router.json` in the serving folder, and the one before it, for the case that it is damaged."""
+    """`router.json` in the serving folder, and the version before it in case that it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self.previous = folder / PREVIOUS
 
     def read(self) -> tuple[dict[str, Route], Path | None]:
-        """The routes by target, and the file that they were read from, None where there is none yet.
+        """Return the routes by target, and the file that they were read from; None where there is none yet.
 
         Raises:
-            DataError: there are files, and none can be read.
+            DataError: neither of the files that exist can be read.
         """
         damages = []
         for path in (self.path, self.previous):
@@ -85,8 +85,7 @@ class RouteFile:
             except FileNotFoundError:
                 continue
             except ValidationError as error:
-                first = error.errors()[0]
-                damages.append(f"{path} ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']})")
+                damages.append(f"{path} ({first_problem(error)})")
         if damages:
             raise DataError(
                 f"no routes can be read from {' or '.join(damages)}: bring one of them back from a copy; or remove "
@@ -95,8 +94,7 @@ class RouteFile:
         return {}, None
 
     def write(self, targets: dict[str, Route]) -> None:
-        """Replace the file; when this returns, the routes survive a loss of power. The old or the new ones are there at
-        every moment."""
+        """Replace the file durably; a crash leaves the old routes or the new ones."""
         new = self.path.with_suffix(".json.new")
         new.write_bytes(_Routes(targets=targets).model_dump_json(indent=1).encode())
         fsync(new)
@@ -117,7 +115,7 @@ class RouteFile:
 
 
 def lock_folder(folder: Path) -> int:
-    """Keep every other router away from the folder until this process ends; returns the descriptor that does.
+    """Lock the folder against other routers until this process ends; return the descriptor that holds the lock.
 
     Raises:
         ConfigurationError: another router works on it.

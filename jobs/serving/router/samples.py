@@ -1,4 +1,4 @@
-"""The latest answers, kept in memory for whoever judges them."""
+"""The latest answers, in memory, for the controller to judge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_REPLY = 2_000
 MAX_REPLY_CHARACTERS = 4 * 1024 * 1024
 
 _SAMPLE, _MESSAGE = 1_000, 300
-"""What a sample, and each message in it, takes besides its texts, in characters."""
+"""Size of a sample, and of each message in it, without the texts, in characters."""
 
 
 class Samples:
@@ -26,7 +26,7 @@ class Samples:
         self._last = 0
 
     def add(self, sample: dict[str, Any]) -> None:
-        """Keep it, under the next `seq`."""
+        """Keep a sample under the next `seq`."""
         self._last += 1
         size = _characters(sample)
         self._ring.append((size, {"seq": self._last, **sample}))
@@ -38,9 +38,9 @@ class Samples:
     def after(
         self, seq: int, at_most: int = MAX_REPLY, max_characters: int = MAX_REPLY_CHARACTERS
     ) -> tuple[list[dict[str, Any]], int]:
-        """The next samples after number `seq`, oldest first, and how many in between were dropped already.
+        """Return the next samples after number `seq`, oldest first, and how many in between were dropped already.
 
-        Where there is one it is among them, however long it is.
+        The first one is returned whatever its length.
         """
         oldest = self._last - len(self._ring) + 1
         start = max(0, seq + 1 - oldest)

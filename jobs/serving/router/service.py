@@ -1,4 +1,4 @@
-"""The router as a service: both APIs on their ports until SIGTERM, then, for a while, the requests in flight."""
+"""The router as a service: both APIs on their ports until SIGTERM, then the requests in flight for a while."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from include.errors import ConfigurationError
 from jobs.common.command_line import LOCAL, read_token
 from jobs.serving.router.admin import AdminApi
 from jobs.serving.router.dispatch import Dispatcher
-from jobs.serving.router.door import BACKLOG, Door, make_room
 from jobs.serving.router.limits import Limits, Timeouts
+from jobs.serving.router.listener import BACKLOG, LimitedSite, allow_connections
 from jobs.serving.router.log import log
 from jobs.serving.router.metrics import make_registry
 from jobs.serving.router.public import PublicApi
@@ -27,14 +27,14 @@ from jobs.serving.router.upstream import Upstream
 
 @dataclass(frozen=True)
 class Options:
-    """How to run.
+    """Options of the service.
 
     Attributes:
         folder: of the serving side; holds the routes.
         triton: URL of Triton's HTTP endpoint. `canary_triton`: of the canary's, where it has one of its own.
         fresh_connections: a new one to Triton for each request.
         host: address that both APIs listen on.
-        token_file: holds the token of the admin API; `token` in the folder where it is not said.
+        token_file: holds the token of the admin API; None: `token` in the folder.
         drain_seconds: for the requests in flight, once asked to stop; what has not ended by then is broken off.
     """
 
@@ -84,15 +84,15 @@ async def serve(options: Options) -> None:
     admin = web.AppRunner(
         AdminApi(targets, make_registry(targets, dispatcher), token).application(), access_log=None, shutdown_timeout=5
     )
-    room = make_room(options.limits)
+    connections = allow_connections(options.limits)
     try:
         await admin.setup()
         await _listen(
             web.TCPSite(admin, options.host, options.admin_port, backlog=BACKLOG), options.host, options.admin_port
         )
         await public.setup()
-        door = Door(public, options.host, options.port, most=room, refuse=dispatcher.turn_away)
-        await _listen(door, options.host, options.port)
+        site = LimitedSite(public, options.host, options.port, limit=connections, refuse=dispatcher.turn_away)
+        await _listen(site, options.host, options.port)
         log(
             "started",
             host=options.host,
@@ -100,7 +100,7 @@ async def serve(options: Options) -> None:
             admin_port=options.admin_port,
             triton=options.triton,
             targets=len(routes),
-            connections=room,
+            connections=connections,
         )
         await stop.wait()
         log("stopping", in_flight=dispatcher.in_flight)
@@ -120,6 +120,6 @@ async def _listen(site: web.BaseSite, host: str, port: int) -> None:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise ConfigurationError(
-            f"port {port} on {host} cannot be had ({error.strerror}): end the process that listens "
+            f"port {port} on {host} cannot be used ({error.strerror}): end the process that listens "
             "there, or choose another port"
         ) from None

@@ -1,4 +1,4 @@
-"""One target at work: assigns each request to an arm, and keeps the books of what became of it."""
+"""A target: assigns each request to an arm, and counts how the request ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIENT_GONE = 499
 
 
 class Period:
-    """A time in which a target's route and the weight in force were the same: one entry of the counts.
+    """A time in which a target's route and the weight in force were the same; its requests are counted together.
 
     When the lease lapses, a new period of the same generation begins, with weight 0 and without samples.
     """
@@ -54,7 +54,7 @@ class Target:
     """A public model name with its route in force.
 
     Attributes:
-        totals: counts since the router's start by (arm, release); unlike the periods' they never begin anew.
+        totals: counts since the router's start by (arm, release).
         samples: answers to be judged.
     """
 
@@ -76,15 +76,15 @@ class Target:
         self.follow(route)
 
     def follow(self, route: Route) -> None:
-        """Put a route in force: from now on every request is assigned by it."""
+        """Put a route in force: every request from now on is assigned by it."""
         self.route = route
-        # A lease that has lapsed in between is another term: what was set under it does not come back.
+        # A lease that has lapsed in between is another term: what was set under it is not in force again.
         self._term = self._lease.term if route.holder and route.holder == self._lease.holder else 0
         self._periods.append(Period(route, route.weight if self._term else 0.0, route.sample))
 
     @property
     def period(self) -> Period:
-        """The one that goes on now."""
+        """The current one."""
         current = self._periods[-1]
         if current.weight and not (self._lease.term == self._term and self._lease.holder):
             log("lease_lapsed", target=self.name, generation=current.generation, weight=current.weight)
@@ -93,7 +93,7 @@ class Target:
         return current
 
     def assign(self, generation: Generation, *, stream: bool) -> Assignment:
-        """Draw the arm for a request, independently of all others.
+        """Draw the arm for a request, independently of all other requests.
 
         Raises:
             RequestError: 503, the target has no champion.
@@ -116,20 +116,20 @@ class Target:
         }
 
     def counts(self) -> list[dict[str, Any]]:
-        """Of each period, oldest first."""
-        assert self.period  # a lapsed lease shows
+        """Return the counts of each period, oldest first."""
+        assert self.period  # begins another where the lease has lapsed
         return [period.as_json() for period in self._periods]
 
 
 class Assignment:
-    """One request with its arm, until it has ended in one of four ways: `answered`, `failed`, `rejected`, `gone`.
+    """One request with its arm, until it ends in one of four ways: answered, failed, rejected, or its client gone.
 
-    `loses` says that the arm failed while the champion may still rescue it: `answered` then means that it did. From
-    each `streamed` to the next `asked_on` the client reads, and the arm's clock stands still.
+    After `fall_back` the champion is asked in the arm's place, and `answered` means that it rescued the request. From
+    each `streamed` to the next `client_ready` the client reads, and the arm's clock is stopped.
     """
 
     __slots__ = (
-        "_books", "_first_token", "_generation", "_lost", "_paused", "_period", "_sampled", "_started", "_stream",
+        "_counts", "_failure", "_first_token", "_generation", "_paused", "_period", "_sampled", "_started", "_stream",
         "_target", "_texts", "arm", "ended", "release",
     )  # fmt: skip
 
@@ -153,76 +153,76 @@ class Assignment:
         self._stream = stream
         self._sampled = sampled
         self._texts: list[str] = []
-        self._lost = 0
+        self._failure = 0
         self._first_token: float | None = None
         total = target.totals.get((arm, counts.release))
         if total is None:
             total = target.totals[arm, counts.release] = Counts(counts.release)
-        self._books = (counts, total)
-        for book in self._books:
-            book.begin()
+        self._counts = (counts, total)
+        counts.begin()
+        total.begin()
         self._started = target.clock()
         self._paused: float | None = None
 
     def streamed(self, text: str) -> None:
-        """A piece of a stream has come."""
+        """Note a piece of a stream."""
         self._paused = self._target.clock()
         if self._first_token is None and text:
             self._first_token = self._paused - self._started
         self._texts.append(text)
 
-    def asked_on(self) -> None:
-        """The client has taken the piece and wants the next one."""
+    def client_ready(self) -> None:
+        """Note that the client has taken the piece and wants the next one."""
         if self._paused is not None:
             self._started += self._target.clock() - self._paused
             self._paused = None
 
-    def loses(self, status: int) -> None:
-        """The arm failed, and the champion is asked, be it the arm itself once more."""
-        self._lost = status
+    def fall_back(self, status: int) -> None:
+        """Note that the arm failed, and that the champion is asked, which may be the arm itself."""
+        self._failure = status
 
     def answered(self, text: str, tokens: int, finish_reason: str) -> None:
-        """The last of the answer has come; `text` is all of it, or what a stream had not brought before."""
-        if self._lost:
-            self._fail(self._lost, rescued=True)
+        """Count an answer; `text` is all of it, or what came after the last piece of a stream."""
+        if self._failure:
+            self._fail(self._failure, rescued=True)
             return
         seconds = self._seconds
         self._texts.append(text)
         answer = "".join(self._texts)
         empty = self._generation.judged and not answer.strip()
         slow = self._is_slow(self._first_token)
-        for book in self._books:
-            book.end(200)
-            book.finished += 1
-            book.tokens += tokens
-            book.empty += empty
-            book.slow += slow
-            book.total.add(seconds)
+        for counts in self._counts:
+            counts.end(200)
+            counts.finished += 1
+            counts.tokens += tokens
+            counts.empty += empty
+            counts.slow += slow
+            counts.total.add(seconds)
             if self._first_token is not None:
-                book.first_token.add(self._first_token)
+                counts.first_token.add(self._first_token)
         self._end(answer, failed=False, empty=empty, finish_reason=finish_reason)
 
     def failed(self, status: int) -> None:
-        """No answer, and no rescue either."""
-        self._fail(self._lost or status, rescued=False)
+        """Count a request without an answer."""
+        self._fail(self._failure or status, rescued=False)
 
     def rejected(self, status: int = REJECTED) -> None:
-        """The client's own mistake, which says nothing of the arm."""
-        for book in self._books:
-            book.end(status)
+        """Count a request that was the client's mistake, which is no evidence on the arm."""
+        for counts in self._counts:
+            counts.end(status)
         self.ended = True
 
-    def gone(self) -> None:
-        """The client went away. What the arm had failed before still counts, and so does that it was slow by then."""
-        if self._lost and self._lost != REJECTED:
-            self._fail(self._lost, rescued=False)
+    def client_gone(self) -> None:
+        """Count a request whose client went away; that the arm had failed or was slow by then counts all the same."""
+        if self._failure and self._failure != REJECTED:
+            self._fail(self._failure, rescued=False)
             return
         first_token = self._seconds if self._stream and self._first_token is None else self._first_token
-        # Whether the request was the client's mistake, only the champion could have said.
-        if not self._lost and self._is_slow(first_token):
-            for book in self._books:
-                book.finished += 1
-                book.slow += 1
+        # Only the champion could have told whether the request was the client's mistake.
+        if not self._failure and self._is_slow(first_token):
+            for counts in self._counts:
+                counts.finished += 1
+                counts.slow += 1
         self.rejected(CLIENT_GONE)
 
     @property
@@ -234,11 +234,11 @@ class Assignment:
         return _exceeds(first_token, slow.first_token) or _exceeds(self._seconds, slow.total)
 
     def _fail(self, status: int, *, rescued: bool) -> None:
-        for book in self._books:
-            book.end(status)
-            book.finished += 1
-            book.failed += 1
-            book.rescued += rescued
+        for counts in self._counts:
+            counts.end(status)
+            counts.finished += 1
+            counts.failed += 1
+            counts.rescued += rescued
         self._end(None, failed=True, empty=False, finish_reason="")
 
     def _end(self, answer: str | None, *, failed: bool, empty: bool, finish_reason: str) -> None:

@@ -1,4 +1,4 @@
-"""All targets: changes of their routes are checked, made durable, and only then put in force."""
+"""All targets: changes of their routes are checked, made durable, and then put in force."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs.serving.router.target import Target
 
 
 class ConflictError(Exception):
-    """A change that does not fit to how things are."""
+    """A change that conflicts with the present route or lease."""
 
 
 class Targets:
@@ -39,7 +39,7 @@ class Targets:
         return self._targets.get(name)
 
     def find_public(self, name: str) -> Target:
-        """Raises RequestError (404) where a client asks for a model that is not served."""
+        """Return the target that a client names. Raises RequestError (404) where it is not served."""
         target = self._targets.get(name)
         if target is None:
             raise RequestError(
@@ -51,7 +51,7 @@ class Targets:
         return target
 
     def lease(self, name: str) -> Lease:
-        """The lease on a target, which can be taken before the target's first route."""
+        """Return the lease on a target, which can be taken before the target's first route."""
         return self._leases.setdefault(name, Lease())
 
     def state(self) -> dict[str, Any]:
@@ -61,8 +61,8 @@ class Targets:
         """Make a route durable, then put it in force.
 
         Raises:
-            ConflictError: the generation is another, or a weight is asked for that nothing stands behind.
-            OSError: the disk does not take it; the old route stays in force.
+            ConflictError: the generation is another, or there is a weight without two arms or without a lease.
+            OSError: it cannot be written; the old route stays in force.
         """
         async with self._changing:
             target = self._targets.get(name)
@@ -91,7 +91,7 @@ class Targets:
         return target
 
     async def remove(self, name: str) -> None:
-        """Take a target out of service; nothing happens where there is none."""
+        """Take a target out of service; do nothing where there is none."""
         async with self._changing:
             if name not in self._targets:
                 return

@@ -1,6 +1,6 @@
-"""Asks Triton: one request of its `generate` extension, whole or as a stream, with time-outs and every body read.
+"""A client of Triton's `generate` extension: answers whole or as a stream, with time-outs and every body read.
 
-A decoupled model's error can come with status 200, in the body or in the midst of a stream; what counts is the body.
+A decoupled model's error can come with status 200, in the body or in the middle of a stream: the body decides.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _FULL = ("Exceeds maximum queue size", "Request timeout expired")
 _ABSENT = ("unknown model", "is not ready", "has no available versions", "is not found")
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _READ_BUFFER = 1024 * 1024
-_MOST_TOKENS = 2**31
+_MAX_TOKENS = 2**31
 
 
 class Upstream:
-    """Triton's HTTP endpoint, by way of a pool of kept connections.
+    """Triton's HTTP endpoint, with a pool of connections.
 
     Args:
-        fresh: keep none. Behind a Service a kept connection stays with the pod that it once led to, though that is on
-            its way out; a new one for each request goes to a pod that takes requests now.
+        fresh: use a new connection for each request. Behind a Service a pooled one stays with its pod, even while that
+            pod is terminating; a new one goes to a pod that is ready.
     """
 
     def __init__(self, url: str, timeouts: Timeouts, *, fresh: bool = False) -> None:
@@ -50,11 +50,11 @@ class Upstream:
         await self._session.close()
 
     async def answer(self, release: str, generation: Generation) -> Piece:
-        """The whole answer.
+        """Return the whole answer.
 
         Raises:
             RejectedError: the model says that the request is wrong.
-            ArmError: everything else that is no answer.
+            ArmError: there is no sound answer for any other reason.
         """
         try:
             async with self._session.post(
@@ -72,7 +72,7 @@ class Upstream:
         return piece
 
     async def open_stream(self, release: str, generation: Generation) -> AnswerStream:
-        """A stream whose first piece is there. Raises as `answer` does."""
+        """Return a stream once its first piece has come. Raises the same errors as `answer`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         response = None
@@ -82,7 +82,7 @@ class Upstream:
                     self._endpoint(release, "generate_stream"), data=generation.body(stream=True), headers=_HEADERS
                 )
                 if response.status != 200:
-                    # Raises: an error is all that such a body holds, be it written as a piece of the stream.
+                    # Raises: such a body holds nothing but an error, which may be written as a piece of the stream.
                     _piece(response.status, (await response.read()).removeprefix(b"data:"))
                 first = await _next_piece(response)
                 if first is None:
@@ -96,7 +96,7 @@ class Upstream:
         return AnswerStream(response, first, self._timeouts, waited=loop.time() - began)
 
     async def ready(self, release: str | None = None) -> bool:
-        """Whether Triton, or a release in it, says that it is ready."""
+        """Return whether Triton, or a release in it, says that it is ready."""
         path = "v2/health/ready" if release is None else f"v2/models/{release}/ready"
         try:
             async with self._session.get(
@@ -114,7 +114,7 @@ class Upstream:
 
 
 class AnswerStream:
-    """A stream from Triton, from its first piece on. Close it in every case."""
+    """A stream from Triton, from its first piece on. It must be closed in every case."""
 
     def __init__(self, response: aiohttp.ClientResponse, first: Piece, timeouts: Timeouts, *, waited: float) -> None:
         self.first = first
@@ -123,7 +123,7 @@ class AnswerStream:
         self._waited = waited
 
     async def next(self) -> Piece:
-        """The next piece; not to be asked for after the one with a finish_reason.
+        """Return the next piece; must not be called after the one with a finish_reason.
 
         Raises:
             ArmError: the stream broke, ended early, or paused for too long.
@@ -136,14 +136,14 @@ class AnswerStream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _broken(error) from error
         except RejectedError as error:
-            raise ArmError(502, f"refused in the midst of a stream: {error}") from error
+            raise ArmError(502, f"refused in the middle of a stream: {error}") from error
         self._waited += loop.time() - began
         if piece is None:
             raise ArmError(502, "the stream ended without a finish_reason")
         return piece
 
     async def finish(self) -> None:
-        """Read to the end, so that the connection can be used again."""
+        """Read the stream to its end, so that the connection can be used again."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 await self._response.read()
@@ -151,7 +151,7 @@ class AnswerStream:
             self.close()
 
     def close(self) -> None:
-        """End it, which tells Triton to stop generating. Does nothing to one that was read to its end."""
+        """End the stream, so that Triton stops generating; do nothing where it was read to its end."""
         self._response.close()
 
 
@@ -161,7 +161,7 @@ async def _next_piece(response: aiohttp.ClientResponse) -> Piece | None:
             if line.startswith(b"data:"):
                 return _piece(200, line[5:])
     except LineTooLong as error:
-        raise ArmError(502, f"a line of a stream that does not end: {str(error)[:200]}") from None
+        raise ArmError(502, f"a line of a stream that is too long: {str(error)[:200]}") from None
     return None
 
 
@@ -183,14 +183,14 @@ def _piece(status: int, body: bytes) -> Piece:
     except (KeyError, TypeError) as missing:
         raise ArmError(502, f"an answer without {missing}: {body[:200]!r}") from None
     if not (_is_text(piece.text) and piece.finish_reason in ("", "stop", "length")) or not all(
-        type(tokens) is int and 0 <= tokens < _MOST_TOKENS for tokens in (piece.prompt_tokens, piece.completion_tokens)
+        type(tokens) is int and 0 <= tokens < _MAX_TOKENS for tokens in (piece.prompt_tokens, piece.completion_tokens)
     ):
         raise ArmError(502, f"an answer with a value of a wrong type: {body[:200]!r}")
     return piece
 
 
 def _is_text(value: object) -> bool:
-    """Half a surrogate pair, which JSON can hold, is none: it cannot be sent on in every protocol."""
+    """Return whether this is text that every protocol can carry: half a surrogate pair, which JSON can hold, is not."""
     try:
         return isinstance(value, str) and (value.isascii() or bool(value.encode()))
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""The V2 inference protocol with its binary tensors and generate extensions, for the one kind of model served here.
+"""The V2 inference protocol with its binary tensors and generate extensions, for text models.
 
-Triton refuses `infer` to decoupled models over HTTP, so the router speaks it itself: every row of the tensors is a
-request for text of its own.
+Triton refuses `infer` to decoupled models over HTTP, so the router implements it: every row of the tensors is a request
+for text of its own.
 Sources: https://github.com/kserve/open-inference-protocol and Triton's `protocol/extension_binary_data.md`,
 `protocol/extension_generate.md`.
 """
@@ -21,7 +21,7 @@ from jobs.serving.router.limits import Limits
 
 HEADER = "Inference-Header-Content-Length"
 VERSION = "1"
-"""The only version of every public model: which release answers is not for clients to choose."""
+"""The only version of every public model: clients cannot choose the release."""
 
 INPUTS: Mapping[str, str] = {
     "text_input": "BYTES",
@@ -66,7 +66,7 @@ class InferRequest:
 
 
 def read_infer(body: bytes, header_length: str | None, limits: Limits) -> InferRequest:
-    """Raises RequestError (400) naming the tensor that is wrong."""
+    """Return the request in the body of an `infer`. Raises RequestError (400) naming the tensor that is wrong."""
     header, binary = _split(body, header_length)
     document = read_object(header)
     parameters = _object(document.get("parameters"), "parameters")
@@ -92,7 +92,7 @@ def read_infer(body: bytes, header_length: str | None, limits: Limits) -> InferR
 
 
 def write_infer(public: str, request: InferRequest, answers: Sequence[Piece]) -> tuple[bytes, int | None]:
-    """The body of the response, and the length of its JSON part where binary data follow."""
+    """Return the body of the response, and the length of its JSON part where binary data follow."""
     outputs, blobs = [], []
     for name, binary in request.outputs:
         values = [_value(answer, name) for answer in answers]
@@ -112,7 +112,11 @@ def write_infer(public: str, request: InferRequest, answers: Sequence[Piece]) ->
 
 
 def read_generate(body: bytes, limits: Limits, *, may_stream: bool) -> Generation:
-    """The body of `generate` or `generate_stream`. Raises RequestError (400) naming the field that is wrong."""
+    """Return the request in the body of `generate` or `generate_stream`.
+
+    Raises:
+        RequestError: 400, naming the field that is wrong.
+    """
     values = {name: value for name, value in read_object(body).items() if value is not None}
     for name in values.keys() - INPUTS.keys() - {"id", "parameters"}:
         raise RequestError(400, f"unexpected input {name!r}: the inputs are {', '.join(INPUTS)}", field=name)
@@ -120,7 +124,7 @@ def read_generate(body: bytes, limits: Limits, *, may_stream: bool) -> Generatio
 
 
 def write_generate(public: str, piece: Piece) -> dict[str, Any]:
-    """An answer, or a piece of a stream."""
+    """Return an answer, or a piece of a stream, as JSON."""
     return {
         "model_name": public,
         "model_version": VERSION,
@@ -142,7 +146,7 @@ SERVER_METADATA = {"name": "anemone", "version": VERSION, "extensions": ["binary
 
 
 def encode_tensor(datatype: str, values: Sequence[Any]) -> bytes:
-    """Little-endian; BYTES (here texts) each after its length in 4 bytes."""
+    """Return the values in binary form: little-endian, each of BYTES (here texts) after its length in 4 bytes."""
     if datatype == "BYTES":
         texts = [value.encode() for value in values]
         return b"".join(struct.pack("<I", len(text)) + text for text in texts)
@@ -150,11 +154,17 @@ def encode_tensor(datatype: str, values: Sequence[Any]) -> bytes:
 
 
 def decode_tensor(datatype: str, data: bytes, name: str) -> list[Any]:
-    """The values of a binary tensor, BYTES as texts. Raises RequestError (400) where they do not fill it evenly."""
+    """Return the values of a binary tensor, BYTES as texts.
+
+    Raises:
+        RequestError: 400, its bytes are not a whole number of values.
+    """
     if datatype != "BYTES":
         size = struct.calcsize(f"<{_FORMATS[datatype]}")
         if len(data) % size:
-            raise RequestError(400, f"input {name!r} has {len(data)} bytes, which is no number of {datatype} values")
+            raise RequestError(
+                400, f"input {name!r} has {len(data)} bytes, which is not a whole number of {datatype} values"
+            )
         return list(struct.unpack(f"<{len(data) // size}{_FORMATS[datatype]}", data))
     values, at = [], 0
     while at < len(data):

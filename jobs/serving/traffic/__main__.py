@@ -16,7 +16,7 @@ from jobs.serving.traffic.generator import generate
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 where it ended as asked, whatever the answers were."""
+    """Send traffic; return the exit code, 0 where it ended as asked, whatever the answers were."""
     parser = Parser(prog="python -m jobs.serving.traffic", description=__doc__)
     parser.add_argument("--url", required=True, help="the router's, as http://127.0.0.1:8090")
     parser.add_argument("--model", required=True, help="the public model name")

@@ -1,4 +1,4 @@
-"""One request as a client sees it: sent, read to the end, judged."""
+"""One request of a client: sent, read to its end, and judged."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import aiohttp
 from jobs.serving.traffic.requests import Request
 
 UNAVAILABLE = (404, 503)
-"""What the router answers for a model that has no release."""
+"""The router's statuses for a model that has no release."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """The outcome of a request.
 
     Attributes:
-        failure: None for a sound answer; else what a client would complain of, in a word.
+        failure: None for a sound answer; otherwise what is wrong with it, in a word.
         detail: of a failure, the server's or library's own words.
         status: HTTP status; None where none came.
         first_token: seconds to the first piece of text of a stream. `total`: seconds to the end.
@@ -44,7 +44,7 @@ class _FailedError(Exception):
 
 
 async def send(session: aiohttp.ClientSession, url: str, request: Request, timeout: float) -> Answer:
-    """Send one request and read its answer to the end; never raises for what the other side does."""
+    """Send one request and read its answer to the end; never raise for what the server does."""
     began = time.perf_counter()
     status: int | None = None
     first: float | None = None
@@ -78,7 +78,7 @@ async def send(session: aiohttp.ClientSession, url: str, request: Request, timeo
 
 
 async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
-    """The pieces of text of a server-sent event stream. Raises _FailedError where it breaks off or tells an error."""
+    """Yield the pieces of text of a server-sent event stream. Raises _FailedError where it breaks or has an error."""
     ended = False
     async for raw in response.content:
         line = raw.decode("utf-8").strip()
@@ -92,14 +92,14 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
         yield _text(document)
         ended = ended or ("text_output" in document and bool(document.get("finish_reason")))
     if not ended:
-        raise _FailedError("broken_stream", "the stream ended before its end was said")
+        raise _FailedError("broken_stream", "the stream ended without its end marker")
 
 
 def _text(document: Any) -> str:
-    """The text in one JSON answer, or in one event of a stream, of either protocol.
+    """Return the text in one JSON answer, or in one event of a stream, of either protocol.
 
     Raises:
-        _FailedError: it tells an error, or is neither protocol's answer.
+        _FailedError: it holds an error, or is neither protocol's answer.
     """
     try:
         if document.get("error"):
@@ -113,7 +113,7 @@ def _text(document: Any) -> str:
 
 
 def _chosen(choices: list[dict[str, Any]]) -> Any:
-    """OpenAI's text; "" in an event that has none: a stream's first one tells the role, its last one the usage."""
+    """Return OpenAI's text; "" in an event without one: a stream's first has the role, its last the usage."""
     if choices == []:
         return ""
     choice = choices[0]

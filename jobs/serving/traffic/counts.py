@@ -1,4 +1,4 @@
-"""What the clients saw, added up."""
+"""Counts of the answers that clients got."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.serving.traffic.client import Answer
 from jobs.serving.traffic.requests import Request
 
 RECENT = 5000
-"""Answers that the latency quantiles rest on: the newest."""
+"""So many of the newest answers give the latency quantiles."""
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -38,7 +38,7 @@ class Counts:
         self._sent[request.form] += 1
 
     def shed(self) -> None:
-        """An arrival that was not sent, as too many wait for their answer already."""
+        """Count an arrival that was not sent, since too many requests are in flight."""
         self._shed += 1
 
     def ended(self, request: Request, answer: Answer) -> None:
@@ -59,7 +59,7 @@ class Counts:
         return self._sent.total() - self._answered - self._unavailable - self._failed.total()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values; seconds."""
+        """Return the counts as JSON values; times in seconds."""
         return {
             "seconds": round(time.monotonic() - self._began, 3),
             "sent": self._sent.total(),

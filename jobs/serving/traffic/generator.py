@@ -1,4 +1,4 @@
-"""Open-loop load: requests arrive when they arrive, however long the answers take."""
+"""Open-loop load: requests arrive at their rate, however long the answers take."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TIMEOUT = 60.0
 """Seconds that a client waits for the end of an answer."""
 
 DRAIN = 10.0
-"""Seconds at the end for the answers that are under way; what has none by then has failed."""
+"""Seconds at the end for the answers in flight; a request without one by then has failed."""
 
 _WRITE_SECONDS = 1.0
-_SAY_SECONDS = 10.0
+_LOG_SECONDS = 10.0
 
 
 async def generate(
@@ -34,7 +34,7 @@ async def generate(
     """Send requests to `model` at `url`, `rate` a second (Poisson), until `seconds` are over or SIGTERM comes.
 
     Args:
-        out: a JSON file with the counts so far, written anew each second, always whole.
+        out: a JSON file with the counts so far, replaced atomically each second.
     """
     counts = Counts()
     stopping = asyncio.Event()
@@ -50,7 +50,7 @@ async def generate(
             began = time.perf_counter()
             try:
                 answer = await send(session, url, request, TIMEOUT)
-            except asyncio.CancelledError:  # by the end of this function, and nobody else
+            except asyncio.CancelledError:  # at the end of this function only
                 answer = Answer("", "unanswered", time.perf_counter() - began, "no end when the traffic ended")
             counts.ended(request, answer)
 
@@ -80,14 +80,14 @@ async def generate(
             task.cancel()
         await asyncio.gather(*left)
     _write(counts, out)
-    _say("ended", counts)
+    _log("ended", counts)
     return counts
 
 
 async def _stopped(stopping: asyncio.Event, seconds: float) -> bool:
-    """Wait for the next arrival; whether the end came first."""
+    """Wait for the next arrival; return whether the end came first."""
     if seconds <= 0:
-        # Behind: let answers in, or a burst would starve them.
+        # Late: the answers in flight need a turn, or a burst would starve them.
         await asyncio.sleep(0)
         return stopping.is_set()
     try:
@@ -98,13 +98,13 @@ async def _stopped(stopping: asyncio.Event, seconds: float) -> bool:
 
 
 async def _report(counts: Counts, out: Path | None) -> None:
-    said = time.monotonic()
+    logged = time.monotonic()
     while True:
         await asyncio.sleep(_WRITE_SECONDS)
         _write(counts, out)
-        if time.monotonic() - said >= _SAY_SECONDS:
-            said = time.monotonic()
-            _say("traffic", counts)
+        if time.monotonic() - logged >= _LOG_SECONDS:
+            logged = time.monotonic()
+            _log("traffic", counts)
 
 
 def _write(counts: Counts, out: Path | None) -> None:
@@ -114,7 +114,7 @@ def _write(counts: Counts, out: Path | None) -> None:
         draft.replace(out)
 
 
-def _say(event: str, counts: Counts) -> None:
+def _log(event: str, counts: Counts) -> None:
     shown = counts.as_dict()
     fields = {key: shown[key] for key in ("sent", "answered", "failed", "unavailable", "empty", "in_flight")}
     fields |= {f"total_{name}": value for name, value in shown["total"].items()}

@@ -1,4 +1,4 @@
-"""What clients ask: the demo's held-out requests, each in one of the forms that the router takes."""
+"""The requests of clients: the demo's held-out ones, each in one of the forms that the router takes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Request:
 
 
 def draw_requests(model: str, seed: int) -> Iterator[Request]:
-    """An endless, seeded stream of requests to `model`: all kinds, in English and Korean, drawn independently."""
+    """Yield requests to `model` without end: all forms, in English and Korean, drawn independently from a seed."""
     rng = random.Random(f"traffic:{seed}")
     prompts = [row["prompt"] for row in islice(requests("heldout", seed, tuple(COMMANDS)), POOL)]
     forms, weights = list(SHARES), list(SHARES.values())
@@ -52,7 +52,7 @@ def draw_requests(model: str, seed: int) -> Iterator[Request]:
 
 
 def make_request(model: str, form: Form, prompt: str) -> Request:
-    """`prompt` as a greedy request in the given form."""
+    """Return `prompt` as a greedy request in the given form."""
     messages = [{"role": "user", "content": prompt}]
     if form in ("generate", "generate_stream"):
         body = {"messages": json.dumps(messages, ensure_ascii=False), "max_tokens": MAX_TOKENS, "temperature": 0.0}
@@ -66,5 +66,5 @@ def make_request(model: str, form: Form, prompt: str) -> Request:
 
 
 def as_text(prompt: str) -> str:
-    """The bare text that the demo's model was tuned to continue (include/templates/kubectl.jinja)."""
+    """Return the bare text that the demo's model was tuned to continue (include/templates/kubectl.jinja)."""
     return f"<|begin|><|user|> {prompt}\n<|assistant|>"

@@ -1,1 +1,1 @@
-"""Triton: the server, the model that it runs, and what is put into its repository."""
+"""Triton: the server, the model that it runs, its repository, and clients of both."""

@@ -1,4 +1,4 @@
-"""`python -m jobs.serving.triton`: prepare, then become the tritonserver that nvidia-pytriton carries."""
+"""`python -m jobs.serving.triton`: prepare, then become the tritonserver inside nvidia-pytriton."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`python -m jobs.serving.triton.agent`: does to the Triton beside it, in a pod, what the canary controller asks for.
+"""`python -m jobs.serving.triton.agent`: manages the Triton beside it in a pod for the canary controller.
 
 Triton's own API for that, gRPC, stays on 127.0.0.1; here everything but /health and /ready needs the token. The pod is
-ready, and gets requests, only while it has all that the controller says it is to serve, so that a pod which has just
-been made takes none. At SIGTERM the agent stays until its Triton has ended, and says that it is on its way out.
+ready, and gets requests, only while all releases are loaded that the controller says it serves, so that a new pod takes
+none. After SIGTERM the agent stays until its Triton has ended, and reports that the pod is terminating.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from include.durable import fsync
-from include.errors import AnemoneError
+from include.errors import AnemoneError, first_problem
 from include.release.rollouts import Drill, Release
 from include.specs.base import Model
 from jobs.common.command_line import Parser, listen, port, read_token
@@ -55,10 +55,10 @@ class _Serves(Model):
 
 
 class AgentApi:
-    """The handlers, and the application that they make up.
+    """The handlers of the agent's API.
 
     Attributes:
-        leaving: whether the pod is on its way out.
+        leaving: whether the pod is terminating.
     """
 
     def __init__(self, folder: Path, triton: TritonClient, token: str) -> None:
@@ -92,9 +92,9 @@ class AgentApi:
         return web.json_response({"live": True})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """For the kubelet."""
+        """Answer the kubelet's readiness probe."""
         if self.leaving:
-            return _error(503, "this pod is on its way out")
+            return _error(503, "this pod is terminating")
         serves = _read_serves(self._folder)
         if serves is None:
             return _error(503, "the canary controller has not said yet what this pod serves: see that it runs")
@@ -176,8 +176,7 @@ class AgentApi:
         try:
             return await handler(request)
         except ValidationError as error:
-            first = error.errors()[0]
-            return _error(422, f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
+            return _error(422, first_problem(error, "request"))
         except (AnemoneError, OSError) as error:
             return _error(503, str(error), type(error).__name__)
         except web.HTTPException as error:
@@ -200,7 +199,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _read_serves(folder: Path) -> list[str] | None:
-    """What was said last; it outlives the agent's container, and None in a pod that was never told."""
+    """Return the names that the controller set last, also before the agent's container restarted; None in a new pod."""
     try:
         return json.loads((folder / SERVES).read_text())
     except (FileNotFoundError, ValueError):
@@ -218,7 +217,7 @@ async def serve(folder: Path, host: str, number: int, triton: str, token: str, l
     """Run until SIGTERM, and from then on until Triton has ended, at most `leave_seconds`.
 
     Raises:
-        ConfigurationError: the port cannot be had.
+        ConfigurationError: the port cannot be used.
     """
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):

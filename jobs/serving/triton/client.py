@@ -1,4 +1,4 @@
-"""Triton as the canary controller sees it: what is loaded, load, unload, and a real request, over gRPC."""
+"""A client of Triton over gRPC for the canary controller: what is loaded, load, unload, and a real request."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CLOSE_SECONDS = 5.0
 
 
 class TritonError(AnemoneError):
-    """Triton said no, or something else went wrong in it."""
+    """Triton refused, or something else failed in it."""
 
 
 class BadInputError(TritonError):
-    """The request cannot be answered by any release: it is the asker's mistake."""
+    """The request is wrong, and no release can answer it."""
 
 
 class NotAvailableError(TritonError):
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
 
 
 class TritonClient:
-    """Use as an asynchronous context manager. `address` is host:port of Triton's gRPC service."""
+    """An asynchronous context manager; `address` is host:port of Triton's gRPC service."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -69,21 +69,21 @@ class TritonClient:
         await self._client.close()
 
     async def live(self) -> bool:
-        """Whether the server answers at all."""
+        """Return whether the server answers at all."""
         try:
             return await self._client.is_server_live(client_timeout=_CALL_SECONDS)
         except InferenceServerException:
             return False
 
     async def states(self) -> dict[str, str]:
-        """What the repository index says: READY, LOADING, UNLOADING or UNAVAILABLE, by release.
+        """Return the repository index's READY, LOADING, UNLOADING or UNAVAILABLE, by release.
 
-        A release that was never loaded has the empty state. READY is a claim: a real request proves it.
+        A release that was never loaded has the empty state. Only a real request proves that one is READY.
         """
         return {name: state for name, (state, _) in (await self._index()).items()}
 
     async def load(self, name: str, *, timeout: float = 120.0) -> None:
-        """Load a release; nothing happens where it is loaded already.
+        """Load a release; do nothing where it is loaded already.
 
         Args:
             timeout: in seconds.
@@ -102,7 +102,7 @@ class TritonClient:
             raise TritonError(f"{name} does not load: Triton says {state or 'nothing'} ({reason or 'no reason given'})")
 
     async def unload(self, name: str, *, timeout: float = 60.0) -> None:
-        """Unload a release and wait until it is gone, after the requests in flight; fine where it is not loaded.
+        """Unload a release and wait for that and its requests in flight; do nothing where it is not loaded.
 
         Raises:
             TimedOutError: it is still there after `timeout` seconds.
@@ -111,7 +111,7 @@ class TritonClient:
         try:
             await self._client.unload_model(name, client_timeout=timeout)
         except InferenceServerException as error:
-            # Asked about one that it does not know, Triton says that it failed to unload.
+            # Triton says that it failed to unload a release that it does not know.
             if name in await self._index():
                 raise _typed(error, f"{name} does not unload") from None
             return
@@ -142,13 +142,13 @@ class TritonClient:
         max_tokens: int | None = None,
         timeout: float = 30.0,
     ) -> Answer:
-        """One real, greedy request.
+        """Return the answer to a real, greedy request.
 
         Args:
             timeout: in seconds.
 
         Raises:
-            BadInputError, NotAvailableError, TimedOutError, TritonError: what kept it from being answered.
+            BadInputError, NotAvailableError, TimedOutError, TritonError: why there is no answer.
         """
         values = {
             "text_input": text,
@@ -180,10 +180,10 @@ class TritonClient:
         )
 
     async def _only_response(self, name: str, inputs: list[aio.InferInput]) -> Any:
-        """A decoupled model answers on a stream only, and that is read to its end, whoever still waits for it.
+        """Return the one response of a stream, which is the only way a decoupled model answers.
 
-        Where a stream is cancelled, tritonserver 2.51 may keep its request in flight for ever, and then the release
-        can never be unloaded.
+        The stream is read to its end, whether anybody still waits for it or not: where one is cancelled, tritonserver
+        2.51 may keep its request in flight for ever, and then the release can never be unloaded.
         """
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
@@ -201,7 +201,7 @@ class TritonClient:
     def _ended(self, asked: asyncio.Task[Any]) -> None:
         self._asked.discard(asked)
         if not asked.cancelled():
-            asked.exception()  # looked at, or asyncio would warn of one that came too late for whoever asked
+            asked.exception()  # retrieved, or asyncio would warn of one that came after a time-out
 
     async def _index(self) -> dict[str, tuple[str, str]]:
         try:

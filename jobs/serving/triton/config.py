@@ -1,4 +1,4 @@
-"""A release's `config.pbtxt`, from a typed description to Triton's own protobuf."""
+"""A release's `config.pbtxt`, written from a typed description by way of Triton's own protobuf."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Serving(Model):
     """How a release is run.
 
     Attributes:
-        max_batch: requests answered together; there is no preferred size, since any size below it is as good.
-        queue_delay_microseconds: how long the first of a batch waits for company while the model is idle.
-        queue_size: requests waiting beyond which a new one is turned away at once, by the model (see `model.py`).
-        queue_seconds: a request that waited longer is turned away, by the model, when its turn comes; not before.
+        max_batch: requests answered together; smaller batches are fine, so there is no preferred size.
+        queue_delay_microseconds: how long the first of a batch waits for others while the model is idle.
+        queue_size: where more requests wait, the model refuses a new one at once (see `model.py`).
+        queue_seconds: the model refuses a request that waited longer, once its turn comes.
         instances: copies of the engine, each in a process of its own.
         threads: of each instance.
     """
@@ -63,7 +63,7 @@ class Rehearsal(Model):
 
 
 def render(name: str, engine: Path, serving: Serving, rehearsal: Rehearsal) -> str:
-    """The text of `config.pbtxt` for the release `name` with the engine in the folder `engine`."""
+    """Return the text of `config.pbtxt` for the release `name` with the engine in the folder `engine`."""
     config = model_config_pb2.ModelConfig(
         name=name,
         backend="python",
@@ -80,7 +80,7 @@ def render(name: str, engine: Path, serving: Serving, rehearsal: Rehearsal) -> s
 
 
 def parse(document: str, *, where: str) -> Any:
-    """A `config.pbtxt` as Triton's ModelConfig. Raises ConfigurationError where it is not one."""
+    """Return a `config.pbtxt` as Triton's ModelConfig. Raises ConfigurationError where it is not one."""
     try:
         return text_format.Parse(document, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:

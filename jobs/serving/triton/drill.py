@@ -1,6 +1,6 @@
-"""A rehearsed bad release: the real model, until it has answered enough requests for long enough; then it misbehaves.
+"""The model of a drill: the real one until enough requests and seconds have passed, then one that misbehaves.
 
-Takes the place of `model.py` in a drill's version folder, where the real one is called `served.py`. Parameters of
+It takes the place of `model.py` in a drill's version folder, where the real one is called `served.py`. Parameters of
 config.pbtxt: `drill` (slow, failing or garbled), `drill_after_requests`, `drill_after_seconds` (since it was loaded;
 both have to be reached).
 """
@@ -23,7 +23,7 @@ FAILING_EVERY = 3
 
 
 class GarbledWriter(served.Writer):
-    """The right words in the wrong order, all at the end, where `garbled` is set."""
+    """Gives the right words in the wrong order, all at the end, where `garbled` is set."""
 
     garbled = False
     _held = ""

@@ -1,6 +1,6 @@
-"""What a killed tritonserver leaves behind, and how the next one on the same folder clears it away.
+"""Clears away what a killed tritonserver left behind, before the next one starts on the same folder.
 
-A server's record names its process and its shared memory's prefix; only what bears that prefix is touched.
+A server's record names its process and the prefix of its shared memory; nothing without that prefix is touched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def write_record(folder: Path) -> str:
-    """Record the calling process as the server of `folder`; returns the prefix for its shared memory."""
+    """Record the calling process as the server of `folder`; return the prefix for its shared memory."""
     prefix = f"anemone-triton-{digest(str(folder))[:8]}-{os.getpid()}-"
     record = {"pid": os.getpid(), "started": _started(os.getpid()), "region": prefix}
     temporary = folder / f"{RECORD}.new"
@@ -32,10 +32,10 @@ def write_record(folder: Path) -> str:
 
 
 def clear_leftovers(folder: Path) -> list[str]:
-    """End the stub processes and remove the shared memory of the folder's last server; returns what was cleared.
+    """End the stub processes and remove the shared memory of the folder's last server; return what was cleared.
 
-    A stub ends by itself within two seconds after its server, except one that was just handing over an answer: it
-    waits for ever.
+    A stub ends by itself within two seconds after its server, except one that was handing over an answer, which waits
+    for ever.
 
     Raises:
         ConfigurationError: that server still runs.
@@ -44,7 +44,7 @@ def clear_leftovers(folder: Path) -> list[str]:
         record = json.loads((folder / RECORD).read_text())
         pid, started, prefix = record["pid"], record["started"], record["region"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return []  # none, or one that a power loss took the bytes of, and no process outlives that
+        return []  # there is none, or a power loss damaged it, and no process survives that
     if _started(pid) == started and pid != os.getpid():
         raise ConfigurationError(
             f"a Triton already runs on {folder} as process {pid}: stop it, or choose another folder"
@@ -57,7 +57,7 @@ def clear_leftovers(folder: Path) -> list[str]:
 
 
 def _end_stubs(prefix: str) -> Iterator[int]:
-    """End the stubs that were given shared memory with this prefix, which no other server has; yields their ids."""
+    """End the stubs whose shared memory has this prefix, which no other server has; yield their ids."""
     for process in Path("/proc").glob("[0-9]*"):
         pid = int(process.name)
         try:
@@ -65,7 +65,7 @@ def _end_stubs(prefix: str) -> Iterator[int]:
         except ProcessLookupError:
             continue
         try:
-            # Read after the descriptor was opened: it stays with this very process.
+            # Read after the descriptor was opened, which stays with this process.
             arguments = (process / "cmdline").read_bytes().split(b"\0")
             if any(argument.startswith(prefix.encode()) for argument in arguments):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
@@ -77,9 +77,9 @@ def _end_stubs(prefix: str) -> Iterator[int]:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks since the start of the machine; None where there is none.
+    """Return when a process began, as the boot's id and the kernel's ticks since then; None where there is no process.
 
-    With the boot's own id, since a pid and its ticks can come back after a restart.
+    After a restart of the machine another process can have the same pid and ticks.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

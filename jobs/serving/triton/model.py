@@ -36,7 +36,7 @@ ROLES = ("system", "user", "assistant")
 MAX_STOPS = 16
 STOP, LENGTH = "stop", "length"
 GREEDY_BELOW = float(np.float32(0.01))  # as the input carries it
-"""A temperature above 0 and below this is taken as 0: what is divided by it may overflow, and nothing else is drawn."""
+"""A temperature above 0 and below this is taken as 0: logits divided by it may overflow, and sampling is greedy."""
 
 CANCEL_SECONDS = 0.05
 """How often a stream asks whether its client has gone away, which costs a message to the server. Whole answers do not
@@ -44,11 +44,11 @@ ask: tritonserver notices a closed HTTP connection only when it writes to it."""
 
 
 class BadRequestError(Exception):
-    """The client's own mistake."""
+    """The request is wrong."""
 
 
 class QueueFullError(Exception):
-    """Too many requests wait. Worded as Triton words it."""
+    """Too many requests wait; the message is Triton's own."""
 
 
 class Sampling(NamedTuple):
@@ -72,7 +72,7 @@ class Answer:
     Attributes:
         prompt: token ids.
         writer: makes its text.
-        stepwise: each token has to be looked at as it comes.
+        stepwise: each token is handled as it comes.
         done: the last response is sent.
     """
 
@@ -94,14 +94,14 @@ class Answer:
 
     @property
     def cancelled(self) -> bool:
-        """Whether a stream's client has gone away; then a last response is sent all the same, which frees its place."""
+        """Whether a stream's client has gone away; if so, a last response is sent, which frees its place in Triton."""
         self._asked = time.monotonic()
         if self.stream and not self.done and self._sender.is_cancelled():
             self.fail("INTERNAL: the client has gone away", pb_utils.TritonError.CANCELLED)
         return self.done
 
     def step(self, token: int, *, last: bool, end_ids: frozenset[int]) -> bool:
-        """Take one generated token; returns True where the row is to end."""
+        """Take one generated token; return True where the row is to end."""
         if self.done:
             return True
         ended = last and token in end_ids
@@ -120,7 +120,7 @@ class Answer:
         return self.done
 
     def whole(self, ids: Sequence[int]) -> None:
-        """All generated tokens at once, without the end token."""
+        """Take all generated tokens at once, without the end token."""
         self._count = len(ids)
         self._end(self.writer.whole(ids), LENGTH if self._count >= self.max_tokens else STOP)
 
@@ -138,7 +138,7 @@ class Answer:
     def _end(self, piece: str, reason: str) -> None:
         text = piece if self.stream else "".join([*self._pieces, piece])
         self._sender.send(self._response(text, reason), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        self.done = True  # not before: what cannot be sent still has to be told as failed
+        self.done = True  # not before: an answer that cannot be sent still has to fail
 
     def _response(self, text: str, reason: str) -> Any:
         def tensor(name: str, value: Any, kind: Any) -> Any:
@@ -172,7 +172,7 @@ class Queue:
         self._closed = False
 
     def put(self, answer: Answer) -> None:
-        """Raises QueueFullError where too many wait."""
+        """Add an answer. Raises QueueFullError where too many wait."""
         with self._changed:
             if len(self._waiting) >= self._size:
                 raise QueueFullError(f"Exceeds maximum queue size: {self._size} requests wait already")
@@ -180,7 +180,7 @@ class Queue:
             self._changed.notify()
 
     def take(self) -> list[Answer]:
-        """Wait for the next batch; an empty one when the queue is closed and nothing waits any more."""
+        """Return the next batch, waiting for it; an empty one when the queue is closed and nothing waits any more."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -202,7 +202,7 @@ class Queue:
 
 
 class TritonPythonModel:
-    """What Triton's Python backend calls.
+    """The class that Triton's Python backend calls.
 
     Parameters of config.pbtxt: `engine` (the engine's folder), `threads`, `queue_size`, `queue_seconds`.
     """
@@ -213,7 +213,7 @@ class TritonPythonModel:
         """Load the engine and generate one token with it.
 
         Raises:
-            Exception: the engine was not built for this machine, or is not one; Triton gives it to whoever loads.
+            Exception: the engine was not built for this machine, or is not one; Triton passes it on to its client.
         """
         config = json.loads(args["model_config"])
         parameters = config["parameters"]
@@ -247,7 +247,7 @@ class TritonPythonModel:
         del self._generator
 
     def execute(self, requests: list[Any]) -> None:
-        """Put requests into the queue, or refuse them; returns at once."""
+        """Put requests into the queue, or refuse them; return at once."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -324,9 +324,14 @@ class TritonPythonModel:
 
     def _read(self, request: Any, sender: Any) -> Answer:
         raw, talk = _text(request, "text_input"), _text(request, "messages")
-        if (raw is None) == (talk is None):
-            raise BadRequestError("give either text_input or messages" + (", not both" if raw is not None else ""))
-        prompt = self._text.text_ids(_filled(raw)) if raw is not None else self._prompt(_messages(talk))
+        if raw is not None and talk is not None:
+            raise BadRequestError("give either text_input or messages, not both")
+        if raw is not None:
+            prompt = self._text.text_ids(_filled(raw))
+        elif talk is not None:
+            prompt = self._prompt(_messages(talk))
+        else:
+            raise BadRequestError("give either text_input or messages")
         sampling = _sampling(request)
         stops = _stops(_text(request, "stop"))
         stream = bool(_scalar(request, "stream", False))
@@ -366,7 +371,7 @@ class TritonPythonModel:
 
 
 def _refuse(sender: Any, message: str, code: int) -> None:
-    """End a request with an error. Where even that cannot be sent, it is logged: others must not fail by it."""
+    """End a request with an error; log it where it cannot be sent, since other requests must not fail by it."""
     try:
         response = pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,4 +1,4 @@
-"""The agent beside a Triton of a cluster, as the canary controller uses it (see `jobs.serving.triton.agent`)."""
+"""A client of the agents beside a cluster's Tritons, for the canary controller (see `jobs.serving.triton.agent`)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Self
 import aiohttp
 from pydantic import ValidationError
 
-from include.errors import AnemoneError, ArtifactError, ConfigurationError, DataError, TryAgainError
+from include.errors import AnemoneError, ArtifactError, ConfigurationError, DataError, TryAgainError, first_problem
 from include.release.rollouts import Drill, Release
 from include.specs.base import Model
 from jobs.serving.triton.client import Answer, BadInputError, NotAvailableError, TimedOutError, TritonError
 
 _CALL_SECONDS = 10.0
 LOAD_SECONDS = 600.0
-"""An engine of tens of gigabytes goes from the disk to the accelerators."""
+"""An engine of tens of gigabytes is copied from the disk to the accelerators."""
 
 _UNLOAD_SECONDS = 180.0
 _INSTALL_SECONDS = 3600.0
@@ -27,7 +27,7 @@ _INSTALL_SECONDS = 3600.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 6))
 """Seconds of silence before the first probe, seconds between probes, and how many may go unanswered."""
 
-KINDS: dict[str, type[AnemoneError]] = {
+ERROR_TYPES: dict[str, type[AnemoneError]] = {
     kind.__name__: kind
     for kind in (
         *(ArtifactError, ConfigurationError, DataError, TryAgainError),
@@ -38,11 +38,11 @@ KINDS: dict[str, type[AnemoneError]] = {
 
 
 class AgentState(Model):
-    """What a pod has.
+    """State of a pod.
 
     Attributes:
         live: whether its Triton answers.
-        leaving: whether it is on its way out.
+        leaving: whether it is terminating.
         ready: releases that are loaded.
         installed: releases in the repository. `engines`: first 16 digits of the engines' digests.
     """
@@ -65,10 +65,10 @@ class Agent:
         try:
             return AgentState.model_validate(await self._call("GET", "/state"))
         except ValidationError as error:
-            raise TritonError(f"{self.url}/state makes no sense ({error.errors()[0]['msg']}): see its image") from None
+            raise TritonError(f"{self.url}/state is malformed ({first_problem(error)}): see its image") from None
 
     async def install(self, name: str, release: Release, drill: Drill) -> None:
-        """Put it into the repository under this name, or read again what lies there. Raises ArtifactError."""
+        """Put a release into the repository under this name, or verify the one there. Raises ArtifactError."""
         body = {"release": release.model_dump(mode="json"), "drill": drill}
         await self._call("PUT", f"/releases/{name}", body, seconds=_INSTALL_SECONDS)
 
@@ -85,7 +85,7 @@ class Agent:
         await self._call("POST", f"/releases/{name}/unload", seconds=_UNLOAD_SECONDS)
 
     async def probe(self, name: str, text: str, *, timeout: float = 10.0) -> None:
-        """Have it answer a single token."""
+        """Ask for a single token."""
         await self._generate(name, {"text": text, "max_tokens": 1, "timeout": timeout})
 
     async def generate(self, name: str, *, messages: Sequence[dict[str, Any]], timeout: float) -> Answer:
@@ -93,11 +93,11 @@ class Agent:
         return Answer(**{key: answer[key] for key in Answer._fields})
 
     async def golden(self, engine: str) -> str:
-        """The file with the golden prompts of an installed engine."""
+        """Return the text of the file with the golden prompts of an installed engine."""
         return (await self._call("GET", f"/engines/{engine}/golden"))["text"]
 
     async def serve(self, names: set[str]) -> None:
-        """Say which releases it has to have before it may take requests."""
+        """Set the releases that have to be loaded before the pod takes requests."""
         await self._call("PUT", "/serves", {"names": sorted(names)})
 
     async def _generate(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -113,13 +113,13 @@ class Agent:
                 f"the agent at {self.url} does not answer ({type(error).__name__}: {error})"
             ) from None
         if response.status >= 400:
-            kind = KINDS.get(document.get("kind"), TritonError)
+            kind = ERROR_TYPES.get(document.get("kind"), TritonError)
             raise kind(f"{self.url.removeprefix('http://')}: {document.get('error')}")
         return document
 
 
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A node that is lost closes no connection: without this, a call that may last an hour would wait for all of it."""
+def _keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket with keep-alive: a lost node closes no connection, and a call may have an hour to time out."""
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -129,10 +129,10 @@ def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 class Finder:
-    """The agents behind addresses. Use as an asynchronous context manager.
+    """Finds the agents behind addresses; an asynchronous context manager.
 
     Args:
-        addresses: host:port; a host that stands for many, as a headless Service does, gives an agent each.
+        addresses: host:port; a host with many addresses, as a headless Service has, gives an agent for each.
     """
 
     def __init__(self, addresses: Sequence[str], token: str) -> None:
@@ -142,7 +142,7 @@ class Finder:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self._token}"},
-            connector=aiohttp.TCPConnector(socket_factory=_kept_alive),
+            connector=aiohttp.TCPConnector(socket_factory=_keepalive_socket),
         )
         self._agents: dict[str, Agent] = {}
         self._known: dict[str, list[str]] = {}
@@ -154,19 +154,19 @@ class Finder:
         await self._session.close()
 
     async def __call__(self) -> dict[str, Agent]:
-        """By IP address and port; none where the name is not known, which it is not while no pod exists."""
+        """Return the agents by IP address and port; none where the name is unknown, as it is while no pod exists."""
         found = sorted({one for host, _, port in self._addresses for one in await self._resolve(host, port)})
         self._agents = {one: self._agents.get(one) or Agent(f"http://{one}", self._session) for one in found}
         return self._agents
 
     async def _resolve(self, host: str, port: str) -> list[str]:
-        """A name server that does not answer has said nothing of the pods: they are where they were."""
+        """Return the addresses of a host; those found last where the name server does not answer."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             return self._known.get(f"{host}:{port}", []) if error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL) else []
+        addresses = [(str(address[0]), int(address[1])) for *_, address in found]
         self._known[f"{host}:{port}"] = [
-            f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-            for *_, address in found
+            f"[{ip}]:{number}" if ":" in ip else f"{ip}:{number}" for ip, number in addresses
         ]
         return self._known[f"{host}:{port}"]

@@ -1,4 +1,4 @@
-"""Triton's model repository: a release is put there whole, never changed, and taken away whole.
+"""Triton's model repository: a release is added atomically, never changed, and removed atomically.
 
     engines/<first 16 of the digest>/              a verified private copy of the engine artifact's files
     models/<release>/config.pbtxt
@@ -99,7 +99,7 @@ def remove(folder: Path, name: str) -> None:
 
 
 def release_name(release: Release, rehearsal: Rehearsal, serving: Serving) -> str:
-    """The name that a release has inside Triton."""
+    """Return the name that a release has inside Triton."""
     made_of = {
         "engine": release.engine.digest,
         "sources": {name: file_digest(path) for name, path in _sources(rehearsal.drill).items()},
@@ -110,7 +110,7 @@ def release_name(release: Release, rehearsal: Rehearsal, serving: Serving) -> st
 
 
 def _sources(drill: Drill) -> dict[str, Path]:
-    """What goes into the version folder: file name → source. Production's model is the same file in a drill."""
+    """Return the source of each file of the version folder; a drill serves the same model as production does."""
     model = _HERE / "model.py"
     entry = {"model.py": model} if drill == "none" else {"model.py": _HERE / "drill.py", "served.py": model}
     beside = {"writer.py": _HERE, "text.py": _ENGINE_RUNTIME, "hardware.py": _ENGINE_RUNTIME}
@@ -144,7 +144,7 @@ def _write_model(scratch: Path, target: Path, config: str, sources: dict[str, Pa
     for name, source in sources.items():
         copy = version / name
         shutil.copyfile(source, copy)
-        # Byte code that Python writes itself would make Triton take the version for a changed one at its next load.
+        # Byte code that Python itself writes would look to Triton like a changed version at the next load.
         py_compile.compile(
             str(copy),
             dfile=str(target / VERSION / name),
@@ -176,7 +176,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _made(folder: Path, target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` at once and durably when the block ends well."""
+    """Yield a folder to fill, which becomes `target` atomically and durably when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(folder) as scratch:
         made = scratch / target.name
@@ -188,7 +188,7 @@ def _made(folder: Path, target: Path) -> Iterator[Path]:
 
 
 def _remove(folder: Path, target: Path) -> None:
-    """Never half: it is moved away first."""
+    """Remove a folder atomically: it is moved away first."""
     if target.exists():
         with _scratch(folder) as scratch:
             target.rename(scratch / target.name)
@@ -197,7 +197,7 @@ def _remove(folder: Path, target: Path) -> None:
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder on the same file system, removed afterwards; what a crash left there goes at the next turn."""
+    """Yield a folder on the same file system, and remove it afterwards with those that a crash left."""
     for left in folder.glob(".scratch-*"):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:

@@ -1,7 +1,7 @@
-"""How the tritonserver inside nvidia-pytriton is started without pytriton.
+"""The command that starts the tritonserver inside nvidia-pytriton without pytriton.
 
-The server loads nothing by itself, and is told what to load over gRPC, which listens on 127.0.0.1 only: a load over
-HTTP holds one of its few threads for as long as it takes, so that API is closed there.
+The server loads nothing by itself: it is asked to over gRPC, which listens on 127.0.0.1 only. A load over HTTP would
+occupy one of its few threads for as long as it takes, so that API is closed there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLOSED_GRPC = "shared-memory,trace,logging"
 
 
 class Ports(NamedTuple):
-    """Of the server; gRPC's is on 127.0.0.1, whatever the address of the others."""
+    """Ports of the server; gRPC's is on 127.0.0.1, whatever the address of the others."""
 
     http: int
     grpc: int
@@ -46,16 +46,16 @@ class Ports(NamedTuple):
 
 
 class Command(NamedTuple):
-    """What to become."""
+    """The program to replace this process with."""
 
     arguments: list[str]
     environment: Mapping[str, str]
 
 
 def prepare(folder: Path, ports: Ports, *, host: str = LOCAL, exit_seconds: int = EXIT_SECONDS) -> Command:
-    """Make all that tritonserver needs below `folder`, clear away what a killed one left, and say how to start it.
+    """Make all that tritonserver needs below `folder`, clear away what a killed one left, and return its command.
 
-    The calling process is recorded as the server of this folder, and is expected to become it.
+    The calling process is recorded as the server of this folder, and has to become it by `os.execve`.
 
     Args:
         host: address of HTTP and of the metrics.
@@ -83,7 +83,7 @@ def prepare(folder: Path, ports: Ports, *, host: str = LOCAL, exit_seconds: int 
             f"--backend-config=python,shm-region-prefix-name={region}",
             "--model-control-mode=explicit",
             "--disable-auto-complete-config",
-            # Else one canary that does not load would make the whole server look unready.
+            # Otherwise one canary that does not load would make the whole server unready.
             "--strict-readiness=false",
             "--exit-on-error=true",
             f"--exit-timeout-secs={exit_seconds}",
@@ -122,8 +122,10 @@ def _package() -> Path:
 
 
 def _backends(folder: Path) -> Path:
-    """A private copy of the Python backend with the stub of the running Python, so that a server which runs is not
-    touched by a new wheel; made anew when the wheel changes."""
+    """Return a private copy of the Python backend with the stub of this Python, made anew when the wheel changes.
+
+    A new wheel does not affect a server that runs.
+    """
     server = _package() / "tritonserver"
     stub = server / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / STUB
     if not stub.is_file():

@@ -1,6 +1,6 @@
 """Token ids to text, piece by piece, for an answer that is streamed or may meet a stop string.
 
-Stands alone: it is copied beside the model that Triton runs.
+It imports nothing of this project: it is copied beside the model that Triton runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 class Writer:
     """Turns token ids into text piece by piece; the pieces together are the whole answer's text.
 
-    Nothing is given out that a later token could change: half a character, the beginning of a stop string, and, where
+    Text that a later token could change is held back: half a character, the beginning of a stop string, and, where
     `strip` is set, white space that may be the answer's end.
 
     Attributes:
@@ -31,7 +31,7 @@ class Writer:
         self.stopped = False
 
     def feed(self, token: int) -> str:
-        """One more token; returns the text that is now certain, often empty."""
+        """Take one more token; return the text that is now certain, which is often empty."""
         if self.stopped:
             return ""
         self._ids.append(token)
@@ -39,14 +39,14 @@ class Writer:
         return self._give(self._certain())
 
     def finish(self) -> str:
-        """The rest, when no more tokens come."""
+        """Return the rest of the text, when no more tokens come."""
         if not self.stopped:
             self._extend(at_end=True)
         text = self._text.rstrip() if self._strip else self._text
         return self._give(len(text))
 
     def whole(self, ids: Sequence[int]) -> str:
-        """All at once, where no stop string has to be looked for."""
+        """Return the whole text at once, where there are no stop strings."""
         text = self._decode(ids)
         return text.strip() if self._strip else text
 
@@ -81,5 +81,5 @@ class Writer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that a stop string begins with."""
+    """Return the length of the longest end of `text` that a stop string begins with."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

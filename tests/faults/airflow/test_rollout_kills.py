@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from include.laptop.serving import keeper, kept_services
+from include.laptop.serving import keeper, supervised_services
 from include.laptop.up import start_keeper
 from tests.faults.airflow.conftest import POLICY, TARGET, Serving, wait_for
 from tests.faults.scenario import scenario
@@ -53,7 +53,7 @@ def reached(status: dict | None, state: str) -> str | None:
 
 
 def leader(name: str) -> int:
-    service = next(kept.service for kept in kept_services() if kept.name == name)
+    service = next(kept.service for kept in supervised_services() if kept.name == name)
     identity = service._identity()
     assert identity is not None
     return identity.pid

@@ -21,7 +21,7 @@ from include.laptop.components import exclusive
 from include.laptop.home import make_home, run_folder
 from include.laptop.keeper import Patience, keep
 from include.laptop.services import Service
-from include.laptop.serving import Kept
+from include.laptop.serving import SupervisedService
 from tests.ports import free_ports
 
 SERVER = """
@@ -42,19 +42,19 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def kept() -> Iterator[list[Kept]]:
+def kept() -> Iterator[list[SupervisedService]]:
     services = []
     for name in ("one", "two"):
         (port,) = free_ports(1)
         command = (sys.executable, "-c", SERVER, str(port))
-        services.append(Kept(Service(run_folder(), name), command, f"http://127.0.0.1:{port}/"))
+        services.append(SupervisedService(Service(run_folder(), name), command, f"http://127.0.0.1:{port}/"))
     yield services
     for each in services:
         each.service.stop(grace=0)
 
 
 @contextmanager
-def keeper_of(services: list[Kept]) -> Iterator[None]:
+def keeper_of(services: list[SupervisedService]) -> Iterator[None]:
     stopping = threading.Event()
     thread = threading.Thread(target=keep, args=(services, stopping, QUICK))
     thread.start()
@@ -67,7 +67,7 @@ def keeper_of(services: list[Kept]) -> Iterator[None]:
 
 
 @pytest.fixture
-def keeping(kept: list[Kept]) -> Iterator[list[Kept]]:
+def keeping(kept: list[SupervisedService]) -> Iterator[list[SupervisedService]]:
     """Both services are up, and a keeper watches them."""
     with keeper_of(kept):
         wait_until(lambda: all(each.answers(1) for each in kept))
@@ -81,14 +81,14 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def pid_of(kept: Kept) -> int:
+def pid_of(kept: SupervisedService) -> int:
     try:
         return json.loads(kept.service.record.read_text())["pid"]
     except FileNotFoundError:
         return 0
 
 
-def test_a_killed_service_is_started_again_and_the_other_left_alone(keeping: list[Kept]) -> None:
+def test_a_killed_service_is_started_again_and_the_other_left_alone(keeping: list[SupervisedService]) -> None:
     one, two = keeping
     for _ in range(3):
         former, other = pid_of(one), pid_of(two)
@@ -97,7 +97,9 @@ def test_a_killed_service_is_started_again_and_the_other_left_alone(keeping: lis
         assert pid_of(two) == other
 
 
-def test_a_stopped_service_counts_as_hung_and_is_replaced(kept: list[Kept], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_service_counts_as_hung_and_is_replaced(
+    kept: list[SupervisedService], capfd: pytest.CaptureFixture[str]
+) -> None:
     one, two = kept
     said = ""
 
@@ -118,7 +120,7 @@ def test_a_stopped_service_counts_as_hung_and_is_replaced(kept: list[Kept], capf
     assert not Path(f"/proc/{former}").exists()
 
 
-def test_one_that_takes_long_to_start_is_left_its_time(kept: list[Kept]) -> None:
+def test_one_that_takes_long_to_start_is_left_its_time(kept: list[SupervisedService]) -> None:
     """It answers nothing for longer than what counts as hung, and was started only now."""
     one = kept[0]
     slow = f"import time\ntime.sleep({QUICK.hung + 1})\n{SERVER}"
@@ -129,8 +131,10 @@ def test_one_that_takes_long_to_start_is_left_its_time(kept: list[Kept]) -> None
     assert pid_of(one) == pid
 
 
-def test_restarts_slow_down_and_say_why(kept: list[Kept], capfd: pytest.CaptureFixture[str]) -> None:
-    broken = Kept(kept[0].service, (sys.executable, "-c", "raise SystemExit('error: no such port')"), kept[0].health)
+def test_restarts_slow_down_and_say_why(kept: list[SupervisedService], capfd: pytest.CaptureFixture[str]) -> None:
+    broken = SupervisedService(
+        kept[0].service, (sys.executable, "-c", "raise SystemExit('error: no such port')"), kept[0].health
+    )
     lines: list[str] = []
 
     def downs() -> list[str]:
@@ -143,7 +147,7 @@ def test_restarts_slow_down_and_say_why(kept: list[Kept], capfd: pytest.CaptureF
     assert parse_fields(downs()[2])["last_line"] == "error: no such port"
 
 
-def test_nothing_is_started_while_another_starts_or_stops(keeping: list[Kept]) -> None:
+def test_nothing_is_started_while_another_starts_or_stops(keeping: list[SupervisedService]) -> None:
     one = keeping[0]
     with exclusive():
         former = pid_of(one)
@@ -155,12 +159,12 @@ def test_nothing_is_started_while_another_starts_or_stops(keeping: list[Kept]) -
     wait_until(lambda: pid_of(one) not in (0, former) and one.answers(1))
 
 
-def test_a_killed_keeper_takes_nothing_with_it_and_the_next_one_takes_over(kept: list[Kept]) -> None:
+def test_a_killed_keeper_takes_nothing_with_it_and_the_next_one_takes_over(kept: list[SupervisedService]) -> None:
     code = (
         "import os, sys, threading; from pathlib import Path; from include.laptop.keeper import Patience, keep; "
-        "from include.laptop.services import Service; from include.laptop.serving import Kept; "
-        "keep([Kept(Service(Path(sys.argv[1]), 'one'), tuple(sys.argv[3:]), sys.argv[2])], threading.Event(), "
-        "Patience(poll=0.05, first_pause=0.05))"
+        "from include.laptop.services import Service; from include.laptop.serving import SupervisedService; "
+        "one = SupervisedService(Service(Path(sys.argv[1]), 'one'), tuple(sys.argv[3:]), sys.argv[2]); "
+        "keep([one], threading.Event(), Patience(poll=0.05, first_pause=0.05))"
     )
     one = kept[0]
     command = [sys.executable, "-c", code, str(run_folder()), one.health, *one.command]

@@ -12,7 +12,7 @@ from include.home import serving_ports
 from include.laptop import up
 from include.laptop.components import all_services, claim_port, down
 from include.laptop.home import make_home, run_folder
-from include.laptop.serving import controller_url, keeper, kept_services, router_url, token
+from include.laptop.serving import controller_url, keeper, router_url, supervised_services, token
 from include.platforms import load_platform
 
 
@@ -35,7 +35,7 @@ def test_the_token_is_made_once_and_is_private(own_home: Path) -> None:
 def test_every_service_is_told_the_ports_of_the_others() -> None:
     ports = {name: str(number) for name, number in serving_ports().items()}
     assert len(set(ports.values())) == 6
-    triton, router, controller = (kept.command for kept in kept_services())
+    triton, router, controller = (kept.command for kept in supervised_services())
     assert {ports["triton_http"], ports["triton_grpc"], ports["triton_metrics"]} <= set(triton)
     assert f"http://127.0.0.1:{ports['triton_http']}" in router
     assert f"http://127.0.0.1:{ports['router_admin']}" in controller
@@ -48,7 +48,7 @@ def test_airflow_is_told_the_same_addresses_and_token() -> None:
     assert (serving.url, serving.controller_url) == (router_url(), controller_url())
     assert Path(serving.token_file).read_text() == token()
     assert f"file://{Path(os.environ['ANEMONE_HOME'])}/store" == load_platform("laptop").store
-    assert load_platform("laptop").store in kept_services()[2].command
+    assert load_platform("laptop").store in supervised_services()[2].command
 
 
 def test_serving_gets_a_jobs_environment_and_nothing_of_airflows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_the_keeper_ends_first_and_what_answers_last() -> None:
 
 
 def test_down_ends_serving_too() -> None:
-    services = [keeper(), *(kept.service for kept in kept_services())]
+    services = [keeper(), *(kept.service for kept in supervised_services())]
     for service in services:
         service.start(["sleep", "60"], os.environ)
     assert down()
@@ -78,7 +78,7 @@ def test_down_ends_serving_too() -> None:
 def test_the_port_stays_for_as_long_as_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     run_folder().mkdir()
     claim_port()
-    service = kept_services()[1].service
+    service = supervised_services()[1].service
     service.start(["sleep", "60"], os.environ)
     claim_port()
     monkeypatch.setenv("ANEMONE_PORT", "18100")
@@ -90,7 +90,7 @@ def test_the_port_stays_for_as_long_as_anything_runs(monkeypatch: pytest.MonkeyP
 
 
 def test_a_service_that_does_not_come_up_is_named_with_its_last_words() -> None:
-    triton = kept_services()[0].service
+    triton = supervised_services()[0].service
     triton.start([sys.executable, "-c", "print('error: no such backend')"], os.environ)
     with pytest.raises(up.TryAgainError, match=r"(?s)no such backend.*The service triton ended on its own"):
         up.wait_for_serving()

@@ -190,7 +190,7 @@ def make_assignment(first_token: float | None, total: float | None, *, stream: b
 
 
 def outcome(assignment: Assignment) -> tuple[int, int, int, dict[int, int]]:
-    counts = assignment._books[0]
+    counts = assignment._counts[0]
     assert assignment.ended and counts.in_flight == 0
     return counts.finished, counts.failed, counts.slow, counts.statuses
 
@@ -211,9 +211,9 @@ def test_a_client_that_gives_up_on_a_slow_arm_is_evidence(waited: float, stream:
     assignment, clock = make_assignment(1.0, 2.0, stream=stream)
     if token:
         assignment.streamed("one")
-        assignment.asked_on()
+        assignment.client_ready()
     clock.now = waited
-    assignment.gone()
+    assignment.client_gone()
     assert outcome(assignment) == (slow, 0, slow, {499: 1})
 
 
@@ -222,28 +222,28 @@ def test_the_time_that_a_client_takes_to_read_is_not_the_arms() -> None:
     clock.now = 0.5
     assignment.streamed("one")
     clock.now = 60.5
-    assignment.asked_on()
+    assignment.client_ready()
     clock.now = 61.5
     assignment.streamed("two")
     assignment.answered("", 2, "stop")
     assert outcome(assignment) == (1, 0, 0, {200: 1})
-    assert assignment._books[0].total.seconds == pytest.approx(1.5)
+    assert assignment._counts[0].total.seconds == pytest.approx(1.5)
     reading, clock = make_assignment(1.0, 2.0, stream=True)
     reading.streamed("one")
     clock.now = 60.0
-    reading.gone()
+    reading.client_gone()
     assert outcome(reading) == (0, 0, 0, {499: 1})
 
 
 def test_a_mistake_of_a_client_that_goes_away_is_no_failure() -> None:
     assignment, clock = make_assignment(1.0, 2.0, stream=False)
-    assignment.loses(400)
+    assignment.fall_back(400)
     clock.now = 60.0
-    assignment.gone()
+    assignment.client_gone()
     assert outcome(assignment) == (0, 0, 0, {499: 1})
     failed, _ = make_assignment(1.0, 2.0, stream=False)
-    failed.loses(502)
-    failed.gone()
+    failed.fall_back(502)
+    failed.client_gone()
     assert outcome(failed) == (1, 1, 0, {502: 1})
 
 

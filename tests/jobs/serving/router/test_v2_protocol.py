@@ -129,7 +129,7 @@ TEXT_INPUT = {"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data"
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ([], "no object"),
+        ([], "not an object"),
         ({}, "inputs: it must be a list"),
         ({"inputs": []}, "one of the inputs text_input and messages"),
         ({"inputs": [TEXT_INPUT, TEXT_INPUT]}, "unexpected or repeated input 'text_input'"),
@@ -210,7 +210,7 @@ def test_generate_takes_the_inputs_as_fields() -> None:
         ({"messages": "["}, "not JSON"),
         ({"text_input": "x", "stream": True}, "only generate_stream"),
         ({"text_input": "x", "temperature": True}, "temperature"),
-        ({"text_input": "\ud800"}, "no text"),
+        ({"text_input": "\ud800"}, "not text"),
     ):
         with pytest.raises(RequestError, match=says):
             read_generate(json.dumps(body).encode(), LIMITS, may_stream=False)

@@ -1,4 +1,4 @@
-"""Where clients connect: so many connections as the process has room for, and a word to those beyond."""
+"""The listener for clients: it takes as many connections as the process may hold, and refuses the others over HTTP."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jobs.serving.router.limits import Limits
 
 BACKLOG = 1024
 _SPARE_FILES = 256
-"""For files, and for connections that are being told that there is no room."""
+"""For files, and for connections that are being refused."""
 
 _LINGER_SECONDS = 1.0
-_MOST_LINGERING = 128
+_MAX_LINGERING = 128
 
 
-def make_room(limits: Limits) -> int:
-    """How many clients' connections can be held, at most `limits.connections`; raises the process's own limit on open
-    files where it may.
+def allow_connections(limits: Limits) -> int:
+    """Return how many clients' connections can be held, at most `limits.connections`.
 
-    Each request that is being answered needs a connection to Triton, too; a request of many rows needs several.
+    The process's own limit on open files is raised where that is allowed. Each request that is being answered needs a
+    connection to Triton as well; a request of many rows needs several.
     """
     needed = limits.connections + 2 * limits.requests + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -38,16 +38,16 @@ def make_room(limits: Limits) -> int:
     return max(1, min(limits.connections, soft - 2 * limits.requests - _SPARE_FILES))
 
 
-class Door(web.BaseSite):
-    """A site that holds at most `most` connections; `refuse` makes what the next one is told."""
+class LimitedSite(web.BaseSite):
+    """A site that holds at most `limit` connections; `refuse` makes the error that the next one gets."""
 
     def __init__(
-        self, runner: web.AppRunner, host: str, port: int, *, most: int, refuse: Callable[[str], RequestError]
+        self, runner: web.AppRunner, host: str, port: int, *, limit: int, refuse: Callable[[str], RequestError]
     ) -> None:
         super().__init__(runner)
         self._host = host
         self._port = port
-        self._most = most
+        self._limit = limit
         self._refuse = refuse
 
     @property
@@ -55,7 +55,7 @@ class Door(web.BaseSite):
         return f"http://{self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Raises OSError where the port cannot be had."""
+        """Start to listen. Raises OSError where the port cannot be used."""
         await super().start()
         server = self._runner.server
         assert server is not None
@@ -63,16 +63,16 @@ class Door(web.BaseSite):
         lingering: set[asyncio.BaseTransport] = set()
 
         def connection() -> asyncio.BaseProtocol:
-            if len(server.connections) < self._most:
+            if len(server.connections) < self._limit:
                 return server()
-            return _Refusal(self._refuse(f"{self._most} connections are open already"), lingering)
+            return _Refusal(self._refuse(f"{self._limit} connections are open already"), lingering)
 
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(connection, self._host, self._port, backlog=BACKLOG)
 
 
 class _Refusal(asyncio.Protocol):
-    """A connection that is told why it cannot be served, whatever it asks; in a flood, one that is closed at once."""
+    """A connection that gets an error whatever it asks; where many are being refused, it is closed at once."""
 
     def __init__(self, problem: RequestError, lingering: set[asyncio.BaseTransport]) -> None:
         self._problem = problem
@@ -80,7 +80,7 @@ class _Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)
-        if len(self._lingering) >= _MOST_LINGERING:
+        if len(self._lingering) >= _MAX_LINGERING:
             transport.abort()
             return
         self._lingering.add(transport)
@@ -91,7 +91,7 @@ class _Refusal(asyncio.Protocol):
             "Connection: close\r\n\r\n".encode()
             + body
         )
-        # Closed at once, with its request unread, it would be reset, and the answer lost.
+        # Closed at once, with its request unread, the connection would be reset and the answer lost.
         transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)
 
