@@ -116,7 +116,7 @@ def _spread(ratios: Sequence[float]) -> str:
 
 
 def _in_batches(generate: Generate, prompts: Sequence[Sequence[int]], batch: int) -> tuple[Answers, float]:
-    """All answers, and their tokens a CPU-second."""
+    """Return all answers, and their tokens a CPU-second."""
     start = time.process_time()
     answers = [answer for first in range(0, len(prompts), batch) for answer in generate(prompts[first : first + batch])]
     spent = time.process_time() - start

@@ -45,7 +45,7 @@ BODY = json.dumps({"text_input": "list the pods in staging", "max_tokens": 8}).e
 
 
 class Connection(asyncio.Protocol):
-    """A kept connection that sends one request at a time; as little as a client can do."""
+    """A persistent connection that sends one request at a time, with as little overhead as possible."""
 
     def __init__(self) -> None:
         self._received = b""
@@ -66,9 +66,9 @@ class Connection(asyncio.Protocol):
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found or self._done is None or self._done.done():
             return
-        _, told, length = head.lower().partition(b"content-length:")
+        _, has_length, length = head.lower().partition(b"content-length:")
         # What Triton sends in chunks ends with an empty one.
-        if len(body) < int(length.partition(b"\r\n")[0]) if told else not body.endswith(b"\r\n0\r\n\r\n"):
+        if len(body) < int(length.partition(b"\r\n")[0]) if has_length else not body.endswith(b"\r\n0\r\n\r\n"):
             return
         if b" 200 " in head[:20] and b'"error"' not in body:
             self._done.set_result(None)
@@ -99,14 +99,14 @@ class Way:
         return made
 
     async def ask(self, due: float) -> None:
-        """One request of an open loop, timed from when it was due (`time.perf_counter`), however late it is sent."""
+        """Send a request of an open loop, timed from when it was due (`time.perf_counter`), however late it is sent."""
         connection = await self.connection()
         await connection.ask(self._request)
         self.seconds.append(time.perf_counter() - due)
         self._free.append(connection)
 
     async def ask_for(self, seconds: float) -> int:
-        """One client of a closed loop; returns how many requests it got answered."""
+        """Run one client of a closed loop; return how many answers it got."""
         connection = await self.connection()
         end, number = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
@@ -234,7 +234,7 @@ async def serve_echo(port: int) -> None:
 
 @contextmanager
 def echo() -> Iterator[int]:
-    """An echo in a process of its own; yields its port."""
+    """Run an echo in a process of its own; yield its port."""
     (port,) = free_ports(1)
     process = subprocess.Popen([sys.executable, __file__, "--echo", str(port)], stdout=subprocess.PIPE)
     try:

@@ -95,7 +95,7 @@ def prepare(scratch: Path) -> None:
 
 
 def random_llama(like: Path, shape: Any, folder: Path) -> None:
-    """A Llama of this shape with random weights and the tokenizer of `like`, which never ends an answer."""
+    """Make a Llama of this shape with random weights and the tokenizer of `like`, which never ends an answer."""
     from models import write_llama
     from transformers import AutoTokenizer
 
@@ -199,7 +199,7 @@ async def compare(scratch: Path) -> list[frame.Row]:
 
 
 def agreement(name: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
-    """How many answers are the same text; of a random model, whose text rounding decides, how many are as long."""
+    """Count answers of the same text; of a random model, whose text depends on rounding, those of the same length."""
     if name == "demo":
         same = sum(text_of(one) == text_of(other) for one, other in zip(theirs, ours, strict=True))
         return f"{same}/{len(ours)} texts"
@@ -275,7 +275,7 @@ async def ask(side: Side, request: dict[str, Any]) -> dict[str, Any]:
 
 
 async def answer(session: Any, side: Side, request: dict[str, Any]) -> dict[str, Any]:
-    """The body that answers a chat completion."""
+    """Return the body that answers a chat completion."""
     async with session.post(f"{side.url}/v1/chat/completions", json=request) as response:
         document = await response.json()
         assert response.status == 200, document

@@ -218,7 +218,7 @@ class Assignment:
             self._fail(self._failure, rescued=False)
             return
         first_token = self._seconds if self._stream and self._first_token is None else self._first_token
-        # Only the champion could have told whether the request was the client's mistake.
+        # Only the champion's answer would have shown whether the request was the client's mistake.
         if not self._failure and self._is_slow(first_token):
             for counts in self._counts:
                 counts.finished += 1

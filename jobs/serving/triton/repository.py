@@ -46,7 +46,7 @@ def install(
     after_requests: int | None = None,
     after_seconds: float | None = None,
 ) -> str:
-    """Put a release into the serving folder, unless it is there; Triton is not told.
+    """Put a release into the serving folder, unless it is there; this does not load it.
 
     Args:
         folder: the serving side's folder.

@@ -33,7 +33,7 @@ class Router:
         self.lines: list[str] = []
 
     async def start(self, triton_url: str, *options: str) -> None:
-        """Returns when it has said that it listens."""
+        """Start the router; return once it listens."""
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "jobs.serving.router", "--folder", str(self.folder), "--port", str(self.port)),
             *("--admin-port", str(self.admin_port), "--triton", triton_url, *options),
@@ -86,7 +86,7 @@ class Router:
         return (await self.admin("GET", "/state"))[1]["targets"]["kubectl"]["weight"]
 
     async def counts(self) -> dict[str, Any]:
-        """Of the period that goes on."""
+        """Return the counts of the current period."""
         return (await self.admin("GET", "/targets/kubectl/counts"))[1]["generations"][-1]
 
     async def samples(self, after: int = 0) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Router:
 
 @asynccontextmanager
 async def running(folder: Path, *options: str) -> AsyncIterator[Router]:
-    """A router with a champion before a stand-in for Triton."""
+    """Yield a router with a champion in front of a stand-in for Triton."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "token").write_text(TOKEN)
     triton = TritonDouble()

@@ -1,4 +1,4 @@
-"""What becomes of a request whose arm fails, and what the books say of it."""
+"""Requests whose arm fails: their answers, and how they are counted."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_without_a_canary_the_failure_is_told_and_names_no_release(with_router: 
                 ("/v2/models/kubectl/generate_stream", {"text_input": "x"}),
             ):
                 answered, document = await router.post(path, body)
-                told = document["error"]["message"] if path.startswith("/v1") else document["error"]
-                assert (answered, told) == (status, message), path
+                message_sent = document["error"]["message"] if path.startswith("/v1") else document["error"]
+                assert (answered, message_sent) == (status, message), path
         champion = (await router.counts())["champion"]
         assert champion["assigned"] == 15
         assert champion["finished"] == champion["failed"] == 12
@@ -136,7 +136,7 @@ def test_a_broken_connection_to_the_champion_is_tried_once_more(with_router: Cal
     with_router(body)
 
 
-def test_a_second_try_makes_up_for_nothing_in_the_champions_books_either(with_router: Callable[..., None]) -> None:
+def test_a_second_try_does_not_undo_a_failure_of_the_champion_either(with_router: Callable[..., None]) -> None:
     async def body(router: Router) -> None:
         router.triton.modes[CHAMPION] = "cut_once"
         assert (await router.ask())[0] == 200

@@ -189,7 +189,7 @@ def test_garbage_from_triton_is_the_arms_error_and_nothing_else(garbage: bytes, 
 
 
 async def _streamed(handler: Callable[[web.Request], Any]) -> list[str]:
-    """The texts of a stream as the router reads it from this handler."""
+    """Return the texts of a stream as the router reads it from this handler."""
     application = web.Application()
     application.router.add_post("/v2/models/release/generate_stream", handler)
     runner = web.AppRunner(application, shutdown_timeout=0.1)

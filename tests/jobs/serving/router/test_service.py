@@ -122,11 +122,11 @@ def test_a_log_that_takes_no_line_is_in_nobodys_way(monkeypatch: pytest.MonkeyPa
 
 def test_connections_that_say_nothing_are_closed(with_router: Callable[..., None]) -> None:
     async def body(router: Router) -> None:
-        silent, dawdler, kept = [await asyncio.open_connection("127.0.0.1", router.port) for _ in range(3)]
-        dawdler[1].write(b"POST /v1/completions HTTP/1.1\r\nX-Slow: ")
-        kept[1].write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b" 200 " in await kept[0].readuntil(b"\r\n")
-        for reader, writer in (silent, dawdler, kept):
+        silent, slow, idle = [await asyncio.open_connection("127.0.0.1", router.port) for _ in range(3)]
+        slow[1].write(b"POST /v1/completions HTTP/1.1\r\nX-Slow: ")
+        idle[1].write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await idle[0].readuntil(b"\r\n")
+        for reader, writer in (silent, slow, idle):
             await asyncio.wait_for(reader.read(), 5)
             writer.close()
         assert (await router.ask())[0] == 200

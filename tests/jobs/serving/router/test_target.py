@@ -1,4 +1,4 @@
-"""Assignment to arms, with and without a live lease, and the books."""
+"""Assignment to arms, with and without a live lease, and the counts."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_reply_is_bounded_in_characters_and_never_stands_still() -> None:
 
 
 def make_assignment(first_token: float | None, total: float | None, *, stream: bool) -> tuple[Assignment, Clock]:
-    """A request to the champion under these limits, at time 0."""
+    """Return a request to the champion under these limits, at time 0."""
     clock = Clock()
     slow = SlowSeconds(first_token=first_token, total=total)
     target = Target("kubectl", Route(generation=1, champion="old", slow_seconds=slow), Lease(), clock=clock)

@@ -122,7 +122,7 @@ class TritonDouble:
         return release, body, self.modes.get(release, "echo")
 
     async def _before(self, release: str, mode: str) -> web.Response | None:
-        """What takes the place of an answer, if anything does."""
+        """Return the response that replaces an answer, if any."""
         if mode == "slow":
             await asyncio.sleep(self.delay)
         if mode == "hang":
@@ -154,7 +154,7 @@ class TritonDouble:
         return response
 
     async def _midway(self, mode: str, request: web.Request, response: web.StreamResponse) -> bool:
-        """Whether the stream is over after its first piece."""
+        """Return whether the stream ends after its first piece."""
         if mode == "error_midway":
             await response.write(b'data: {"error": "INTERNAL: the engine fell over"}\n\n')
             return True

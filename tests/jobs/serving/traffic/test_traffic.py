@@ -170,7 +170,7 @@ def test_a_malformed_200_is_not_an_answer(form: Form, document: Any, streams: bo
 
 
 def test_events_without_text_are_sound() -> None:
-    """OpenAI's first event tells the role alone, and its last one why it ended."""
+    """OpenAI's first event has nothing but the role, and its last one the finish reason."""
 
     async def silent(request: web.Request) -> web.StreamResponse:
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": None}, {"role": "assistant"}, {}]

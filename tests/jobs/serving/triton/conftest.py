@@ -67,7 +67,7 @@ class Server:
         return self._all(one, requests)
 
     def stream(self, name: str, *requests: dict[str, Any]) -> list[list[dict[str, Any]]]:
-        """The pieces of streamed answers, asked for all at once."""
+        """Return the pieces of streamed answers, requested all at once."""
 
         async def one(session: aiohttp.ClientSession, request: dict[str, Any]) -> list[dict[str, Any]]:
             body = {**request, "stream": True}
@@ -166,5 +166,5 @@ def release(engine: Artifact, version: int = 1) -> Release:
 
 
 def chat(prompt: str, **more: Any) -> dict[str, Any]:
-    """A request with one message of the user's."""
+    """Return a request with one message of the user's."""
     return {"messages": json.dumps([{"role": "user", "content": prompt}]), **more}

@@ -406,7 +406,7 @@ def test_one_that_waited_too_long_and_cannot_be_told_harms_nobody_else(start: St
 def test_the_process_ends_with_the_thread_that_answers(
     model: ModuleType, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that takes requests and never answers looks well to Triton."""
+    """A process that takes requests and never answers looks healthy to Triton."""
     ended = threading.Event()
     codes: list[int] = []
 

@@ -57,6 +57,6 @@ def test_a_stop_string_never_leaks(tokenizer: Tokenizer, text: str, stops: list[
 
 
 def byte_character(byte: int) -> str:
-    """How a byte-level BPE spells one byte (GPT-2's table)."""
+    """Return the character of a byte in a byte-level BPE (GPT-2's table)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return chr(byte) if byte in plain else chr(256 + [other for other in range(256) if other not in plain].index(byte))
