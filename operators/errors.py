@@ -1,4 +1,4 @@
-"""How a task fails: our errors as Airflow's, decisions apart from failures, and the sentence that the report shows."""
+"""How a task fails: the one mapping of our errors to Airflow's, decisions, and the message that the report shows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from include.notifications import Event
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SENTENCE_KEY = "sentence"
-"""XCom of a failed task: what it failed with. Airflow removes it when the task is tried again."""
+FAILURE_MESSAGE_KEY = "sentence"
+"""XCom of a failed task: its error message. Airflow removes it when the task is tried again."""
 
 _log = logging.getLogger(__name__)
 
 
 class DecisionError(AirflowFailException):
-    """Ends the task red, without a retry.
+    """A decision that ends the task red, without a retry.
 
     Attributes:
-        event: which decision it was.
+        event: the decision, as notifications call it.
     """
 
     def __init__(self, message: str, *, event: Event) -> None:
@@ -38,7 +38,12 @@ class DecisionError(AirflowFailException):
 
 @contextmanager
 def as_airflow_errors() -> Iterator[None]:
-    """Turn what a job can fail with into the exception that makes Airflow try again, or not."""
+    """Turn our errors into the exceptions that make Airflow try again, or not. Also a decorator.
+
+    Raises:
+        AirflowException: trying again can help.
+        AirflowFailException: it cannot; the task fails without another try.
+    """
     try:
         yield
     except JobFailedError as error:
@@ -49,28 +54,32 @@ def as_airflow_errors() -> Iterator[None]:
         raise AirflowFailException(str(error)) from None
 
 
-def keep_sentence(function: Callable[P, R]) -> Callable[P, R]:
-    """Have what a task does push the sentence that it fails with, while Airflow still takes XComs from it."""
+def record_failure(function: Callable[P, R]) -> Callable[P, R]:
+    """Make what a task does raise Airflow's exceptions (`as_airflow_errors`), and push their message for the report.
+
+    The message is pushed before the exception leaves the task: afterwards Airflow takes no XCom from it.
+    """
 
     @wraps(function)
-    def keeping(*args: P.args, **kwargs: P.kwargs) -> R:
+    def recording(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with as_airflow_errors():
+                return function(*args, **kwargs)
         except AirflowException as error:
-            _keep(str(error))
+            _push(str(error))
             raise
 
-    return keeping
+    return recording
 
 
-def _keep(sentence: str) -> None:
+def _push(message: str) -> None:
     try:
         context = get_current_context()
     except RuntimeError:
         # Called by hand: there is no run that could be reported.
         return
     try:
-        context["ti"].xcom_push(key=SENTENCE_KEY, value=sentence)
+        context["ti"].xcom_push(key=FAILURE_MESSAGE_KEY, value=message)
     except Exception as error:
-        # Whatever keeps it from being kept, the task has to fail with its own reason.
-        _log.warning("the report will not have this task's sentence: %s", error)
+        # The task has to fail with its own reason, whatever keeps the message from the database.
+        _log.warning("the report will lack this task's error message: %s", error)

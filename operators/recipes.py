@@ -6,33 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import CronTriggerTimetable
-from airflow.sdk.exceptions import AirflowFailException
 
-from include.errors import AnemoneError, ConfigurationError
+from include.errors import ConfigurationError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
 from include.sizing import require_gpus
-from operators.errors import keep_sentence
+from operators.errors import record_failure
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-@keep_sentence
+@record_failure
 def resolved_recipe(context: Context) -> dict[str, Any]:
     """The run's recipe with the form's overrides, one section a stage (see `include.recipes.resolve`).
 
     `ingest` gets the run's data set as its source: the Param `data`, or the newest file of the arrivals folder.
     """
     params = context["params"]
-    try:
-        sections = resolve(params["recipe"], params["overrides"])
-        if (cluster := current_platform().cluster) is not None:
-            require_gpus(sections, cluster)
-        sections["ingest"]["config"]["source"] = params["data"] or _newest_arrival()
-        sections["ingest"]["config"]["announced"] = (context["dag_run"].conf or {}).get("digest")
-    except AnemoneError as error:
-        raise AirflowFailException(str(error)) from None
+    sections = resolve(params["recipe"], params["overrides"])
+    if (cluster := current_platform().cluster) is not None:
+        require_gpus(sections, cluster)
+    sections["ingest"]["config"]["source"] = params["data"] or _newest_arrival()
+    sections["ingest"]["config"]["announced"] = (context["dag_run"].conf or {}).get("digest")
     registration = {
         "model": sections["model"],
         "recipe": sections["name"],

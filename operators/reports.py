@@ -9,7 +9,7 @@ from airflow.sdk import get_current_context, task
 
 from include.errors import AnemoneError
 from include.recipes import resolve
-from operators.errors import SENTENCE_KEY
+from operators.errors import FAILURE_MESSAGE_KEY
 from operators.links import EVIDENCE_KEY, ReportLink
 from operators.stages import stage
 
@@ -60,7 +60,7 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
         {
             "task": name,
             "state": states.get(name),
-            "sentence": ti.xcom_pull(task_ids=name, key=SENTENCE_KEY) if states.get(name) == "failed" else None,
+            "sentence": ti.xcom_pull(task_ids=name, key=FAILURE_MESSAGE_KEY) if states.get(name) == "failed" else None,
         }
         for name in tasks
     ]

@@ -8,15 +8,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pydantic import ValidationError
 
-from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
+from include.errors import ArtifactError, ConfigurationError
 from include.gates import Verdict
 from include.gates.data_quality import data_quality
 from include.gates.evaluation import EvaluationGate, judge_evaluation
 from include.platforms import current_platform
-from operators.errors import DecisionError, keep_sentence
+from operators.errors import DecisionError, record_failure
 from operators.links import JudgedArtifactLink
 from operators.store import store_of
 
@@ -62,16 +61,10 @@ class GateSensor(BaseSensorOperator):
         self.artifact = artifact
         self.gates = gates
 
-    @keep_sentence
+    @record_failure
     def execute(self, context: Context) -> None:
         store, name = store_of(self.artifact)
-        try:
-            present = store.manifest(name) is not None
-        except TryAgainError as error:
-            raise AirflowException(str(error)) from None
-        except AnemoneError as error:
-            raise AirflowFailException(str(error)) from None
-        if present:
+        if store.manifest(name) is not None:
             self._judge()
             return
         from operators.gates.trigger import ArtifactTrigger
@@ -83,18 +76,13 @@ class GateSensor(BaseSensorOperator):
             timeout=timedelta(seconds=current_platform().gate_timeout_seconds),
         )
 
-    @keep_sentence
+    @record_failure
     def judge_after_wait(self, context: Context, event: Mapping[str, Any]) -> None:
         """Continue after the deferral."""
         self._judge()
 
     def _judge(self) -> None:
-        try:
-            verdict = self._verdict()
-        except TryAgainError as error:
-            raise AirflowException(str(error)) from None
-        except AnemoneError as error:
-            raise AirflowFailException(str(error)) from None
+        verdict = self._verdict()
         for name, value in verdict.figures.items():
             self.log.info("%s=%s", name, value)
         if verdict.passed:

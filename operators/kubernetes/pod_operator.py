@@ -23,7 +23,7 @@ from include.errors import ConfigurationError, TryAgainError
 from include.job_plan import JobFailedError, JobPlan
 from include.platforms.cluster import Cluster
 from include.specs import spec_class
-from operators.errors import as_airflow_errors, keep_sentence
+from operators.errors import record_failure
 from operators.job import JobOperator
 from operators.kubernetes.gpu_memory import require_room
 from operators.kubernetes.pod_failures import (
@@ -97,23 +97,21 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             raise ConfigurationError(f"the platform {self.platform.name} has no cluster: set ANEMONE_PLATFORM")
         return self.platform.cluster
 
-    @keep_sentence
+    @record_failure
     def execute(self, context: Context) -> str | None:
         if self.section is None:
             self.log.info("this recipe has no stage %s", self.task_id)
             return None
-        with as_airflow_errors():
-            if manifest := self._reuse(context):
-                return self._made(context, manifest)
-            return self._concluded(context, {"status": "unseen"}, lambda: super(PodJobOperator, self).execute(context))
+        if manifest := self._reuse(context):
+            return self._made(context, manifest)
+        return self._concluded(context, {"status": "unseen"}, lambda: super(PodJobOperator, self).execute(context))
 
-    @keep_sentence
+    @record_failure
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> str | None:
         """Where the task goes on once the trigger has fired: to the verdict, or back to waiting."""
-        with as_airflow_errors():
-            self._take(event[_SPEC])
-            self._log_reader = LogReader(event.get(LOG_PLACE))
-            return self._concluded(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
+        self._take(event[_SPEC])
+        self._log_reader = LogReader(event.get(LOG_PLACE))
+        return self._concluded(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Where the trigger itself failed, the next try adopts what runs; without one, nobody would look after it."""

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from include.errors import ExitCode
 from include.job_plan import JobFailedError
-from operators.errors import as_airflow_errors, keep_sentence
+from operators.errors import record_failure
 from operators.kubernetes.pod_failures import OVERDUE_SECONDS, ended_by_cluster, exit_of, failed_first, followed, gone
 from operators.kubernetes.pod_logs import LOG_PLACE
 from operators.kubernetes.pod_operator import PodJobOperator, api_answers
@@ -48,30 +48,28 @@ class DistributedJobOperator(PodJobOperator):
     All nodes or none: where one finds no place in the platform's `schedule_timeout_seconds`, the others are let go.
     """
 
-    @keep_sentence
+    @record_failure
     def execute(self, context: Context) -> str | None:
         if self.section is None or self._nodes == 1:
             return super().execute(context)
-        with as_airflow_errors():
-            if manifest := self._reuse(context):
-                return self._made(context, manifest)
-            name = self.pod_name(context)
-            with api_answers(f"make training {name}"):
-                template = self._form.pod(name, self._template(context))
-                with self.looked_after(context):
-                    training = self._require(name, template)
-            trigger = self._trigger(training)
-            if self.deferrable:
-                context["ti"].xcom_push(key=LOG_PLACE, value={})
-                self.defer(trigger=trigger, method_name="training_ended", timeout=self.execution_timeout)
-            return self._conclude_training(context, asyncio.run(first_event(trigger)))
+        if manifest := self._reuse(context):
+            return self._made(context, manifest)
+        name = self.pod_name(context)
+        with api_answers(f"make training {name}"):
+            template = self._form.pod(name, self._template(context))
+            with self.looked_after(context):
+                training = self._require(name, template)
+        trigger = self._trigger(training)
+        if self.deferrable:
+            context["ti"].xcom_push(key=LOG_PLACE, value={})
+            self.defer(trigger=trigger, method_name="training_ended", timeout=self.execution_timeout)
+        return self._conclude_training(context, asyncio.run(first_event(trigger)))
 
-    @keep_sentence
+    @record_failure
     def training_ended(self, context: Context, event: dict[str, Any]) -> str:
         """Where the task goes on once the trigger has fired."""
-        with as_airflow_errors():
-            self._take(event["spec"])
-            return self._conclude_training(context, event)
+        self._take(event["spec"])
+        return self._conclude_training(context, event)
 
     def defer(self, *, trigger: Any, **kwargs: Any) -> Any:
         if not isinstance(trigger, TrainingTrigger):

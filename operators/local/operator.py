@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from include.errors import ConfigurationError, TryAgainError
 from include.home import PROJECT
 from include.job_plan import JobPlan
-from include.local_job import ERROR_PREFIX, job_command, job_environment
-from operators.errors import as_airflow_errors, keep_sentence
+from include.specs import job_module
+from operators.errors import record_failure
 from operators.job import JobOperator
 
 if TYPE_CHECKING:
@@ -27,20 +27,18 @@ class LocalJobOperator(JobOperator):
 
     _process: subprocess.Popen[str] | None = None
 
-    @keep_sentence
+    @record_failure
     def execute(self, context: Context) -> str | None:
         if self.section is None:
             self.log.info("this recipe has no stage %s", self.task_id)
             return None
-        with as_airflow_errors():
-            try:
-                plan = self.plan(context)
-                manifest = self.reused(plan) or plan.conclude(*self._run(plan))
-            except OSError as error:
-                message = (
-                    f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
-                )
-                raise TryAgainError(message) from None
+        try:
+            plan = self.plan(context)
+            manifest = self.reused(plan) or plan.conclude(*self._run(plan))
+        except OSError as error:
+            raise TryAgainError(
+                f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
+            ) from None
         return self.announce(context, plan, manifest)
 
     def on_kill(self) -> None:

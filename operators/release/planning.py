@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException
 
 from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
 from include.release.candidates import release_run_id
-from operators.errors import keep_sentence
+from operators.errors import as_airflow_errors, record_failure
 from operators.store import store_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+@as_airflow_errors()
 def announced_releases(context: Context) -> list[dict[str, Any]]:
     """One run of `release` for each model of which a candidate was announced, named so that there can be only one.
 
@@ -33,8 +34,8 @@ def announced_releases(context: Context) -> list[dict[str, Any]]:
     for event in sorted(events, key=lambda event: event.timestamp):
         try:
             found = _registration(event)
-        except TryAgainError as error:
-            raise AirflowException(str(error)) from None
+        except TryAgainError:
+            raise
         except AnemoneError as error:
             # One that cannot be read must not keep the others from being released.
             _log.error("the candidate that %s announced is not released: %s", event.source_run_id, error)
@@ -61,7 +62,7 @@ def announced_releases(context: Context) -> list[dict[str, Any]]:
     ]
 
 
-@keep_sentence
+@record_failure
 def planned_release(context: Context) -> dict[str, Any]:
     """What to release, and how.
 
@@ -69,10 +70,7 @@ def planned_release(context: Context) -> dict[str, Any]:
         {"candidate", "engine": a section each, as `include.recipes.resolve` gives them; "canary": the policy}.
     """
     params = context["params"]
-    try:
-        sections = resolve(params["recipe"], params["overrides"])
-    except AnemoneError as error:
-        raise AirflowFailException(str(error)) from None
+    sections = resolve(params["recipe"], params["overrides"])
     config = {"model": sections["model"], "version": params["version"] or None}
     return {
         "candidate": {"job": "candidate", "config": config},
@@ -81,18 +79,13 @@ def planned_release(context: Context) -> dict[str, Any]:
     }
 
 
-@keep_sentence
+@record_failure
 def release_inputs(candidate: str) -> dict[str, str | None]:
     """What the record at the URI `candidate` says: {"model", "version", "champion_version", and by name the URIs of
     "merged", "curated" and "evaluation"}.
     """
-    try:
-        store, name = store_of(candidate)
-        record = store.read_json(name, "candidate.json")
-    except TryAgainError as error:
-        raise AirflowException(str(error)) from None
-    except AnemoneError as error:
-        raise AirflowFailException(str(error)) from None
+    store, name = store_of(candidate)
+    record = store.read_json(name, "candidate.json")
     made_from = {part: record["inputs"][part]["uri"] for part in ("merged", "curated", "evaluation")}
     return {**{key: record[key] for key in ("model", "version", "champion_version")}, **made_from}
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException
 from pydantic import ValidationError
 
 from include.artifacts.naming import digest
-from include.errors import AnemoneError, ArtifactError, ConfigurationError, TryAgainError
+from include.errors import ArtifactError, ConfigurationError, TryAgainError, first_problem
 from include.events import format_event
 from include.platforms import current_platform
 from include.release.controller import ControllerClient, OtherRolloutError, new_notes
 from include.release.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
-from operators.errors import DecisionError, keep_sentence
+from operators.errors import DecisionError, record_failure
 from operators.links import EVIDENCE_KEY, EvidenceLink
 from operators.store import store_of
 
@@ -101,28 +100,27 @@ class CanaryRolloutOperator(BaseOperator):
         serving = current_platform().serving
         return ControllerClient(serving.controller_url, serving.token_file)
 
-    @keep_sentence
+    @record_failure
     def execute(self, context: Context) -> dict[str, Any]:
-        with _as_airflow_says_it():
+        try:
+            status = self._begun(context)
+        except OtherRolloutError as other:
+            self._wait_for(other)
+        told = self._tell(status, 0)
+        give_up = time.monotonic() + _BRIEF_SECONDS
+        while not status.ended:
+            if time.monotonic() > give_up:
+                self._wait(status.id, told)
+            time.sleep(_POLL_SECONDS)
             try:
-                status = self._begun(context)
-            except OtherRolloutError as other:
-                self._wait_for(other)
-            told = self._tell(status, 0)
-            give_up = time.monotonic() + _BRIEF_SECONDS
-            while not status.ended:
-                if time.monotonic() > give_up:
-                    self._wait(status.id, told)
-                time.sleep(_POLL_SECONDS)
-                try:
-                    status = self._known(status.id)
-                except TryAgainError as error:
-                    self.log.warning("%s", error)
-                    self._wait(status.id, told)
-                told = self._tell(status, told)
-            return self._conclude(context, status)
+                status = self._known(status.id)
+            except TryAgainError as error:
+                self.log.warning("%s", error)
+                self._wait(status.id, told)
+            told = self._tell(status, told)
+        return self._conclude(context, status)
 
-    @keep_sentence
+    @record_failure
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Continue after the deferral."""
         if event["trouble"] is not None:
@@ -130,10 +128,9 @@ class CanaryRolloutOperator(BaseOperator):
                 f"{event['trouble']}; rollout {event['rollout']} is the controller's to end, and the next try of this "
                 "task looks for it"
             )
-        with _as_airflow_says_it():
-            status = self._known(event["rollout"])
-            self._tell(status, event["told"])
-            return self._conclude(context, status)
+        status = self._known(event["rollout"])
+        self._tell(status, event["told"])
+        return self._conclude(context, status)
 
     def ask_again(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Continue after the deferral for another task's rollout, however that has ended."""
@@ -222,9 +219,8 @@ class CanaryRolloutOperator(BaseOperator):
         try:
             return RolloutRequest.model_validate(draft)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or self.kind
-            raise ConfigurationError(f"this {self.kind} cannot be asked for: {where}: {first['msg']}") from None
+            problem = first_problem(error, whole=self.kind)
+            raise ConfigurationError(f"this {self.kind} cannot be asked for: {problem}") from None
 
     def _known(self, rollout: str) -> RolloutStatus:
         status = self.controller.status(rollout)
@@ -278,13 +274,3 @@ def _pinned(engine: str | None) -> dict[str, str]:
     if manifest is None:
         raise ArtifactError(f"{engine} does not exist: clear the task that makes it, and those after it")
     return {"uri": engine, "digest": manifest.content_digest}
-
-
-@contextmanager
-def _as_airflow_says_it() -> Iterator[None]:
-    try:
-        yield
-    except TryAgainError as error:
-        raise AirflowException(str(error)) from None
-    except AnemoneError as error:
-        raise AirflowFailException(str(error)) from None

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 from airflow.sdk.definitions.context import Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.sdk.execution_time.context import set_current_context
 
-from operators.errors import SENTENCE_KEY, keep_sentence
+from include.errors import ConfigurationError, TryAgainError
+from include.job_plan import JobFailedError
+from operators.errors import FAILURE_MESSAGE_KEY, DecisionError, as_airflow_errors, record_failure
 
 
 class TaskInstance:
@@ -21,7 +23,7 @@ class TaskInstance:
         self.pushed[key] = value
 
 
-@keep_sentence
+@record_failure
 def work(fails: bool) -> str:
     if fails:
         raise AirflowFailException("row 3 is not JSON: mend it")
@@ -32,7 +34,7 @@ def test_a_failure_leaves_its_sentence_and_stays_what_it_is():
     ti = TaskInstance()
     with set_current_context(Context(ti=ti)), pytest.raises(AirflowFailException, match="row 3"):
         work(True)
-    assert ti.pushed == {SENTENCE_KEY: "row 3 is not JSON: mend it"}
+    assert ti.pushed == {FAILURE_MESSAGE_KEY: "row 3 is not JSON: mend it"}
 
 
 def test_success_leaves_nothing():
@@ -50,3 +52,28 @@ def test_the_reason_is_never_lost_to_what_cannot_be_kept(inside):
     else:
         with pytest.raises(AirflowFailException):
             work(True)
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (TryAgainError("x"), AirflowException),
+        (JobFailedError("x", retryable=True), AirflowException),
+        (JobFailedError("x", retryable=False), AirflowFailException),
+        (ConfigurationError("x"), AirflowFailException),
+        (DecisionError("x", event="gate_failed"), DecisionError),
+        (KeyError("x"), KeyError),
+    ],
+)
+def test_each_error_becomes_the_exception_that_airflow_acts_on(error, becomes):
+    @as_airflow_errors()
+    def fail():
+        raise error
+
+    ti = TaskInstance()
+    with pytest.raises(becomes) as raised:
+        fail()
+    assert type(raised.value) is becomes
+    with set_current_context(Context(ti=ti)), pytest.raises(becomes):
+        record_failure(fail)()
+    assert ti.pushed == ({FAILURE_MESSAGE_KEY: "x"} if issubclass(becomes, AirflowException) else {})

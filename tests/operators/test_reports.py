@@ -7,7 +7,7 @@ from airflow.sdk import DAG
 
 from include.recipes import resolve
 from include.specs.report import Config, Inputs
-from operators.errors import SENTENCE_KEY
+from operators.errors import FAILURE_MESSAGE_KEY
 from operators.links import EVIDENCE_KEY
 from operators.reports import report_at_the_end, run_outcome
 from operators.stages import stage
@@ -66,7 +66,7 @@ def test_both_tasks_follow_everything_and_decide_nothing():
 def test_the_sentence_of_the_task_that_failed_is_told():
     config, inputs = outcome(
         {"candidate": "success", "engine": "failed", "canary": "upstream_failed"},
-        {("candidate", "return_value"): "file:///store/candidate-1", ("engine", SENTENCE_KEY): "no room"},
+        {("candidate", "return_value"): "file:///store/candidate-1", ("engine", FAILURE_MESSAGE_KEY): "no room"},
     )
     assert [(task.task, task.state, task.sentence) for task in config.tasks] == [
         ("candidate", "success", None),
@@ -79,7 +79,7 @@ def test_the_sentence_of_the_task_that_failed_is_told():
 def test_a_sentence_of_an_earlier_try_is_not_told_of_a_task_that_succeeded():
     states = {"candidate": "success", "engine": "success", "canary": "success"}
     config, inputs = outcome(
-        states, {("engine", SENTENCE_KEY): "no room", ("canary", EVIDENCE_KEY): "file:///store/canary-1"}
+        states, {("engine", FAILURE_MESSAGE_KEY): "no room", ("canary", EVIDENCE_KEY): "file:///store/canary-1"}
     )
     assert [task.sentence for task in config.tasks] == [None, None, None]
     assert inputs["rollout"] == "file:///store/canary-1"
