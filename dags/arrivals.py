@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from airflow.sdk import dag, get_current_context, task
 
-from operators.arrivals.runs import announced_runs
-from operators.assets import arrived_datasets
-from operators.defaults import RETRIES
-from operators.notifications import notified
-from operators.start_run import StartRunOperator
+from operators import StartRunOperator, announced_runs, arrived_datasets, default_args
 
 
 @dag(
     schedule=[arrived_datasets()],
     catchup=False,
     tags=["anemone"],
-    default_args={"owner": "anemone", **RETRIES, **notified()},
+    default_args=default_args(),
     doc_md=__doc__,
 )
 def arrivals():

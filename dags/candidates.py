@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from airflow.sdk import dag, get_current_context, task
 
-from operators.assets import CANDIDATE
-from operators.defaults import RETRIES
-from operators.notifications import notified
-from operators.release.planning import announced_releases
-from operators.start_run import StartRunOperator
+from operators import CANDIDATE, StartRunOperator, announced_releases, default_args
 
 
 @dag(
     schedule=[CANDIDATE],
     catchup=False,
     tags=["anemone"],
-    default_args={"owner": "anemone", **RETRIES, **notified()},
+    default_args=default_args(),
     doc_md=__doc__,
 )
 def candidates():

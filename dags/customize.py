@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from operators.assets import CANDIDATE
-from operators.defaults import RETRIES
-from operators.gates.sensor import GateSensor
-from operators.notifications import notified
-from operators.recipes import customize_schedule, recipe_choices, resolved_recipe
-from operators.reports import report_at_the_end
-from operators.stages import stage
+from operators import (
+    CANDIDATE,
+    GateSensor,
+    customize_schedule,
+    default_args,
+    recipe_choices,
+    report_at_the_end,
+    resolved_recipe,
+    stage,
+)
 
 STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "evaluate"]
 
@@ -27,7 +30,7 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
     catchup=False,
     max_active_runs=16,
     tags=["anemone"],
-    default_args={"owner": "anemone", **RETRIES, **notified()},
+    default_args=default_args(),
     doc_md=__doc__,
     params={
         "data": Param(

@@ -9,26 +9,29 @@ where it is worse than the champion. MLflow's alias `champion` moves after the t
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import Param, dag, get_current_context, task
 
-from operators.defaults import RETRIES
-from operators.notifications import notified, notified_promotion
-from operators.recipes import recipe_choices
-from operators.release.planning import planned_release, promotion, release_inputs
-from operators.release.rollout_operator import CanaryRolloutOperator
-from operators.reports import report_at_the_end
-from operators.stages import stage
+from operators import (
+    LONG_RETRIES,
+    CanaryRolloutOperator,
+    default_args,
+    planned_release,
+    promotion,
+    promotion_callbacks,
+    recipe_choices,
+    release_inputs,
+    report_at_the_end,
+    stage,
+)
 
 
 @dag(
     schedule=None,
     catchup=False,
-    # One at a time is the canary controller's to see to, so that they can build their engines meanwhile.
+    # The canary controller leads one release of a model at a time; other runs build their engines meanwhile.
     max_active_runs=16,
     tags=["anemone"],
-    default_args={"owner": "anemone", **RETRIES, **notified()},
+    default_args=default_args(),
     doc_md=__doc__,
     params={
         "recipe": Param(
@@ -83,8 +86,6 @@ def release():
     def inputs(candidate: str) -> dict:
         return release_inputs(candidate)
 
-    # A controller or registry that is being started again is waited for.
-    patience = {"retries": 30, "retry_delay": timedelta(seconds=20), "retry_exponential_backoff": 0}
     planned = plan()
     candidate = stage("candidate", planned["candidate"])
     found = inputs(candidate.output)
@@ -102,9 +103,9 @@ def release():
         expected_champion=found["champion_version"],
         policy=planned["canary"],
         drill="{{ params.drill }}",
-        **patience,
+        **LONG_RETRIES,
     )
-    promoted = stage("promote", promotion(found["model"]), **patience, **notified_promotion())
+    promoted = stage("promote", promotion(found["model"]), **LONG_RETRIES, **promotion_callbacks())
     canary >> promoted
     report_at_the_end({"candidate": candidate, "engine": engine, "promoted": promoted}, rollout=canary)
 

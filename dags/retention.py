@@ -11,10 +11,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from operators.defaults import RETRIES
-from operators.notifications import notified
-from operators.retention import deletes_by_default, plan_section, retention_schedule, sweep_section
-from operators.stages import stage
+from operators import default_args, deletes_by_itself, planned_retention, retention_schedule, stage, wanted_retention
 
 
 @dag(
@@ -22,7 +19,7 @@ from operators.stages import stage
     catchup=False,
     max_active_runs=1,
     tags=["anemone"],
-    default_args={"owner": "anemone", **RETRIES, **notified()},
+    default_args=default_args(),
     doc_md=__doc__,
     params={
         "delete": Param(

@@ -6,22 +6,24 @@ seconds. A release that goes on is taken back first. MLflow's alias `champion` m
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from airflow.sdk import Param, dag
 
-from operators.defaults import RETRIES
-from operators.notifications import notified, notified_promotion
-from operators.release.planning import model_choices, promotion
-from operators.release.rollout_operator import CanaryRolloutOperator
-from operators.stages import stage
+from operators import (
+    LONG_RETRIES,
+    CanaryRolloutOperator,
+    default_args,
+    model_choices,
+    promotion,
+    promotion_callbacks,
+    stage,
+)
 
 
 @dag(
     schedule=None,
     catchup=False,
     tags=["anemone"],
-    default_args={"owner": "anemone", **RETRIES, **notified()},
+    default_args=default_args(),
     doc_md=__doc__,
     params={
         "model": Param(
@@ -44,16 +46,14 @@ from operators.stages import stage
     },
 )
 def rollback():
-    # A controller or registry that is being started again is waited for.
-    patience = {"retries": 30, "retry_delay": timedelta(seconds=20), "retry_exponential_backoff": 0}
     back = CanaryRolloutOperator(
         task_id="rollback",
         kind="rollback",
         target="{{ params.model }}",
         version="{{ params.version or '' }}",
-        **patience,
+        **LONG_RETRIES,
     )
-    back >> stage("promote", promotion("{{ params.model }}"), **patience, **notified_promotion())
+    back >> stage("promote", promotion("{{ params.model }}"), **LONG_RETRIES, **promotion_callbacks())
 
 
 rollback()

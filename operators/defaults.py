@@ -1,9 +1,11 @@
-"""How long a task tries again, in every DAG."""
+"""What the tasks of every DAG have in common: owner, retries, who is notified."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+
+from operators.notifications import failure_callbacks
 
 RETRIES: dict[str, Any] = {
     "retries": 4,
@@ -11,7 +13,19 @@ RETRIES: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(seconds=40),
 }
-"""For `default_args`. The pauses are 5, 10, 20 and 40 s at the least: soon after a crash, and longer in all than a
-store or a database that is away for a minute. What trying again cannot mend is not tried again (`include.job_plan`).
-On a cluster a training is tried more often (`cluster.retries` of the platform): a preemption is no fault of its own.
+"""The pauses are at least 5, 10, 20 and 40 s: short after a crash, and longer in all than a store or a database is
+away that is restarted. What trying again cannot mend is not tried again (`include.job_plan`). On a cluster a training
+is tried more often (`cluster.retries` of the platform): a preemption is no fault of its own.
 """
+
+LONG_RETRIES: dict[str, Any] = {
+    "retries": 30,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": 0,
+}
+"""For a task that talks to a service (the canary controller, MLflow): ten minutes, in which it is started again."""
+
+
+def default_args() -> dict[str, Any]:
+    """Return a DAG's `default_args`: the owner, `RETRIES`, and the platform's notifications of failures."""
+    return {"owner": "anemone", **RETRIES, **failure_callbacks()}

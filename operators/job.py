@@ -51,6 +51,15 @@ class JobOperator(BaseOperator):
         self.section = section
         self.inputs = inputs if inputs is not None else {}
 
+    @classmethod
+    def platform_arguments(cls, platform: Platform, task_id: str) -> dict[str, Any]:
+        """Return the operator's arguments that follow from the platform and the task; by default there are none.
+
+        Raises:
+            ConfigurationError: the platform lacks what this operator needs.
+        """
+        return {}
+
     @cached_property
     def platform(self) -> Platform:
         return current_platform()

@@ -80,23 +80,23 @@ _MESSAGES: dict[str, dict[str, str]] = {
 _log = logging.getLogger(__name__)
 
 
-def notified() -> dict[str, Any]:
+def failure_callbacks() -> dict[str, Any]:
     """For a DAG's `default_args`: tells of gates that fail, rollouts that go back, and any other failed task."""
-    return {"on_failure_callback": [tell_failure]} if _receivers() else {}
+    return {"on_failure_callback": [notify_failure]} if _receivers() else {}
 
 
-def notified_promotion() -> dict[str, Any]:
+def promotion_callbacks() -> dict[str, Any]:
     """For the task `promote`: tells what is live now."""
-    return {"on_success_callback": [tell_promotion]} if _receivers() else {}
+    return {"on_success_callback": [notify_promotion]} if _receivers() else {}
 
 
-def tell_failure(context: Context) -> None:
+def notify_failure(context: Context) -> None:
     """Airflow's callback for a task that has failed for good."""
     error = context.get("exception")
     _tell(context, error.event if isinstance(error, DecisionError) else "run_failed", _sentence(error))
 
 
-def tell_promotion(context: Context) -> None:
+def notify_promotion(context: Context) -> None:
     """Airflow's callback for the task `promote`."""
     ti = context["ti"]
     try:

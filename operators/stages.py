@@ -1,32 +1,50 @@
-"""The one place that knows which operator class runs a job on which platform."""
+"""From a stage of a recipe to a task: by the operator that the platform names."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from include.platforms import current_platform
+from include.errors import ConfigurationError
+from include.platforms import Platform, current_platform
+from operators.job import JobOperator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow.sdk import BaseOperator
 
-
-def stage(task_id: str, section: Any, *, inputs: Mapping[str, Any] | None = None, **kwargs: Any) -> BaseOperator:
-    """A task that runs one job on the current platform and returns its artifact's URI.
+def stage(task_id: str, section: Any, *, inputs: Mapping[str, Any] | None = None, **kwargs: Any) -> JobOperator:
+    """Return a task that runs one job on the current platform and returns its artifact's URI.
 
     Args:
         section: the stage's section of a resolved recipe (see `include.recipes.resolve`), usually an XComArg.
         inputs: artifact URI by input name, usually `other.output`.
-        kwargs: any of BaseOperator's arguments.
+        kwargs: any of BaseOperator's arguments; they come before the platform's.
+
+    Raises:
+        ConfigurationError: the platform's operator cannot be used.
     """
     platform = current_platform()
-    match platform.runner:
-        case "local":
-            from operators.local.operator import LocalJobOperator as Operator
-        case "kubernetes":
-            from operators.kubernetes.training_operator import DistributedJobOperator as Operator
-    if platform.cluster is not None:
-        asked = {"pool": platform.cluster.pools, "retries": platform.cluster.retries}
-        kwargs = {**{key: by_task[task_id] for key, by_task in asked.items() if task_id in by_task}, **kwargs}
-    return Operator(task_id=task_id, section=section, inputs=inputs, **kwargs)
+    operator = job_operator(platform)
+    arguments = {**operator.platform_arguments(platform, task_id), **kwargs}
+    return operator(task_id=task_id, section=section, inputs=inputs, **arguments)
+
+
+def job_operator(platform: Platform) -> type[JobOperator]:
+    """Import the class that runs the platform's jobs.
+
+    Raises:
+        ConfigurationError: it cannot be imported, or is no `operators.job.JobOperator`.
+    """
+    module, _, name = platform.operator.rpartition(".")
+    where = f"the platform {platform.name} names the operator {platform.operator}"
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{where}, which cannot be imported ({error}): correct the key operator, or install the module beside "
+            "Airflow on each of its components"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, JobOperator)):
+        raise ConfigurationError(f"{where}, which is not a subclass of operators.JobOperator: name one that is")
+    return found

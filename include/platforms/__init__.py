@@ -6,12 +6,12 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from include.errors import ConfigurationError
+from include.errors import ConfigurationError, first_problem
 from include.home import home, serving_ports
 from include.notifications import Notification
 from include.platforms.cluster import Cluster
@@ -19,6 +19,9 @@ from include.retention import Policy
 from include.specs.base import Model
 
 _FOLDER = Path(__file__).parent
+_FORMER_RUNNERS = {"local": "operators.LocalJobOperator", "kubernetes": "operators.DistributedJobOperator"}
+"""Values of the key `runner`, which platforms had before version 0.2, and the operator that each stood for."""
+
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -72,17 +75,18 @@ class Platform(Model):
     """One place that can run every stage.
 
     Attributes:
-        runner: how a job is started; chooses the operator class. `kubernetes` needs `cluster`.
+        operator: import path of the class that runs the jobs as Airflow's tasks, a subclass of
+            `operators.job.JobOperator`: Anemone's own or one of yours. Those for Kubernetes need `cluster`.
         store: root URI of the artifact store. `store_connection`: Airflow's connection (type aws) that its components
             reach a store on S3 with; None: with their own identity, as every job does.
-        python: interpreter of each environment (`Spec.environment`), for the local runner.
+        python: interpreter of each environment (`Spec.environment`), where jobs are processes of Airflow's machine.
         environment: variables given to every job.
         grace_seconds: what a job gets between being asked to stop and being killed; a cluster's size may say another.
         notifications: who is told of decisions and failures; none: nobody.
     """
 
     name: str
-    runner: Literal["local", "kubernetes"]
+    operator: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]
     store: str
     store_connection: str | None = None
     python: dict[str, str] = {}
@@ -95,12 +99,6 @@ class Platform(Model):
     notifications: tuple[Notification, ...] = ()
     cron: str | None = None
     gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
-
-    @model_validator(mode="after")
-    def _has_its_cluster(self) -> Platform:
-        if (self.runner == "kubernetes") != (self.cluster is not None):
-            raise ValueError("runner kubernetes and the section cluster belong together: give both, or neither")
-        return self
 
 
 def current_platform() -> Platform:
@@ -116,7 +114,7 @@ def load_platform(name: str) -> Platform:
     nothing. What a variable holds is text, whatever it looks like, and becomes a number where the key asks for one.
 
     Raises:
-        ConfigurationError: no such platform, an unknown or missing key, or a variable that is not set.
+        ConfigurationError: no such platform, an unknown, missing or former key, or a variable that is not set.
     """
     path = _FOLDER / f"{name}.yaml"
     known = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
@@ -146,8 +144,14 @@ def load_platform(name: str) -> Platform:
                 return None if whole is not None and whole[2] == text == "null" else text
         return node
 
+    document = filled(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if isinstance(document, dict) and "runner" in document:
+        operator = _FORMER_RUNNERS.get(str(document["runner"]), "<module>.<class>")
+        raise ConfigurationError(
+            f"{path.name}: the key runner is now operator: write `operator: {operator}` in the place of "
+            f"`runner: {document['runner']}`"
+        )
     try:
-        return Platform.model_validate(filled(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        return Platform.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigurationError(f"{path.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigurationError(f"{path.name}: {first_problem(error)}") from None

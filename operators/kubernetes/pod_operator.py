@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 from include.artifacts.naming import digest
 from include.errors import ConfigurationError, TryAgainError
 from include.job_plan import JobFailedError, JobPlan
+from include.platforms import Platform
 from include.platforms.cluster import Cluster
 from include.specs import spec_class
 from operators.errors import record_failure
@@ -69,6 +70,17 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
 
     ui_color = "#dfe7fd"
 
+    @classmethod
+    def platform_arguments(cls, platform: Platform, task_id: str) -> dict[str, Any]:
+        """Return the pool and the retries that the cluster has for the task, where it has any.
+
+        Raises:
+            ConfigurationError: the platform has no cluster.
+        """
+        cluster = _cluster(platform)
+        by_task = {"pool": cluster.pools, "retries": cluster.retries}
+        return {key: values[task_id] for key, values in by_task.items() if task_id in values}
+
     def __init__(self, **kwargs: Any) -> None:
         cluster = self.cluster
         defaults = {
@@ -93,9 +105,7 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
 
     @property
     def cluster(self) -> Cluster:
-        if self.platform.cluster is None:
-            raise ConfigurationError(f"the platform {self.platform.name} has no cluster: set ANEMONE_PLATFORM")
-        return self.platform.cluster
+        return _cluster(self.platform)
 
     @record_failure
     def execute(self, context: Context) -> str | None:
@@ -384,6 +394,15 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         except ApiException as error:
             if error.status not in (404, 409):
                 raise
+
+
+def _cluster(platform: Platform) -> Cluster:
+    if platform.cluster is None:
+        raise ConfigurationError(
+            f"the platform {platform.name} has no cluster: give it the section, or set ANEMONE_PLATFORM to one that "
+            "has it"
+        )
+    return platform.cluster
 
 
 def _grace(pod: V1Pod) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, TryAgainError
 from include.home import PROJECT
 from include.job_plan import JobPlan
+from include.platforms import Platform
 from include.specs import job_module
 from operators.errors import record_failure
 from operators.job import JobOperator
@@ -26,6 +27,20 @@ class LocalJobOperator(JobOperator):
     ui_color = "#e6edf7"
 
     _process: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def platform_arguments(cls, platform: Platform, task_id: str) -> dict[str, Any]:
+        """Return no arguments.
+
+        Raises:
+            ConfigurationError: the platform has a cluster, which this operator would leave idle.
+        """
+        if platform.cluster is not None:
+            raise ConfigurationError(
+                f"the platform {platform.name} has a section cluster, and its operator {cls.__name__} starts processes "
+                "on Airflow's own machine: take the section out, or write operator: operators.DistributedJobOperator"
+            )
+        return {}
 
     @record_failure
     def execute(self, context: Context) -> str | None:

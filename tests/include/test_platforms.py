@@ -6,6 +6,13 @@ from include import platforms
 from include.errors import ConfigurationError
 from include.platforms.cluster import Cluster, amount
 
+REST = """
+operator: operators.LocalJobOperator
+arrivals: {folder: /x, recipe: a/b}
+serving: {url: 'http://x', controller_url: 'http://y', token_file: /t}
+"""
+"""What a platform has to say beside its name and its store."""
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -31,15 +38,34 @@ def test_an_unknown_platform_is_answered_with_the_known_ones():
 
 
 def test_a_wrong_key_and_a_missing_variable_are_named(folder):
-    (folder / "odd.yaml").write_text(
-        "name: odd\nrunner: local\nstore: s3://b/x\nspeed: 1\narrivals: {folder: /x, recipe: a/b}\n"
-        "serving: {url: 'http://x', controller_url: 'http://y', token_file: /t}"
-    )
+    (folder / "odd.yaml").write_text(f"name: odd\nstore: s3://b/x\nspeed: 1\n{REST}")
     with pytest.raises(ConfigurationError, match=r"odd\.yaml: speed: Extra inputs"):
         platforms.load_platform("odd")
     (folder / "needy.yaml").write_text("name: needy\nstore: s3://${NO_SUCH_BUCKET}/x")
     with pytest.raises(ConfigurationError, match=r"needy\.yaml needs the environment variable NO_SUCH_BUCKET"):
         platforms.load_platform("needy")
+
+
+@pytest.mark.parametrize(
+    ("former", "says"),
+    [
+        ("local", "`operator: operators.LocalJobOperator`"),
+        ("kubernetes", "`operator: operators.DistributedJobOperator`"),
+        ("[slurm]", "`operator: <module>.<class>`"),
+    ],
+)
+def test_a_platform_of_an_older_version_is_told_the_new_key(folder, former, says):
+    (folder / "mine.yaml").write_text(f"name: mine\nrunner: {former}\nstore: /x\n{REST}".replace("\noperator", "\n#"))
+    with pytest.raises(ConfigurationError) as refusal:
+        platforms.load_platform("mine")
+    assert str(refusal.value).startswith("mine.yaml: the key runner is now operator: write ")
+    assert says in str(refusal.value)
+
+
+def test_an_operator_is_an_import_path(folder):
+    (folder / "mine.yaml").write_text(f"name: mine\nstore: /x\n{REST.replace('operators.', 'os; ')}")
+    with pytest.raises(ConfigurationError, match=r"mine\.yaml: operator: String should match"):
+        platforms.load_platform("mine")
 
 
 CLUSTER = {
@@ -52,10 +78,7 @@ CLUSTER = {
 
 
 def test_a_variable_may_have_a_value_for_when_it_is_not_set(folder, monkeypatch):
-    (folder / "any.yaml").write_text(
-        "name: any\nrunner: local\nstore: ${ANEMONE_TEST_STORE:-s3://bucket/x}\narrivals: {folder: /x, recipe: a/b}\n"
-        "serving: {url: 'http://x', controller_url: 'http://y', token_file: /t}"
-    )
+    (folder / "any.yaml").write_text(f"name: any\nstore: ${{ANEMONE_TEST_STORE:-s3://bucket/x}}\n{REST}")
     for given, expected in ((None, "s3://bucket/x"), ("", "s3://bucket/x"), ("s3://other/y", "s3://other/y")):
         if given is not None:
             monkeypatch.setenv("ANEMONE_TEST_STORE", given)
@@ -66,10 +89,9 @@ def test_a_variable_may_have_a_value_for_when_it_is_not_set(folder, monkeypatch)
 @pytest.mark.parametrize("given", ["4711", "on", "1e3", "2026-11-21", "null", "a: b", "#1", "0x1f"])
 def test_what_a_variable_holds_is_text_and_a_number_where_the_key_asks_for_one(folder, monkeypatch, given):
     (folder / "any.yaml").write_text(
-        "name: ${ANEMONE_TEST_TEXT}  # of ${NO_SUCH_VARIABLE}\nrunner: local\nstore: /x\n"
+        "name: ${ANEMONE_TEST_TEXT}  # of ${NO_SUCH_VARIABLE}\nstore: /x\n"
         "store_connection: ${ANEMONE_TEST_CONNECTION:-null}\nenvironment: \n  A: x-${ANEMONE_TEST_TEXT}\n"
-        "grace_seconds: ${ANEMONE_TEST_NUMBER:-7}\nretention:\n  delete: ${ANEMONE_TEST_SWITCH:-false}\n"
-        "arrivals: {folder: /x, recipe: a/b}\nserving: {url: 'http://x', controller_url: 'http://y', token_file: /t}"
+        "grace_seconds: ${ANEMONE_TEST_NUMBER:-7}\nretention:\n  delete: ${ANEMONE_TEST_SWITCH:-false}\n" + REST
     )
     monkeypatch.setenv("ANEMONE_TEST_TEXT", given)
     platform = platforms.load_platform("any")

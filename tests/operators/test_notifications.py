@@ -172,15 +172,15 @@ def stopped(store: Store, commit: Callable[..., Any], reason: str) -> dict[str, 
 
 
 def test_without_configuration_there_are_no_callbacks() -> None:
-    assert notifications.notified() == {}
-    assert notifications.notified_promotion() == {}
+    assert notifications.failure_callbacks() == {}
+    assert notifications.promotion_callbacks() == {}
 
 
 def test_a_gate_that_fails_is_one_mail_and_one_chat_message(
     configure: Callable, mailbox: Mailbox, webhook: Webhook, store: Store, commit: Callable
 ) -> None:
     configure(MAIL, CHAT)
-    (tell,) = notifications.notified()["on_failure_callback"]
+    (tell,) = notifications.failure_callbacks()["on_failure_callback"]
     tell(stopped(store, commit, "only <1> row & no more"))
     (mail,) = mailbox.mails
     assert (mail["To"], mail["Subject"]) == ("night@example.org", "gate failed: customize.data_quality_gate")
@@ -208,7 +208,7 @@ def test_each_end_is_told_as_what_it_is(
     configure: Callable, webhook: Webhook, error: BaseException | None, title: str, sentence: str
 ) -> None:
     configure(CHAT)
-    notifications.tell_failure(context(BaseOperator(task_id="canary"), error))
+    notifications.notify_failure(context(BaseOperator(task_id="canary"), error))
     (text,) = webhook.texts
     assert text.startswith(f"*{title}: customize.canary*")
     assert sentence in text
@@ -220,7 +220,7 @@ def test_a_promotion_says_what_is_live(configure: Callable, webhook: Webhook, st
     commit("promote-1", {"champion.json": json.dumps({"model": "kubectl", "version": "2", "former": "1"})})
     told = context(BaseOperator(task_id="promote"))
     told["ti"].xcom_pull = lambda task_ids: {"promote": store.uri("promote-1")}[task_ids]
-    (tell,) = notifications.notified_promotion()["on_success_callback"]
+    (tell,) = notifications.promotion_callbacks()["on_success_callback"]
     tell(told)
     (text,) = webhook.texts
     assert "version 2 answers kubectl now; before it was version 1" in text
@@ -229,8 +229,8 @@ def test_a_promotion_says_what_is_live(configure: Callable, webhook: Webhook, st
 def test_only_the_events_that_were_asked_for_are_told(configure: Callable, webhook: Webhook) -> None:
     configure({**CHAT, "events": ["promoted", "rolled_back"]})
     task = BaseOperator(task_id="canary")
-    notifications.tell_failure(context(task, AirflowException("the disk is full")))
-    notifications.tell_failure(context(task, DecisionError("it was slow", event="rolled_back")))
+    notifications.notify_failure(context(task, AirflowException("the disk is full")))
+    notifications.notify_failure(context(task, DecisionError("it was slow", event="rolled_back")))
     assert [text.splitlines()[0] for text in webhook.texts] == ["*rolled back: customize.canary*"]
 
 
@@ -240,7 +240,7 @@ def test_a_sentence_is_no_template_and_holds_no_secret_and_no_second_line(
     configure(MAIL)
     mask_secret("planted-secret")
     sentence = "{{ 6 * 7 }} planted-secret\r\nBcc: everyone@example.org\x1b[31m\u202e" + "x" * 5000
-    notifications.tell_failure(context(BaseOperator(task_id="curate"), AirflowException(sentence)))
+    notifications.notify_failure(context(BaseOperator(task_id="curate"), AirflowException(sentence)))
     (mail,) = mailbox.mails
     html = next(part.get_content() for part in mail.walk() if part.get_content_type() == "text/html")
     assert "{{ 6 * 7 }} *** Bcc: everyone@example.org [31m" in html
@@ -264,7 +264,7 @@ def test_a_receiver_that_is_away_costs_a_warning_and_seconds_and_the_others_get_
     configure(MAIL, CHAT)
     began = time.monotonic()
     with caplog.at_level(logging.WARNING, logger=notifications.__name__):
-        notifications.tell_failure(context(BaseOperator(task_id="curate"), AirflowException("the disk is full")))
+        notifications.notify_failure(context(BaseOperator(task_id="curate"), AirflowException("the disk is full")))
     assert time.monotonic() - began < 10
     assert len(webhook.texts) == 1
     (warning,) = [one.getMessage() for one in caplog.records if one.name == notifications.__name__]
@@ -289,7 +289,7 @@ def test_a_wrong_list_is_told_and_keeps_no_dag_from_loading(
     if text is not None:
         path.write_text(text)
     monkeypatch.setenv(notifications.VARIABLE, str(path))
-    assert notifications.notified() == {}
+    assert notifications.failure_callbacks() == {}
     with pytest.raises(Exception, match=says):
         notifications.configured()
     assert "nobody is told of anything" in caplog.text

@@ -5,15 +5,16 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
 
+from include import platforms
+from include.errors import ConfigurationError
 from include.home import PROJECT
 from include.platforms import load_platform
-from operators import job as job_task
-from operators import stages
+from operators import DistributedJobOperator, LocalJobOperator, job, stage, stages
 from operators.defaults import RETRIES
-from operators.kubernetes.pod_operator import PodJobOperator
-from operators.local.operator import LocalJobOperator
 
 SECTION = {"job": "generate", "config": {}}
 
@@ -27,27 +28,91 @@ def cluster(monkeypatch):
     load_platform.cache_clear()
     platform = load_platform("eks-h100")
     load_platform.cache_clear()
-    for module in (job_task, stages):
+    for module in (job, stages):
         monkeypatch.setattr(module, "current_platform", lambda: platform)
     return platform
 
 
 def test_a_cluster_runs_stages_as_pods_those_with_gpus_in_their_pool(cluster):
-    finetune, curate = (stages.stage(name, SECTION) for name in ("finetune", "curate"))
-    assert isinstance(finetune, PodJobOperator) and finetune.deferrable
+    finetune, curate = (stage(name, SECTION) for name in ("finetune", "curate"))
+    assert isinstance(finetune, DistributedJobOperator) and finetune.deferrable
     assert (finetune.pool, curate.pool) == ("gpu", "default_pool")
-    assert stages.stage("finetune", SECTION, pool="other").pool == "other"
+    assert stage("finetune", SECTION, pool="other").pool == "other"
 
 
 def test_a_training_outlives_more_preemptions_than_others_outlive_faults(cluster):
     with DAG("some", default_args=RETRIES):
-        finetune, curate = (stages.stage(name, SECTION) for name in ("finetune", "curate"))
+        finetune, curate = (stage(name, SECTION) for name in ("finetune", "curate"))
     assert (finetune.retries, curate.retries) == (10, RETRIES["retries"])
-    assert stages.stage("finetune", SECTION, retries=1).retries == 1
+    assert stage("finetune", SECTION, retries=1).retries == 1
 
 
 def test_a_laptop_runs_them_as_processes():
-    assert isinstance(stages.stage("finetune", SECTION), LocalJobOperator)
+    assert isinstance(stage("finetune", SECTION), LocalJobOperator)
+
+
+@pytest.fixture
+def own_platform(tmp_path, store, monkeypatch):
+    """Write a platform of a user's own, named `mine`, with some keys of the laptop's changed, and choose it."""
+
+    def write(**changes):
+        laptop = yaml.safe_load((PROJECT / "include/platforms/laptop.yaml").read_text())
+        document = {**laptop, "name": "mine", "store": store.root, **changes}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
+        monkeypatch.setattr(platforms, "_FOLDER", tmp_path)
+        monkeypatch.setenv("ANEMONE_PLATFORM", "mine")
+        load_platform.cache_clear()
+
+    yield write
+    load_platform.cache_clear()
+
+
+SOMEWHERE = """
+from operators import JobOperator, record_failure
+
+
+class SomewhereJobOperator(JobOperator):
+    @classmethod
+    def platform_arguments(cls, platform, task_id):
+        return {"pool": "somewhere"} if task_id == "finetune" else {}
+
+    @record_failure
+    def execute(self, context):
+        plan = self.plan(context)
+        manifest = self.reused(plan) or plan.conclude(65, "row 3 is broken")
+        return self.announce(context, plan, manifest)
+"""
+
+
+def test_a_new_place_to_run_is_a_module_and_a_line_of_yaml(own_platform, tmp_path, monkeypatch):
+    (tmp_path / "somewhere_operator.py").write_text(SOMEWHERE)
+    monkeypatch.syspath_prepend(tmp_path)
+    own_platform(operator="somewhere_operator.SomewhereJobOperator")
+    finetune = stage("finetune", {"job": "generate", "config": {"variant": "heldout", "rows": 5}})
+    assert type(finetune).__name__ == "SomewhereJobOperator"
+    assert (finetune.pool, stage("curate", SECTION).pool) == ("somewhere", "default_pool")
+    with pytest.raises(AirflowFailException, match="row 3 is broken"):
+        finetune.execute({"run_id": "manual__1", "params": {}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"operator": "nowhere.JobOperator"}, "the platform mine names the operator nowhere.JobOperator, which cannot"),
+        ({"operator": "operators.Nothing"}, "cannot be imported .*no attribute 'Nothing'.*: correct the key operator"),
+        ({"operator": "operators.GateSensor"}, "is not a subclass of operators.JobOperator"),
+        ({"operator": "operators.PodJobOperator"}, "the platform mine has no cluster"),
+        (
+            {"cluster": {"namespace": "n", "images": {}, "sizes": {"s": {"cpu": "1", "memory": "1Gi"}},
+                         "stages": {"default": "s"}}},
+            "has a section cluster, and its operator LocalJobOperator starts processes on Airflow's own machine",
+        ),
+    ],
+)  # fmt: skip
+def test_an_operator_that_cannot_run_there_is_refused_when_a_dag_is_parsed(own_platform, changes, says):
+    own_platform(**changes)
+    with pytest.raises(ConfigurationError, match=says):
+        stage("curate", SECTION)
 
 
 def test_every_dag_parses_on_a_cluster(tmp_path):

@@ -24,10 +24,9 @@ import sys
 from datetime import timedelta
 from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException
-from operators.gates.sensor import GateSensor
-from operators.notifications import notified
+from operators import GateSensor, default_args
 
-@dag(schedule=None, default_args={{"owner": "anemone", "retries": 1, "retry_delay": timedelta(0), **notified()}})
+@dag(schedule=None, default_args={{**default_args(), "retries": 1, "retry_delay": timedelta(0)}})
 def customize():
     @task
     def work(what: str):
