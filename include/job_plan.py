@@ -1,7 +1,6 @@
-"""What is done for every job, wherever it runs: validate, name, reuse, hand over, judge its end.
+"""The plan of one job, the same wherever it runs: validate, name the output, reuse, write the spec, judge the end.
 
-Knows nothing of Airflow: the operators of each platform hold one of these and add only their own way of starting a
-process, a pod, or several.
+Knows nothing of Airflow: an operator has one plan and adds only its own way to start a process, a pod, or several.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class JobFailedError(AnemoneError):
     """A job ended without its artifact.
 
     Attributes:
-        retryable: whether the same job, started again, can succeed.
-        exit_code: of its process, where that failed; else that of a fault.
+        retryable: whether the same job can succeed in another try.
     """
 
     def __init__(self, message: str, *, retryable: bool, exit_code: int = ExitCode.FAULT) -> None:
@@ -63,14 +61,14 @@ class JobPlan:
         """Validate a job and name its output, before anything starts.
 
         Args:
-            job: the verb.
-            config: its configuration, as a recipe's section holds it.
+            job: the verb, as in `python -m jobs.<job>`.
+            config: its configuration, as in a recipe's section.
             inputs: artifact URI by input name; None for an optional input that this run does not have.
-            store: where the output goes.
+            store: of the output.
             refresh: salt that gives an otherwise equal job another name, so that it runs again.
-            run: for which the job is planned; what it takes and makes is noted as used by it.
-            image: of the pod that will run the job; None where it is a process of this machine.
-            store_of: opens the store of an input that lies elsewhere.
+            run: that the job is planned for; its inputs and its output are recorded as used by the run.
+            image: of the pod that will run the job; None for a process of this machine.
+            store_of: opens the store of an input that is in another store.
 
         Raises:
             ConfigurationError: a key or value that the job does not take.
@@ -102,19 +100,21 @@ class JobPlan:
 
     @classmethod
     def stored(cls, uri: str, store: Store) -> JobPlan:
-        """The plan whose spec `write_spec` put there: for a job that outlives the process that planned it.
+        """Return the plan of a spec that `write_spec` has written: for a job that outlives the planning process.
 
         Raises:
-            TryAgainError: it is not there any more, or was written by another version of the project.
+            TryAgainError: the spec does not exist any more, or was written by another version of the project.
         """
         try:
             document = store.read_file(uri.removeprefix(f"{store.root}/"))
         except FileNotFoundError:
-            raise TryAgainError(f"the spec {uri} is gone from the store: the next try plans anew") from None
+            raise TryAgainError(f"the spec {uri} is gone from the store: the next try plans the job again") from None
         try:
             return cls(spec_class(json.loads(document)["job"]).model_validate_json(document), store)
         except ValidationError:
-            raise TryAgainError(f"the spec {uri} was written by another version: the next try plans anew") from None
+            raise TryAgainError(
+                f"the spec {uri} was written by another version: the next try plans the job again"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -125,19 +125,19 @@ class JobPlan:
         return self.store.uri(self.name)
 
     def committed(self) -> Manifest | None:
-        """The output, where it exists already; a damaged one is an ArtifactError, never a reason to run again."""
+        """Return the output's manifest, if it exists; a damaged one is an ArtifactError, no reason to run again."""
         return self.store.manifest(self.name)
 
     def write_spec(self) -> str:
-        """Put the spec where the job can read it; returns its URI."""
+        """Write the spec to the store, for the job to read. Return its URI."""
         return self.store.write_spec(self.name, self.spec.model_dump_json(indent=1))
 
-    def conclude(self, exit_code: int, sentence: str | None) -> Manifest:
-        """Judge a job's end: success is exit 0 *and* a manifest that verifies.
+    def conclude(self, exit_code: int, failure_message: str | None) -> Manifest:
+        """Return the output of a job that has ended: success is exit 0 *and* a manifest that verifies.
 
         Args:
             exit_code: of the job's process; 128 + n where signal n ended it.
-            sentence: the job's own last word on its failure, if it had one.
+            failure_message: the job's own, if it left one.
 
         Raises:
             JobFailedError: it did not succeed; says why, and whether to try again.
@@ -153,13 +153,13 @@ class JobPlan:
                 f"job {job} was killed (exit 137): most often memory ran out; lower {job}'s batch size, "
                 "give it more memory, or stop what else runs here"
             )
-            raise JobFailedError(message, retryable=True, exit_code=exit_code)
-        message = sentence or f"job {job} ended with exit code {exit_code} and said nothing: read its log above"
-        raise JobFailedError(message, retryable=exit_code not in _PERMANENT, exit_code=exit_code)
+            raise JobFailedError(message, retryable=True)
+        message = failure_message or f"job {job} ended with exit code {exit_code} and no message: read its log above"
+        raise JobFailedError(message, retryable=exit_code not in _PERMANENT)
 
 
 def _names_in(store: Store, inputs: Mapping[str, str | None]) -> list[str]:
-    """The inputs that lie in `store`."""
+    """Return the names of the inputs that are in `store`."""
     found = [split_uri(uri) for uri in inputs.values() if uri is not None]
     return [name for root, name in found if root == store.root]
 

@@ -1,4 +1,4 @@
-"""Where this trigger lay before version 0.2: pods that were followed then go on through this name."""
+"""Former module of the trigger: Airflow resumes runs that version 0.1 deferred through this name."""
 
 from operators.kubernetes.pod_trigger import PodJobTrigger
 

@@ -1,4 +1,4 @@
-"""Is a training's pod large enough? Asked of the artifacts, before the pod is."""
+"""Whether a training fits into its GPUs' memory: computed from its artifacts, before a pod is created."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from include.specs.finetune import Spec
 from operators.store import store_of
 
 
-def require_room(plan: JobPlan, cluster: Cluster, wanted: str | None) -> str | None:
-    """A line for the log: what a training needs of each GPU; None for any other job, and where GPUs have no size.
+def require_gpu_memory(plan: JobPlan, cluster: Cluster, wanted: str | None) -> str | None:
+    """Return a line for the log: what a training needs of each GPU.
 
     Args:
-        wanted: the size that the recipe wants, if it wants one.
+        wanted: the size that the recipe asks for, if it does.
+
+    Returns:
+        None for any other job, and where the platform or the base model's artifact lacks the figures.
 
     Raises:
-        ConfigurationError: it needs more than a GPU has (`include.sizing`).
+        ConfigurationError: the training needs more than a GPU has (`include.sizing`).
     """
     spec = plan.spec
     size = cluster.size(spec.job, wanted)
@@ -31,7 +34,7 @@ def require_room(plan: JobPlan, cluster: Cluster, wanted: str | None) -> str | N
     model = store.read_json(base, "model/config.json")
     name = cluster.size_name(spec.job, wanted)
     memory = require_memory(spec.config, model, parameters, name, amount(size.gpu_memory))
-    told = {
+    figures = {
         "gpu_memory": size.gpu_memory,
         "weights": gib(memory.weights),
         "gradients": gib(memory.gradients),
@@ -39,4 +42,4 @@ def require_room(plan: JobPlan, cluster: Cluster, wanted: str | None) -> str | N
         "longest_rows": gib(memory.activations),
         "fits": memory.state + memory.activations <= amount(size.gpu_memory),
     }
-    return format_event("sizing", told)
+    return format_event("sizing", figures)

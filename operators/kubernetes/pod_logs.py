@@ -1,4 +1,4 @@
-"""The log of a pod's container, read piece by piece: each line once, also by processes that take turns at it."""
+"""The log of a pod's container, read in pieces: each line once, also by processes that take turns."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from kubernetes_asyncio.client.exceptions import ApiException
 CHUNK_BYTES = 2**16
 
 _LONGEST_BYTES = 2**20
-"""Of one line; what it has beyond is dropped."""
+"""Of one line; the rest of a longer one is dropped."""
 
-LOG_PLACE = "log_place"
-"""XCom of a task: where the reading of its pod's log stands. Airflow clears it when the next try begins. There before
-the trigger first asks for it, since Airflow writes an error into its own log where an XCom is missing."""
+LOG_POSITION = "log_place"
+"""XCom of a task: up to where its pod's log was read. Airflow clears it when the next try begins. The task pushes it
+before the trigger first asks for it, since Airflow logs an error of its own where an XCom is missing."""
 
 
 class LogReader:
-    """Reads a container's log on from where somebody stopped, in as much memory as one line takes.
+    """Reads a container's log from a position on, in as much memory as one line takes.
 
-    Kubernetes is asked for what was written since a second, by kubelet's own clock, and answers from that second's
-    begin; what was read before is told by its time and by how many lines carry it.
+    Kubernetes answers from the beginning of a second of kubelet's own clock. Lines that were read before are recognised
+    by their timestamp, and by how many lines have the same.
 
     Args:
-        place: where another reader stood.
+        position: up to where another reader has read.
     """
 
-    def __init__(self, place: Mapping[str, Any] | None = None) -> None:
-        self._pod: str | None = place["pod"] if place else None
-        self._newest = datetime.fromisoformat(place["time"]) if place else None
-        self._lines: int = place["lines"] if place else 0
+    def __init__(self, position: Mapping[str, Any] | None = None) -> None:
+        self._pod: str | None = position["pod"] if position else None
+        self._newest = datetime.fromisoformat(position["time"]) if position else None
+        self._lines: int = position["lines"] if position else 0
         self._passed, self._again, self._rest = True, 0, b""
 
     @property
-    def place(self) -> dict[str, Any] | None:
-        """Where the reading stands, as JSON holds it; None before the first line."""
+    def position(self) -> dict[str, Any] | None:
+        """{"pod": uid, "time": timestamp of the newest line, "lines": that have it}; None before the first line."""
         if self._newest is None:
             return None
         return {"pod": self._pod, "time": self._newest.isoformat(), "lines": self._lines}
 
     def request(self, pod: Any, container: str) -> dict[str, Any]:
-        """The next reading: arguments of either client's `ApiClient.call_api`; its response is to be streamed.
+        """Return arguments of either client's `ApiClient.call_api` for the next reading; its response is streamed.
 
-        The generated methods lack sinceTime, and sinceSeconds rests on the clocks of two machines.
+        The generated methods lack sinceTime, and sinceSeconds depends on the clocks of two machines.
         """
         if self._pod != pod.metadata.uid:
             self._pod, self._newest, self._lines = pod.metadata.uid, None, 0
@@ -69,23 +69,23 @@ class LogReader:
         }
 
     def take(self, data: bytes) -> Iterator[str]:
-        """The lines that the next piece of the response ends, those that were read before left out."""
+        """Yield the new lines that the next piece of the response completes."""
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[:_LONGEST_BYTES]
         for line in lines:
             yield from self._new(line)
 
     def finish(self) -> Iterator[str]:
-        """The last line of a container that has ended without ending it."""
+        """Yield the last line of a container that has ended without a newline."""
         yield from self._new(self._rest)
         self._rest = b""
 
     def _new(self, line: bytes) -> Iterator[str]:
-        stamp, _, words = line.decode(errors="replace").partition(" ")
+        stamp, _, text = line.decode(errors="replace").partition(" ")
         try:
             time = datetime.fromisoformat(stamp)
         except ValueError:
-            # Not of the log: kubelet's own word on one that it cannot read.
+            # Not a line of the log: kubelet's message about one that it cannot read.
             return
         if not self._passed and self._newest is not None:
             self._again += time == self._newest
@@ -96,64 +96,64 @@ class LogReader:
             self._newest, self._lines = time, 1
         elif time == self._newest:
             self._lines += 1
-        yield words
+        yield text
 
 
 class FollowedLog:
-    """The log of a container that a trigger follows; the triggerer that takes its place goes on where this one was.
+    """The log of a container that a trigger follows; another triggerer continues where this one stopped.
 
     Args:
-        place: where the task itself has read to.
+        position: up to where the task itself has read.
     """
 
-    def __init__(self, trigger: BaseTrigger, place: Mapping[str, Any] | None = None) -> None:
-        self._trigger, self._given = trigger, place
+    def __init__(self, trigger: BaseTrigger, position: Mapping[str, Any] | None = None) -> None:
+        self._trigger, self._given = trigger, position
         self._reader: LogReader | None = None
 
-    async def place(self) -> dict[str, Any] | None:
-        """Where the reading stands."""
-        return (await self._begun()).place
+    async def position(self) -> dict[str, Any] | None:
+        """Return up to where the log was read (`LogReader.position`)."""
+        return (await self._begun()).position
 
     async def follow(self, client: ApiClient, pod: Any, container: str) -> None:
-        """Log what is new. What cannot be read now is read the next time; where the pod is gone, so is its log."""
+        """Log the new lines. What cannot be read now is read the next time; the log of a deleted pod is gone."""
         state = next((one.state for one in pod.status.container_statuses or () if one.name == container), None)
         if state is None or (state.running is None and state.terminated is None):
             return
         reader = await self._begun()
-        before = reader.place
+        before = reader.position
         try:
             async for line in _new_lines(client, reader, pod, container, ended=state.terminated is not None):
                 self._trigger.log.info("%s", line)
         except (ApiException, ClientError, OSError) as error:
             self._trigger.log.warning("the log of pod %s cannot be read now (%s)", pod.metadata.name, error)
         finally:
-            if reader.place != before:
-                await self._remember(reader)
+            if reader.position != before:
+                await self._store(reader)
 
     async def _begun(self) -> LogReader:
         if self._reader is None:
-            known = [place for place in (self._given, await self._recalled()) if place]
+            known = [position for position in (self._given, await self._stored()) if position]
             self._reader = LogReader(max(known, key=_order, default=None))
         return self._reader
 
-    async def _recalled(self) -> dict[str, Any] | None:
+    async def _stored(self) -> dict[str, Any] | None:
         ti = self._trigger.task_instance
         if ti is None:
             return None
         try:
-            return await XCom.aget_one(key=LOG_PLACE, **_key(ti))
-        except Exception as error:  # Whatever Airflow's API answers costs lines that are read twice, not the task.
-            self._trigger.log.warning("where the log was read to is not known (%s): it is read from its start", error)
+            return await XCom.aget_one(key=LOG_POSITION, **_key(ti))
+        except Exception as error:  # Whatever Airflow's API answers may repeat lines, but not fail the task.
+            self._trigger.log.warning("the position in the log is not known (%s): it is read from its start", error)
             return None
 
-    async def _remember(self, reader: LogReader) -> None:
+    async def _store(self, reader: LogReader) -> None:
         ti = self._trigger.task_instance
         if ti is None:
             return
         try:
-            await XCom.aset(key=LOG_PLACE, value=reader.place, **_key(ti))
+            await XCom.aset(key=LOG_POSITION, value=reader.position, **_key(ti))
         except Exception as error:  # As above.
-            self._trigger.log.warning("where the log was read to could not be kept (%s)", error)
+            self._trigger.log.warning("the position in the log could not be stored (%s)", error)
 
 
 async def _new_lines(
@@ -171,8 +171,8 @@ async def _new_lines(
             yield line
 
 
-def _order(place: Mapping[str, Any]) -> tuple[datetime, int]:
-    return datetime.fromisoformat(place["time"]), place["lines"]
+def _order(position: Mapping[str, Any]) -> tuple[datetime, int]:
+    return datetime.fromisoformat(position["time"]), position["lines"]
 
 
 def _key(ti: Any) -> dict[str, Any]:

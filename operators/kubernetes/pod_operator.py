@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,21 +26,21 @@ from include.platforms.cluster import Cluster
 from include.specs import spec_class
 from operators.errors import record_failure
 from operators.job import JobOperator
-from operators.kubernetes.gpu_memory import require_room
+from operators.kubernetes.gpu_memory import require_gpu_memory
 from operators.kubernetes.pod_failures import (
     OVERDUE_SECONDS,
-    away,
+    api_error,
+    api_unavailable,
+    disruption_of,
     ended_by_cluster,
     exit_of,
-    fate_of,
-    gone,
-    obstacle,
-    refused,
+    pod_gone,
+    startup_failure,
     unschedulable,
 )
-from operators.kubernetes.pod_logs import CHUNK_BYTES, LOG_PLACE, LogReader
+from operators.kubernetes.pod_logs import CHUNK_BYTES, LOG_POSITION, LogReader
 from operators.kubernetes.pod_spec import SPEC_ANNOTATION, job_pod
-from operators.kubernetes.pod_trigger import FATE, UNREACHABLE, PodJobTrigger
+from operators.kubernetes.pod_trigger import UNREACHABLE, PodJobTrigger, disruption_in
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -51,21 +51,20 @@ if TYPE_CHECKING:
     from include.artifacts.manifest import Manifest
 
 _SPEC = "spec"
-"""Key of the event: URI of the spec that the pod works on. The process that reads it is not the one that planned."""
+"""Key of the event: URI of the spec that the pod works on, since another process resumes the task."""
 
 _PAUSE_SECONDS = 2.0
 
 
 class PodJobOperator(JobOperator, KubernetesPodOperator):
-    """Run one job as a pod, or reuse what it made before; returns the artifact's URI.
+    """Run one job as a pod, or reuse what it made before; the task returns the artifact's URI.
 
-    A task has one pod at a time: its name follows from the task, and the API server makes no second one of a name. A
+    A task has one pod at a time: its name follows from the task, and the API server creates no second one of a name. A
     pod that a crash has left is adopted; one that is being deleted is waited for. Success is exit 0 and a manifest that
     verifies.
 
     Args:
-        kwargs: `JobOperator`'s, and any of KubernetesPodOperator's arguments; what they state comes before the
-            platform's.
+        kwargs: `JobOperator`'s, and any of KubernetesPodOperator's arguments; they come before the platform's.
     """
 
     ui_color = "#dfe7fd"
@@ -78,7 +77,7 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             ConfigurationError: the platform has no cluster.
         """
         cluster = _cluster(platform)
-        by_task = {"pool": cluster.pools, "retries": cluster.retries}
+        by_task: dict[str, Mapping[str, Any]] = {"pool": cluster.pools, "retries": cluster.retries}
         return {key: values[task_id] for key, values in by_task.items() if task_id in values}
 
     def __init__(self, **kwargs: Any) -> None:
@@ -92,11 +91,11 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             "deferrable": True,
             "poll_interval": 5,
             "logging_interval": 30,
-            # Reads every event of the namespace; the trigger tells what the pod waits for.
+            # Would read every event of the namespace; the trigger logs what the pod waits for.
             "log_events_on_startup": False,
             "termination_message_policy": "FallbackToLogsOnError",
         }
-        # do_xcom_push would add the provider's sidecar to the pod; what the task returns is pushed below.
+        # do_xcom_push would add the provider's sidecar to the pod; `_push_artifact` pushes what the task returns.
         super().__init__(**{**defaults, **kwargs, "do_xcom_push": False, "random_name_suffix": False})
         self._spec_uri: str | None = None
         self._plan: JobPlan | None = None
@@ -113,19 +112,19 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             self.log.info("this recipe has no stage %s", self.task_id)
             return None
         if manifest := self._reuse(context):
-            return self._made(context, manifest)
-        return self._concluded(context, {"status": "unseen"}, lambda: super(PodJobOperator, self).execute(context))
+            return self._push_artifact(context, manifest)
+        return self._follow_pod(context, {"status": "unseen"}, lambda: super(PodJobOperator, self).execute(context))
 
     @record_failure
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> str | None:
-        """Where the task goes on once the trigger has fired: to the verdict, or back to waiting."""
-        self._take(event[_SPEC])
-        self._log_reader = LogReader(event.get(LOG_PLACE))
-        return self._concluded(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
+        """Resume after the trigger has fired: conclude the job, or defer again."""
+        self._load_plan(event[_SPEC])
+        self._log_reader = LogReader(event.get(LOG_POSITION))
+        return self._follow_pod(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Where the trigger itself failed, the next try adopts what runs; without one, nobody would look after it."""
-        self._own(context)
+        """Delete what runs where the trigger itself failed and no next try would adopt it."""
+        self._know_own_objects(context)
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
@@ -140,8 +139,8 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             raise
 
     @contextmanager
-    def looked_after(self, context: Context) -> Iterator[None]:
-        """What has failed may have made a pod all the same; the next try adopts it, and after the last it goes."""
+    def deleting_after_last_try(self, context: Context) -> Iterator[None]:
+        """Delete what a failed request may have created all the same, where no next try would adopt it."""
         try:
             yield
         except Exception:
@@ -150,13 +149,13 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
                     self.on_kill()
             raise
 
-    def _own(self, context: Context) -> None:
-        """Know what runs for this task before it is looked at, so that on_kill deletes it."""
+    def _know_own_objects(self, context: Context) -> None:
+        """Set what runs for this task before it is read, so that on_kill deletes it."""
         if self.section is not None:
             self.pod = V1Pod(metadata=V1ObjectMeta(name=self.pod_name(context), namespace=self.namespace))
 
     def pod_name(self, context: Context) -> str:
-        """The same for every try of a task, and for no other task of this store's Airflow."""
+        """Return a name that all tries of a task share, and no other task of any Airflow with this store."""
         assert self.section is not None
         ti = context["ti"]
         key = digest([self.platform.store, ti.dag_id, ti.run_id, ti.task_id, ti.map_index])
@@ -171,54 +170,56 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
                 pod["metadata"]["labels"]["anemone/recipe"] = make_safe_label_value(recipe.replace("/", "."))
         self.full_pod_spec = PodGenerator.deserialize_model_dict(pod)
         self.pod_template_dict = self.cluster.pod_template or None
-        made = super().build_pod_request_obj(context, dry_run=dry_run)
-        # The provider takes what is False for what is not stated, and would let the template have its way.
-        for name in made.spec.openapi_types:
+        merged = super().build_pod_request_obj(context, dry_run=dry_run)
+        # The provider takes False for unset, and would prefer the template's value.
+        for name in merged.spec.openapi_types:
             if getattr(self.full_pod_spec.spec, name) is False:
-                setattr(made.spec, name, False)
-        return made
+                setattr(merged.spec, name, False)
+        return merged
 
     def get_or_create_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
-        with self.looked_after(context):
+        with self.deleting_after_last_try(context):
             return self._require_pod(pod_request_obj, context)
 
     def _require_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
-        """The task's one pod: adopted where a crash has left it, made where there is none."""
-        # Known before it exists, so that on_kill deletes it whenever it comes.
+        """Return the task's one pod: adopt the one that a crash has left, or create it."""
+        # Set before it exists, so that on_kill deletes it whenever it is created.
         self.pod = pod_request_obj
         name, until = pod_request_obj.metadata.name, None
         while not self._killed:
             found = self.find_pod(self.namespace, context)
             if found is None:
                 try:
-                    made = self._create_pod(pod_request_obj)
+                    created = self._create_pod(pod_request_obj)
                 except ApiException as error:
                     if error.status == 409 and self.find_pod(self.namespace, context) is not None:
-                        # Its own request, whose answer was lost, or another try's that is still alive.
+                        # Created by this request, whose answer was lost, or by another try that is still alive.
                         continue
-                    raise refused(error, f"make pod {name}") from None
+                    raise api_error(error, f"create pod {name}") from None
                 if self._killed:
                     self.on_kill()
                     break
-                return made
+                return created
             if found.metadata.deletion_timestamp is None:
                 if self._adopts(found):
                     self.log.info("adopted pod %s (%s), which an earlier try has left", name, found.status.phase)
-                    self._take(found.metadata.annotations[SPEC_ANNOTATION])
+                    self._load_plan(found.metadata.annotations[SPEC_ANNOTATION])
                     return found
-                self.log.info("pod %s of an earlier try (%s) makes room for this one", name, found.status.phase)
+                self.log.info(
+                    "pod %s of an earlier try (%s) is deleted before this one starts", name, found.status.phase
+                )
                 self._delete_pod(found)
             elif until is None:
                 self.log.info("pod %s is being deleted: waiting for its end", name)
             until = until or time.monotonic() + _grace(found) + OVERDUE_SECONDS
             if time.monotonic() > until:
-                raise gone(name, fate_of(found))
+                raise pod_gone(name, disruption_of(found))
             time.sleep(_PAUSE_SECONDS)
         raise AirflowException(f"stopped on request before pod {name} was needed")
 
     @generic_api_retry
     def find_pod(self, namespace: str, context: Context, *, exclude_checked: bool = True) -> V1Pod | None:
-        """The task's pod as it is now, by its name; labels may be another's too."""
+        """Return the task's pod as it is now, by its name: another task's pod may have the same labels."""
         try:
             return self.hook.get_pod(self.pod_name(context), namespace)
         except ApiException as error:
@@ -227,13 +228,13 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             return None
 
     def convert_config_file_to_dict(self) -> None:
-        """Nothing: the triggerer reads the connection itself, and no credentials lie in its queue."""
+        """Convert nothing: the triggerer reads the connection itself, and no credentials go to the database."""
         self._config_dict = None
 
     def invoke_defer_method(self, last_log_time: Any = None, context: Context | None = None) -> None:
-        self._remember()
+        self._set_trigger_kwargs()
         if context is not None:
-            context["ti"].xcom_push(key=LOG_PLACE, value=self._log_reader.place or {})
+            context["ti"].xcom_push(key=LOG_POSITION, value=self._log_reader.position or {})
         super().invoke_defer_method(last_log_time, context)
 
     def defer(
@@ -245,14 +246,14 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         timeout: timedelta | int | float | None = None,
     ) -> NoReturn:
         _, arguments = trigger.serialize()
-        # Without the connection's extras, in which a kubeconfig may stand: the trigger reads the connection itself.
+        # Without the connection's extras, which may hold a kubeconfig: the trigger reads the connection itself.
         arguments = {**arguments, "connection_extras": None}
         super().defer(trigger=PodJobTrigger(**arguments), method_name=method_name, kwargs=kwargs, timeout=timeout)
 
     def cleanup(
         self, pod: V1Pod, remote_pod: V1Pod, xcom_result: dict | None = None, context: Context | None = None
     ) -> None:
-        """Keep how the pod ended for the verdict, and take it away; the provider's own verdict sees its phase only."""
+        """Keep the pod's last status for `_judge`, and delete the pod; the provider judges by the phase only."""
         if self._killed or remote_pod is None or context is None:
             return
         self.remote_pod = self.find_pod(self.namespace, context) or remote_pod
@@ -260,27 +261,27 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         succeeded = ended is not None and ended[0] == 0
         if not succeeded:
             self._read_pod_events(self.remote_pod, reraise=False)
-        # One that never ran, or still does, would go on to hold what it asked for.
+        # One that never ran, or still runs, would keep its resources.
         if succeeded or self.remote_pod.status.phase != "Failed" or not self.cluster.keep_failed_pods:
             with suppress(ApiException, HTTPError):
                 self._delete_pod(self.remote_pod)
 
     def _reuse(self, context: Context) -> Manifest | None:
-        """Plan the job: what it made before, or None and a spec for the pods that are to make it."""
+        """Plan the job. Return what it made before, or write the spec for its pods and return None."""
         assert self.section is not None
         job = self.section["job"]
         self._plan = self.plan(context, image=self.cluster.image(job, spec_class(job).environment))
         if manifest := self.reused(self._plan):
-            self._tidy_up(context)
+            self._delete_leftovers(context)
             return manifest
-        if line := require_room(self._plan, self.cluster, self.section.get("size")):
+        if line := require_gpu_memory(self._plan, self.cluster, self.section.get("size")):
             self.log.info("%s", line)
         self._spec_uri = self._plan.write_spec()
         return None
 
     @generic_api_retry
     def _write_logs(self, pod: V1Pod, follow: bool = False, since_time: Any = None) -> None:
-        """What the trigger has not logged yet."""
+        """Log the lines that the trigger has not logged yet."""
         response = self.client.api_client.call_api(**self._log_reader.request(pod, self.base_container_name))
         with closing(response):
             for data in response.stream(CHUNK_BYTES):
@@ -289,9 +290,9 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         for line in self._log_reader.finish():
             self.log.info("%s", line)
 
-    def _concluded(self, context: Context, event: Mapping[str, Any], step: Any) -> str:
-        """What the job made, after `step` has followed its pod to the end."""
-        with api_answers(f"follow pod {self.pod_name(context)}"):
+    def _follow_pod(self, context: Context, event: Mapping[str, Any], step: Callable[[], object]) -> str:
+        """Return the URI of what the job made, after `step` has followed its pod to the end."""
+        with kubernetes_errors(f"follow pod {self.pod_name(context)}"):
             try:
                 step()
             except PodNotFoundException:
@@ -303,81 +304,81 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
                     raise
                 self.log.info("%s", error)
         if self._uri is not None:
-            # The pod had ended when it was found, and the provider has gone to the end without deferring.
+            # The pod had ended when it was found: the provider has called trigger_reentry itself.
             return self._uri
-        return self._made(context, self._judge(context, event))
+        return self._push_artifact(context, self._judge(context, event))
 
     def _judge(self, context: Context, event: Mapping[str, Any]) -> Manifest:
+        """Return what the job made, or raise why it failed: from the pod's last status and the trigger's event."""
         assert self._plan is not None
         plan, name, pod = self._plan, self.pod_name(context), self.remote_pod
         if pod is None and event["status"] == "success":
             return plan.conclude(0, None)
         if pod is None:
-            raise gone(name, event.get(FATE))
-        if found := ended_by_cluster(pod):
-            raise found
+            raise pod_gone(name, disruption_in(event))
+        if failure := ended_by_cluster(pod):
+            raise failure
         if ended := exit_of(pod):
             return plan.conclude(*ended)
-        if found := obstacle(pod):
-            raise found
-        if waits_for := unschedulable(pod):
+        if failure := startup_failure(pod):
+            raise failure
+        if reason := unschedulable(pod):
             raise JobFailedError(
-                f"no node took pod {name} within {self.schedule_timeout_seconds} s ({waits_for}): add nodes, free "
-                "some, or ask for less in the platform's cluster.sizes",
+                f"no node took pod {name} within {self.schedule_timeout_seconds} s ({reason}): add nodes, free "
+                "some, or request less in the platform's cluster.sizes",
                 retryable=True,
             )
         if pod.status.phase == "Pending":
             raise JobFailedError(
-                f"pod {name} did not start within {self.startup_timeout_seconds} s: see its events above, and its node "
-                f"{pod.spec.node_name}",
+                f"pod {name} did not start within {self.startup_timeout_seconds} s: see its events above, and check "
+                f"its node {pod.spec.node_name}",
                 retryable=True,
             )
         raise JobFailedError(
             f"pod {name} was still running when the task's time was up; it was stopped", retryable=True
         )
 
-    def _made(self, context: Context, manifest: Manifest) -> str:
+    def _push_artifact(self, context: Context, manifest: Manifest) -> str:
+        """Push the artifact's URI as the task's return value, and return it."""
         assert self._plan is not None
         self._uri = self.announce(context, self._plan, manifest)
         context["ti"].xcom_push(key=XCOM_RETURN_KEY, value=self._uri)
         return self._uri
 
     def _adopts(self, found: V1Pod) -> bool:
-        """Whether a pod that is there does, or did, what this try wants."""
-        if found.status.phase == "Failed":
-            return False
-        return self._works_on_ours(found.metadata.annotations)
+        """Return whether an existing pod does, or did, what this try is to do."""
+        return found.status.phase != "Failed" and self._makes_the_same(found.metadata.annotations)
 
-    def _works_on_ours(self, annotations: Mapping[str, str] | None) -> bool:
-        """Whether what carries these annotations makes what this try is to make."""
+    def _makes_the_same(self, annotations: Mapping[str, str] | None) -> bool:
+        """Return whether the object with these annotations makes what this try is to make."""
         ours, theirs = self._plan, (annotations or {}).get(SPEC_ANNOTATION)
         if theirs is None or ours is None:
             return False
         try:
             other = JobPlan.stored(theirs, self.store)
         except TryAgainError:
-            # What cannot be read any more is not what this try wants.
+            # The spec cannot be read any more: nobody can say what the object makes.
             return False
-        # Each try names an effect anew, and the one that goes on must not be done a second time beside it.
+        # Each try gives an effect another name; one that is still running must not run a second time beside it.
         return other.name == ours.name or (ours.spec.kind == "effect" and other.spec.job == ours.spec.job)
 
-    def _tidy_up(self, context: Context) -> None:
-        """Take away what a try has left that crashed after its job had committed."""
+    def _delete_leftovers(self, context: Context) -> None:
+        """Delete the pod of a try that crashed after its job had committed."""
         if context["ti"].try_number > 1:
             with suppress(ApiException, HTTPError, KubernetesApiException):
                 if left := self.find_pod(self.namespace, context):
                     self._delete_pod(left)
 
-    def _take(self, spec_uri: str) -> None:
-        """Go on with the job that another process has planned."""
+    def _load_plan(self, spec_uri: str) -> None:
+        """Continue the job that another process has planned."""
         self._spec_uri, self._plan = spec_uri, JobPlan.stored(spec_uri, self.store)
 
-    def _remember(self) -> None:
-        """What the trigger's event has to carry to the process that goes on after it."""
+    def _set_trigger_kwargs(self) -> None:
+        """Set what the trigger's event passes to the process that resumes the task."""
         self.trigger_kwargs = {
             **(self.trigger_kwargs or {}),
             _SPEC: self._spec_uri,
-            LOG_PLACE: self._log_reader.place,
+            LOG_POSITION: self._log_reader.position,
             UNREACHABLE: self.cluster.unreachable_seconds,
         }
 
@@ -410,15 +411,15 @@ def _grace(pod: V1Pod) -> float:
 
 
 @contextmanager
-def api_answers(what: str) -> Iterator[None]:
-    """Turn what the Kubernetes API answers, or does not, into a verdict on the task."""
+def kubernetes_errors(action: str) -> Iterator[None]:
+    """Turn the errors of the Kubernetes client into ours, which say whether another try can succeed."""
     try:
         yield
     except ApiException as error:
-        raise refused(error, what) from None
+        raise api_error(error, action) from None
     except (HTTPError, KubernetesApiException) as error:
-        raise away(error, what) from None
+        raise api_unavailable(error, action) from None
     except ConfigException as error:
         raise ConfigurationError(
-            f"there is no way to the cluster ({error}): give Airflow's connection a kubeconfig, or run Airflow in it"
+            f"the cluster cannot be reached ({error}): give Airflow's connection a kubeconfig, or run Airflow in it"
         ) from None

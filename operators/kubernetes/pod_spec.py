@@ -1,4 +1,4 @@
-"""From a job, its platform and a size to the pod that runs it: plain data, as Kubernetes writes it."""
+"""The pod that runs a job, from the job's spec, its platform and a size: plain data, in Kubernetes' own form."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from include.specs import job_module
 from include.specs.base import JobSpec
 
 CONTAINER = "base"
-"""The container that runs the job; Airflow's operators look for it by this name."""
+"""The container that runs the job; Airflow's operators find it by this name."""
 
 SCRATCH = "/scratch"
 
 SPEC_ANNOTATION = "anemone/spec"
-"""URI of the spec that the pod works on: what it is, and what it will have made."""
+"""Annotation: URI of the spec that the pod works on, which names its output."""
 
 _EFA = "vpc.amazonaws.com/efa"
 _TERMINATION_PATH = "/dev/termination-log"
@@ -34,15 +34,15 @@ _HOMES = {
     "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/cache/inductor",
     "MPLCONFIGDIR": f"{SCRATCH}/config/matplotlib",
 }
-"""Where libraries want to write; everything else of the pod is read-only."""
+"""Where libraries write; everything else of the pod is read-only."""
 
 
 def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = None) -> dict[str, Any]:
-    """The pod that runs a job: everything but its name, its namespace and the labels of its task.
+    """Return the pod that runs a job: everything but its name, its namespace and the labels of its task.
 
     Args:
-        spec: what is to be done. `uri`: where the job reads it.
-        size: the recipe's choice, where it has one.
+        spec: of the job. `uri`: where the job reads it.
+        size: name of the recipe's choice, if it has one.
 
     Raises:
         ConfigurationError: the platform has no cluster, no image for the job, or no such size.
@@ -85,7 +85,7 @@ def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = N
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "automountServiceAccountToken": cluster.service_account_token,
-        # A Service called router would put ROUTER_PORT and the like into every job's environment.
+        # A Service named router would put ROUTER_PORT and the like into every job's environment.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": round(_grace(platform, wanted)),
         "serviceAccountName": cluster.account(spec.job, spec.environment),
@@ -135,7 +135,7 @@ def _grace(platform: Platform, size: Size) -> float:
 
 
 def _resources(cluster: Cluster, size: Size) -> dict[str, dict[str, str]]:
-    # Devices and huge pages cannot be had in excess, so what is asked for is the limit; cores can.
+    # Devices and huge pages cannot be overcommitted, so their request is their limit; cores can.
     devices: dict[str, str] = {}
     if size.gpus:
         devices[cluster.gpu_resource] = str(size.gpus)
@@ -143,7 +143,7 @@ def _resources(cluster: Cluster, size: Size) -> dict[str, dict[str, str]]:
         devices[_EFA] = str(size.efa)
     if size.hugepages:
         devices["hugepages-2Mi"] = size.hugepages
-    # So that the scheduler looks for a node with room for the scratch; the volume's own limit is what ends excess.
+    # Ephemeral storage, so that the scheduler finds a node that has it; the volume's own limit evicts.
     requests = {"cpu": size.cpu, "memory": size.memory, "ephemeral-storage": size.scratch, **devices}
     return {"requests": requests, "limits": {"memory": size.memory, **devices}}
 
@@ -151,8 +151,8 @@ def _resources(cluster: Cluster, size: Size) -> dict[str, dict[str, str]]:
 def _mounts(
     spec: JobSpec, platform: Platform, cluster: Cluster, size: Size
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Volume and mount of what every pod has, and of the serving token where the job asks for its file."""
-    found = [
+    """Return (volume, mount) of what every pod has, and of the serving token where the job reads its file."""
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"name": "scratch", "emptyDir": {"sizeLimit": size.scratch}}, {"name": "scratch", "mountPath": SCRATCH}),
         ({"name": "tmp", "emptyDir": {"sizeLimit": size.scratch}}, {"name": "tmp", "mountPath": "/tmp"}),
     ]
@@ -163,7 +163,7 @@ def _mounts(
         path = PurePosixPath(platform.serving.token_file)
         token = cluster.serving_token
         items = [{"key": token.key, "path": path.name}]
-        # Its group can read it, which is the pod's fsGroup.
+        # Readable by its group, which is the pod's fsGroup.
         secret = {"secretName": token.secret, "items": items, "defaultMode": 0o440}
         mount = {"name": "serving-token", "mountPath": str(path.parent), "readOnly": True}
         found.append(({"name": "serving-token", "secret": secret}, mount))

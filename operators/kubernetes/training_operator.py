@@ -1,4 +1,4 @@
-"""Jobs that train on several nodes of a Kubernetes cluster; any other is one pod."""
+"""Jobs on several nodes of a Kubernetes cluster; any other job is one pod."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -16,13 +17,21 @@ from urllib3.exceptions import HTTPError
 from include.errors import ExitCode
 from include.job_plan import JobFailedError
 from operators.errors import record_failure
-from operators.kubernetes.pod_failures import OVERDUE_SECONDS, ended_by_cluster, exit_of, failed_first, followed, gone
-from operators.kubernetes.pod_logs import LOG_PLACE
-from operators.kubernetes.pod_operator import PodJobOperator, api_answers
+from operators.kubernetes.pod_failures import (
+    OVERDUE_SECONDS,
+    ended_by_cluster,
+    exit_of,
+    failed_first,
+    is_consequence,
+    pod_gone,
+)
+from operators.kubernetes.pod_logs import LOG_POSITION
+from operators.kubernetes.pod_operator import PodJobOperator, kubernetes_errors
 from operators.kubernetes.pod_spec import SPEC_ANNOTATION
+from operators.kubernetes.pod_trigger import disruption_in
 from operators.kubernetes.training_objects import TrainingObjects
 from operators.kubernetes.training_trigger import TrainingTrigger, first_event
-from operators.kubernetes.workloads import FORMS, TRAINING, Form
+from operators.kubernetes.workloads import TRAINING, WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 2.0
 _CONSEQUENCES = {ExitCode.TRY_AGAIN, ExitCode.KILLED, ExitCode.STOPPED}
-"""What the pods of a training also end with where another pod of it was lost."""
+"""Exit codes of a training's pods that may be consequences of the loss of another one."""
 
 _LAST_LINES = 40
 """Of the log of each pod that failed."""
@@ -40,12 +49,13 @@ _LAST_LINES = 40
 class DistributedJobOperator(PodJobOperator):
     """Run one job, on as many nodes as its configuration has (`nodes`); one node is a `PodJobOperator`'s pod.
 
-    Several are one training (`operators.kubernetes.workloads`), in the form that the platform names. A task has one at
-    a time: its name follows from the task. One that a crash has left is adopted; one that is being deleted is waited
-    for. Node 0's log is followed; of every pod that failed the last lines are shown. Success is that all end well and a
-    manifest that verifies. What one node ends with, the job makes known to all; the first that says why is the verdict.
+    Several nodes are one training, as the workload that the platform names (`operators.kubernetes.workloads`). A task
+    has one training at a time: its name follows from the task. One that a crash has left is adopted; one that is being
+    deleted is waited for. Node 0's log is followed; the last lines of every failed pod are logged. Success is that all
+    pods end well, and a manifest that verifies. The job tells all nodes why one has failed; the first of them that says
+    why decides the error.
 
-    All nodes or none: where one finds no place in the platform's `schedule_timeout_seconds`, the others are let go.
+    All nodes or none: where one is not scheduled within the platform's `schedule_timeout_seconds`, all are deleted.
     """
 
     @record_failure
@@ -53,32 +63,32 @@ class DistributedJobOperator(PodJobOperator):
         if self.section is None or self._nodes == 1:
             return super().execute(context)
         if manifest := self._reuse(context):
-            return self._made(context, manifest)
+            return self._push_artifact(context, manifest)
         name = self.pod_name(context)
-        with api_answers(f"make training {name}"):
-            template = self._form.pod(name, self._template(context))
-            with self.looked_after(context):
-                training = self._require(name, template)
+        with kubernetes_errors(f"create training {name}"):
+            template = self._workload.pod(name, self._template(context))
+            with self.deleting_after_last_try(context):
+                training = self._require_training(name, template)
         trigger = self._trigger(training)
         if self.deferrable:
-            context["ti"].xcom_push(key=LOG_PLACE, value={})
+            context["ti"].xcom_push(key=LOG_POSITION, value={})
             self.defer(trigger=trigger, method_name="training_ended", timeout=self.execution_timeout)
         return self._conclude_training(context, asyncio.run(first_event(trigger)))
 
     @record_failure
     def training_ended(self, context: Context, event: dict[str, Any]) -> str:
-        """Where the task goes on once the trigger has fired."""
-        self._take(event["spec"])
+        """Resume after the trigger has fired."""
+        self._load_plan(event["spec"])
         return self._conclude_training(context, event)
 
     def defer(self, *, trigger: Any, **kwargs: Any) -> Any:
         if not isinstance(trigger, TrainingTrigger):
             return super().defer(trigger=trigger, **kwargs)
-        # Past PodJobOperator's, which takes every trigger for a pod's.
+        # Skips PodJobOperator's, which expects a pod's trigger.
         return super(PodJobOperator, self).defer(trigger=trigger, **kwargs)
 
     def on_kill(self) -> None:
-        """Delete what runs for this task: its pods save, and end."""
+        """Delete what runs for this task: its pods save and end."""
         if self._training is None:
             super().on_kill()
             return
@@ -88,17 +98,17 @@ class DistributedJobOperator(PodJobOperator):
         except (ApiException, HTTPError) as error:
             self.log.error(
                 "training %s was not deleted (%s) and goes on, if it is there: `kubectl --namespace %s delete %s %s`",
-                *(self._training.name, error, self.namespace, self._form.kind.plural, self._training.name),
+                *(self._training.name, error, self.namespace, self._workload.kind.plural, self._training.name),
             )
 
-    def _own(self, context: Context) -> None:
+    def _know_own_objects(self, context: Context) -> None:
         if self.section is None or self._nodes == 1:
-            super()._own(context)
+            super()._know_own_objects(context)
         else:
             self._training = self._objects(self.pod_name(context))
 
-    def _tidy_up(self, context: Context) -> None:
-        super()._tidy_up(context)
+    def _delete_leftovers(self, context: Context) -> None:
+        super()._delete_leftovers(context)
         if self._nodes > 1 and context["ti"].try_number > 1:
             with suppress(ApiException, HTTPError):
                 self._objects(self.pod_name(context)).delete()
@@ -112,24 +122,26 @@ class DistributedJobOperator(PodJobOperator):
         return int(self.section["config"].get("nodes", 1))
 
     @property
-    def _form(self) -> Form:
-        return FORMS[self.cluster.training]
+    def _workload(self) -> Workload:
+        return WORKLOADS[self.cluster.training]
 
     def _objects(self, name: str, uid: str | None = None) -> TrainingObjects:
-        return TrainingObjects(self.hook, self.namespace, self._form, name, uid)
+        # The provider types its hook by a protocol, and leaves open what PodJobOperator always sets.
+        hook, namespace = cast(KubernetesHook, self.hook), cast(str, self.namespace)
+        return TrainingObjects(hook, namespace, self._workload, name, uid)
 
     def _template(self, context: Context) -> dict[str, Any]:
         pod = self.build_pod_request_obj(context)
         return self.client.api_client.sanitize_for_serialization(pod)
 
     def _trigger(self, training: TrainingObjects) -> TrainingTrigger:
-        assert self._spec_uri is not None
+        assert self._spec_uri is not None and self.namespace is not None and self.kubernetes_conn_id is not None
         cluster = self.cluster
         return TrainingTrigger(
             name=training.name,
             uid=training.uid,
             namespace=self.namespace,
-            form=cluster.training,
+            workload=cluster.training,
             nodes=self._nodes,
             spec=self._spec_uri,
             connection=self.kubernetes_conn_id,
@@ -141,26 +153,26 @@ class DistributedJobOperator(PodJobOperator):
             unreachable_seconds=cluster.unreachable_seconds,
         )
 
-    def _require(self, name: str, template: dict[str, Any]) -> TrainingObjects:
-        """The task's one training: adopted where a crash has left it, made where there is none."""
-        # Known before it exists, so that on_kill deletes it whenever it comes.
+    def _require_training(self, name: str, template: dict[str, Any]) -> TrainingObjects:
+        """Return the task's one training: adopt the one that a crash has left, or create it."""
+        # Set before it exists, so that on_kill deletes it whenever it is created.
         training = self._training = self._objects(name)
         until = None
         while not self._killed:
             found = training.find()
             training.uid = found["metadata"]["uid"] if found else None
             if found is None:
-                if self._begin(training, template):
+                if self._create_training(training, template):
                     return training
                 continue
             if found["metadata"].get("deletionTimestamp") is None:
                 if self._adopts_training(found):
                     self.log.info("adopted training %s, which an earlier try has left", name)
-                    self._take(found["metadata"]["annotations"][SPEC_ANNOTATION])
-                    # What made it may have died before it made the rest.
+                    self._load_plan(found["metadata"]["annotations"][SPEC_ANNOTATION])
+                    # The process that created it may have died before it created the other objects.
                     training.complete(found, template)
                     return training
-                self.log.info("training %s of an earlier try makes room for this one", name)
+                self.log.info("training %s of an earlier try is deleted before this one starts", name)
                 training.delete()
             elif until is None:
                 self.log.info("training %s is being deleted: waiting for its pods to save and end", name)
@@ -169,97 +181,100 @@ class DistributedJobOperator(PodJobOperator):
             if time.monotonic() > until:
                 raise JobFailedError(
                     f"training {name} of an earlier try is still being deleted after its grace: `kubectl get pods -l "
-                    f"{TRAINING}={name}` shows which pod does not end; see to its node",
+                    f"{TRAINING}={name}` shows which pod does not end; check its node",
                     retryable=True,
                 )
             time.sleep(_PAUSE_SECONDS)
         raise AirflowException(f"stopped on request before training {name} was needed")
 
-    def _begin(self, training: TrainingObjects, template: dict[str, Any]) -> bool:
-        """Make the training; False where another has just done so."""
+    def _create_training(self, training: TrainingObjects, template: dict[str, Any]) -> bool:
+        """Create the training. Return False where another process has just done so."""
         assert self._plan is not None
         nodes, processes = self._nodes, self._plan.spec.config.processes // self._nodes
-        if not training.make(template, nodes=nodes, processes=processes):
+        if not training.create(template, nodes=nodes, processes=processes):
             return False
-        self.log.info("training %s: %d nodes of %d processes (%s)", training.name, nodes, processes, self._form.name)
+        self.log.info(
+            "training %s: %d nodes of %d processes (%s)", training.name, nodes, processes, self._workload.name
+        )
         if self._killed:
             self.on_kill()
         return True
 
     def _adopts_training(self, found: Mapping[str, Any]) -> bool:
-        """Whether a training that is there does, or did, what this try wants."""
+        """Return whether an existing training does, or did, what this try is to do."""
         annotations = found["metadata"].get("annotations")
-        return self._form.ended(found) != "failed" and self._works_on_ours(annotations)
+        return self._workload.ended(found) != "failed" and self._makes_the_same(annotations)
 
     def _conclude_training(self, context: Context, event: Mapping[str, Any]) -> str:
         name = self.pod_name(context)
         training = self._training = self._objects(name, event["uid"])
         ti, status = context["ti"], event["status"]
-        # One that could not be watched goes on, and the next try adopts it; without one, nobody would look after it.
+        # One that could not be watched goes on, and the next try adopts it; after the last try it is deleted.
         stays = (status == "failed" and self.cluster.keep_failed_pods) or (
             status == "unreachable" and ti.try_number <= ti.max_tries
         )
         try:
-            with api_answers(f"look at training {name}"):
+            with kubernetes_errors(f"read training {name}"):
                 manifest = self._judge_training(training, event)
         finally:
             if not stays:
                 with suppress(ApiException, HTTPError):
                     training.delete()
-        return self._made(context, manifest)
+        return self._push_artifact(context, manifest)
 
     def _judge_training(self, training: TrainingObjects, event: Mapping[str, Any]) -> Manifest:
+        """Return what the training made, or raise why it failed: from the event and the pods that are left."""
         assert self._plan is not None
-        form, name = training.form, training.name
+        workload, name, disruption = training.workload, training.name, disruption_in(event)
         pods = self.client.list_namespaced_pod(self.namespace, label_selector=f"{TRAINING}={name}").items
-        failed = failed_first(pods, form.container)
-        # A pod that says itself what another try cannot change; one of those that another has left tells only that.
-        cause = exit_of(failed[0], form.container) if failed else None
-        told = cause is not None and cause[0] not in _CONSEQUENCES
+        failed = failed_first(pods, workload.container)
+        # Whether a pod says itself what another try cannot change, and not only that another pod has left it.
+        cause = exit_of(failed[0], workload.container) if failed else None
+        explained = cause is not None and cause[0] not in _CONSEQUENCES
         if event["status"] in ("failed", "stuck"):
             for pod in failed:
-                self._show_end(pod, form)
+                self._log_end(pod, workload)
         match event["status"]:
             case "succeeded":
                 return self._plan.conclude(0, None)
             case "gone":
-                raise gone(name, event["fate"])
-            case "stuck" if not told:
+                raise pod_gone(name, disruption)
+            case "stuck" if not explained:
                 raise JobFailedError(event["message"], retryable=event["retryable"])
             case "unreachable":
                 raise JobFailedError(
-                    f"training {name} could not be watched ({event['message']}): see to the Kubernetes API, and to "
-                    "what Airflow may do there",
+                    f"training {name} could not be watched ({event['message']}): check the Kubernetes API, and what "
+                    "Airflow may do there",
                     retryable=True,
                 )
-        if event["fate"] and (not failed or followed(failed[0], form.container)):
-            # The one that was taken away is gone, or ended like those that only followed it.
-            raise JobFailedError(event["fate"], retryable=event["retryable"])
+        if disruption and (not failed or is_consequence(failed[0], workload.container)):
+            # The pod that was removed is gone, or ended like those for which that was the reason.
+            raise JobFailedError(disruption, retryable=event["retryable"])
         for pod in failed:
-            if found := ended_by_cluster(pod, form.container):
-                raise found
-            if ended := exit_of(pod, form.container):
+            if failure := ended_by_cluster(pod, workload.container):
+                raise failure
+            if ended := exit_of(pod, workload.container):
                 return self._plan.conclude(*ended)
         found = training.find()
         raise JobFailedError(
-            f"training {name} failed ({form.reason(found) if found else 'it is gone'}), and none of its pods is "
+            f"training {name} failed ({workload.reason(found) if found else 'it is gone'}), and none of its pods is "
             "there to say why: the next try goes on where this one has saved",
             retryable=True,
         )
 
-    def _show_end(self, pod: Any, form: Form) -> None:
-        """The last lines of a pod's log. Node 0's was followed; its last lines may have come too late for that."""
-        ended = exit_of(pod, form.container)
+    def _log_end(self, pod: Any, workload: Workload) -> None:
+        """Log the last lines of a pod, node 0's too: its last lines may have come too late for the trigger."""
+        ended = exit_of(pod, workload.container)
         how = f"exit {ended[0]}" if ended else pod.status.phase
         self.log.error("the end of pod %s (%s, node %s):", pod.metadata.name, how, pod.spec.node_name)
         if ended is None:
             return
         with suppress(ApiException, HTTPError):
-            # Unread, because the client makes of bytes what Python would print of them: b'…'.
+            # Not preloaded: the client would turn the bytes into their repr, b'…'.
             answer = self.client.read_namespaced_pod_log(
                 pod.metadata.name,
                 self.namespace,
-                container=form.container,
+                container=workload.container,
                 tail_lines=_LAST_LINES,
                 _preload_content=False,
             )

@@ -1,12 +1,12 @@
-"""What trains on several nodes: from the pod of one node to what a cluster runs, in three forms. Plain data.
+"""Workloads that train on several nodes, made from the pod of one node: three kinds, as plain data.
 
 - `job`: an Indexed Job and a headless Service, which need no controller beside Kubernetes' own.
-- `trainjob`: Kubeflow Trainer v2 (`trainer.kubeflow.org/v1alpha1`, v2.3). A TrainingRuntime of its own carries the pod:
-  a TrainJob alone can set neither its priority class nor how often a failed pod is replaced.
+- `trainjob`: Kubeflow Trainer v2 (`trainer.kubeflow.org/v1alpha1`, v2.3), with a TrainingRuntime of its own: a TrainJob
+  alone can set neither its pods' priority class nor how often a failed pod is replaced.
 - `pytorchjob`: Kubeflow's former PyTorchJob (`kubeflow.org/v1`, training-operator 1.9).
 
-In all of them one node is one pod, which finds in `PET_*` which it is and where node 0 is; a pod that fails is not
-replaced, since the others cannot go on without it: the operator's next try begins again with all.
+In all of them one node is one pod, which finds its rank and node 0's address in `PET_*`. A pod that fails is not
+replaced, since the others cannot go on without it: the operator's next try starts all of them again.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from include.job_environment import MASTER_ADDRESS, MASTER_PORT, NODE_RANK, NODE
 from operators.kubernetes.pod_spec import CONTAINER, SPEC_ANNOTATION
 
 TRAINING = "anemone/training"
-"""Label of everything that belongs to one training: its name."""
+"""Label of every object of one training; its value is the training's name."""
 
 PORT = 29500
-"""Of node 0, below the range of outgoing connections; the ports after it are the ranks'."""
+"""Of node 0, below the range of outgoing connections; the ports after it are those of its ranks."""
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_KEPT_SECONDS = 7 * 24 * 3600
-"""How long a training that nobody came back for stays to be looked at; it holds no node."""
+_TTL_SECONDS = 7 * 24 * 3600
+"""How long a finished training stays that no task deletes; it holds no node."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Where the API server keeps objects of a kind."""
+    """A kind of objects, as paths of the API server name it."""
 
     group: str
     version: str
@@ -40,15 +40,16 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Form:
+class Workload:
     """One way to train on several nodes.
 
     Attributes:
-        name: as a platform names it. `kind`: of the object that is the training; deleting it deletes everything of it.
-        container: what the pods' container has to be called.
+        name: `cluster.training` of a platform.
+        kind: of the training's main object; deleting that deletes all others.
+        container: the name that the pods' container has to have.
         first: labels of node 0's pod, beside `TRAINING`.
-        succeeded, failed: types of the conditions with which it ends.
-        before, after: the other objects, of which some have to be there before it.
+        succeeded, failed: types of the main object's conditions at its end.
+        before, after: return the other objects, to be created before and after the main one.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Form:
     after: Callable[[str, dict[str, Any]], list[tuple[Kind, dict[str, Any]]]] = lambda _name, _pod: []
 
     def pod(self, name: str, pod: Mapping[str, Any]) -> dict[str, Any]:
-        """The pod of one node as a template: its container named, all of it labelled."""
+        """Return a template of one node's pod, with the container's name and the training's label."""
         template = {"metadata": deepcopy(pod["metadata"]), "spec": deepcopy(pod["spec"])}
         for key in ("name", "namespace"):
             template["metadata"].pop(key, None)
@@ -72,19 +73,19 @@ class Form:
         return template
 
     def render(self, name: str, template: dict[str, Any], *, nodes: int, processes: int) -> dict[str, Any]:
-        """The training itself. `template` is what `pod` gave; `processes` are those of one node."""
+        """Return the main object. `template`: what `pod` returned; `processes`: of one node."""
         return {**self._main(name, template, nodes, processes), "metadata": _metadata(name, template)}
 
     def ended(self, training: Mapping[str, Any]) -> str | None:
-        """`succeeded`, `failed`, or None while it goes on."""
+        """Return `succeeded`, `failed`, or None as long as the training goes on."""
         conditions = {found["type"]: found for found in training.get("status", {}).get("conditions", ())}
-        for verdict, kind in (("succeeded", self.succeeded), ("failed", self.failed)):
-            if conditions.get(kind, {}).get("status") == "True":
-                return verdict
+        for outcome, condition in (("succeeded", self.succeeded), ("failed", self.failed)):
+            if conditions.get(condition, {}).get("status") == "True":
+                return outcome
         return None
 
     def reason(self, training: Mapping[str, Any]) -> str:
-        """What the cluster says of its failure."""
+        """Return what the cluster reports about the failure."""
         for found in training.get("status", {}).get("conditions", ()):
             if found["type"] == self.failed and found.get("status") == "True":
                 return ": ".join(filter(None, (found.get("reason"), found.get("message"))))
@@ -102,14 +103,14 @@ def _metadata(name: str, template: Mapping[str, Any]) -> dict[str, Any]:
 def _job(name: str, template: dict[str, Any], nodes: int, _processes: int) -> dict[str, Any]:
     template = deepcopy(template)
     template["spec"] |= {"restartPolicy": "Never", "subdomain": name}
-    place = [
+    rendezvous = [
         {"name": NODES, "value": str(nodes)},
         {"name": NODE_RANK, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{_INDEX}']"}}},
         {"name": MASTER_ADDRESS, "value": f"{name}-0.{name}"},
         {"name": MASTER_PORT, "value": str(PORT)},
     ]
     container = next(found for found in template["spec"]["containers"] if found["name"] == CONTAINER)
-    container["env"] = [*container.get("env", []), *place]
+    container["env"] = [*container.get("env", []), *rendezvous]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -119,7 +120,7 @@ def _job(name: str, template: dict[str, Any], nodes: int, _processes: int) -> di
             "parallelism": nodes,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            # Names the pod that failed first in the Job's own condition, and ends the others at once.
+            # The Job's condition names the pod that failed first, and the others end at once.
             "podFailurePolicy": {
                 "rules": [
                     {
@@ -129,7 +130,7 @@ def _job(name: str, template: dict[str, Any], nodes: int, _processes: int) -> di
                     {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]
             },
-            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "ttlSecondsAfterFinished": _TTL_SECONDS,
             "template": template,
         },
     }
@@ -140,7 +141,7 @@ def _service(name: str, template: dict[str, Any]) -> list[tuple[Kind, dict[str, 
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(name, template),
-        # Node 0 must be found before it is ready: it becomes so only once the others have found it.
+        # The others must resolve node 0 before it is ready: it becomes ready only once they have connected.
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {TRAINING: name}},
     }
     return [(SERVICE, service)]
@@ -181,10 +182,10 @@ def _training_runtime(name: str, template: dict[str, Any]) -> list[tuple[Kind, d
         "spec": {
             "mlPolicy": {"numNodes": 1, "torch": {}},
             "template": {
-                # No ttlSecondsAfterFinished, here or in the Job: Trainer 2.3 makes the JobSet of a failed TrainJob anew
-                # once it is gone, and so trains again (kubeflow/trainer#3737, #3779). A TrainJob has none of its own.
+                # No ttlSecondsAfterFinished, here or in the Job: once the JobSet of a failed TrainJob is gone, Trainer
+                # 2.3 creates it and trains again (kubeflow/trainer#3737, #3779). A TrainJob has no such field.
                 "spec": {
-                    # Node 0 has to be found before it is ready.
+                    # The others must resolve node 0 before it is ready.
                     "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
                     "failurePolicy": {"maxRestarts": 0},
                     "replicatedJobs": [node],
@@ -204,7 +205,7 @@ def _pytorch_job(_name: str, template: dict[str, Any], nodes: int, processes: in
         "kind": "PyTorchJob",
         "spec": {
             "nprocPerNode": str(processes),
-            "runPolicy": {"backoffLimit": 0, "cleanPodPolicy": "Running", "ttlSecondsAfterFinished": _KEPT_SECONDS},
+            "runPolicy": {"backoffLimit": 0, "cleanPodPolicy": "Running", "ttlSecondsAfterFinished": _TTL_SECONDS},
             "pytorchReplicaSpecs": {"Master": replicas(1), "Worker": replicas(nodes - 1)},
         },
     }
@@ -213,18 +214,18 @@ def _pytorch_job(_name: str, template: dict[str, Any], nodes: int, processes: in
 SERVICE = Kind("", "v1", "services")
 _TRAINING_RUNTIME = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes")
 
-FORMS: Mapping[str, Form] = {
-    form.name: form
-    for form in (
-        Form("job", Kind("batch", "v1", "jobs"), CONTAINER, _job, after=_service),
-        Form(
+WORKLOADS: Mapping[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("job", Kind("batch", "v1", "jobs"), CONTAINER, _job, after=_service),
+        Workload(
             "trainjob",
             Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
             "node",
             _train_job,
             before=_training_runtime,
         ),
-        Form(
+        Workload(
             "pytorchjob",
             Kind("kubeflow.org", "v1", "pytorchjobs"),
             "pytorch",

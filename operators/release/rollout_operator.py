@@ -1,4 +1,4 @@
-"""A release or a rollback as a task: the canary controller does it, Airflow waits and reads the verdict."""
+"""A release or a rollback as a task: the canary controller carries it out, Airflow waits for the outcome."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from operators.store import store_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_KEPT = "rollout"
-"""Key in the task's state, which outlives its tries: {"number": of rollouts that it asked for, "max_tries": Airflow's
-when the last one was asked for, "stopped": whether that one was told to go back}."""
+_STATE_KEY = "rollout"
+"""In the task's state, which all its tries share: {"number": of rollouts that it has requested, "max_tries": Airflow's
+at the last request, "stopped": whether the last one was aborted because the task was stopped}."""
 
-_BRIEF_SECONDS = 5.0
-"""A first release and a rollback are over by then, and deferring them would take about as long."""
+_DEFER_AFTER_SECONDS = 5.0
+"""A first release and a rollback have ended by then, and deferring them would take about as long."""
 
 _POLL_SECONDS = 0.25
 
-_NOTE_SECONDS = 1.0
-"""Airflow kills a task 5 s after it was asked to stop, and its rollout has to be taken back within them."""
+_STORE_SECONDS = 1.0
+"""For storing that the task was stopped: Airflow kills it 5 s later, and its rollout must be aborted before."""
 
 _REMEDY: dict[Outcome | None, str] = {
-    "rolled_back": "Mend the data set or the recipe and run customize, or clear this task to try the same once more.",
-    "inconclusive": "Let more requests come, or ask for less evidence with the overrides canary.min_requests and "
+    "rolled_back": "Correct the data set or the recipe and run customize, or clear this task to try again.",
+    "inconclusive": "Wait for more requests, or ask for less evidence with the overrides canary.min_requests and "
     "canary.max_seconds, then clear this task.",
-    "refused": "Nothing was loaded, and the traffic is as it was.",
+    "refused": "Nothing was loaded, and the traffic has not changed.",
 }
 """What the person who finds the red task can do."""
 
@@ -51,18 +51,18 @@ class CanaryRolloutOperator(BaseOperator):
 
     Returns {"outcome", "model", "version", "release": its name inside Triton, "evidence": artifact URI}.
 
-    The controller carries the rollout out, whatever becomes of Airflow; this task starts it, defers, and reads the
-    verdict. A retry after a crash joins the rollout of the try before. A person who clears the task or marks it
-    failed takes the rollout back, and a cleared task starts another one. Airflow does not say which of the two it was,
-    but clearing gives a task new tries, and a retry does not: its `max_tries` tells them apart. Where another rollout
-    goes on at the target, the task waits until that has ended.
+    The controller carries the rollout out, whatever happens to Airflow; this task starts it, defers, and reads the
+    outcome. A retry after a crash joins the rollout of the try before. Clearing the task, or marking it failed, aborts
+    the rollout, and a cleared task starts another one. Airflow does not say whether a try is a retry or follows a
+    clear, but clearing raises the task's `max_tries`. Where another rollout goes on at the target, the task waits until
+    that has ended.
 
     Args:
         kind: `release` leads the canary through its policy's steps; `rollback` shifts all traffic at once.
         target: the public model name, which is also the registered model's.
-        version: of the registered model. A rollback goes to a version that was live before, if empty to the last one.
+        version: of the registered model. A rollback's must have been live before; empty means the last one.
         engine: URI of what the job `engine` made of that version; only for a release.
-        expected_champion: the version that the candidate was compared with, None with none; only for a release.
+        expected_champion: the version that the candidate was compared with, if with any; only for a release.
         policy: the `canary` section of a resolved recipe; None: the defaults.
         drill: rehearse a bad release (see `include.release.rollouts.RolloutRequest`).
     """
@@ -103,94 +103,94 @@ class CanaryRolloutOperator(BaseOperator):
     @record_failure
     def execute(self, context: Context) -> dict[str, Any]:
         try:
-            status = self._begun(context)
+            status = self._start_or_join(context)
         except OtherRolloutError as other:
-            self._wait_for(other)
-        told = self._tell(status, 0)
-        give_up = time.monotonic() + _BRIEF_SECONDS
+            self._defer_until_other_ends(other)
+        notes_logged = self._log_notes(status, 0)
+        defer_at = time.monotonic() + _DEFER_AFTER_SECONDS
         while not status.ended:
-            if time.monotonic() > give_up:
-                self._wait(status.id, told)
+            if time.monotonic() > defer_at:
+                self._defer(status.id, notes_logged)
             time.sleep(_POLL_SECONDS)
             try:
-                status = self._known(status.id)
+                status = self._status(status.id)
             except TryAgainError as error:
                 self.log.warning("%s", error)
-                self._wait(status.id, told)
-            told = self._tell(status, told)
+                self._defer(status.id, notes_logged)
+            notes_logged = self._log_notes(status, notes_logged)
         return self._conclude(context, status)
 
     @record_failure
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue after the deferral."""
-        if event["trouble"] is not None:
+        """Resume after the trigger has fired. Version 0.1 called the keys `trouble` and `told`."""
+        error = event["error"] if "error" in event else event["trouble"]
+        if error is not None:
             raise AirflowException(
-                f"{event['trouble']}; rollout {event['rollout']} is the controller's to end, and the next try of this "
-                "task looks for it"
+                f"{error}; the controller goes on with rollout {event['rollout']}, which the next try joins"
             )
-        status = self._known(event["rollout"])
-        self._tell(status, event["told"])
+        status = self._status(event["rollout"])
+        self._log_notes(status, event["notes_logged"] if "notes_logged" in event else event["told"])
         return self._conclude(context, status)
 
     def ask_again(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue after the deferral for another task's rollout, however that has ended."""
+        """Try again after another task's rollout has ended, in whatever way."""
         return self.execute(context)
 
     def on_kill(self) -> None:
-        """Take the rollout back: the task was stopped before it deferred, and nobody would see how it ends."""
+        """Abort the rollout: the task was stopped before it deferred, and nobody would read the outcome."""
         if self._rollout is None:
             return
-        # In a thread: this is a signal handler, and may have interrupted a talk with the supervisor, which lets nobody
-        # else speak until it is over.
-        note = threading.Thread(target=self._note_stop, daemon=True)
-        note.start()
-        note.join(_NOTE_SECONDS)
+        # In a thread: this is a signal handler, and may have interrupted a request to the supervisor, which serves no
+        # other one until it is over.
+        storing = threading.Thread(target=self._store_stop, daemon=True)
+        storing.start()
+        storing.join(_STORE_SECONDS)
         refusal = self.controller.abort(self._rollout, "its task was stopped")
         if refusal is not None:
             self.log.warning("%s", refusal)
 
-    def _note_stop(self) -> None:
-        self._state.set(_KEPT, {**self._state.get(_KEPT), "stopped": True})
+    def _store_stop(self) -> None:
+        self._state.set(_STATE_KEY, {**self._state.get(_STATE_KEY), "stopped": True})
 
-    def _wait_for(self, other: OtherRolloutError) -> NoReturn:
+    def _defer_until_other_ends(self, other: OtherRolloutError) -> NoReturn:
         from operators.release.trigger import RolloutTrigger
 
         self.log.info("%s", other)
         self.defer(trigger=RolloutTrigger(rollout=other.rollout, own=False), method_name="ask_again")
 
-    def _wait(self, rollout: str, told: int) -> NoReturn:
+    def _defer(self, rollout: str, notes_logged: int) -> NoReturn:
         from operators.release.trigger import RolloutTrigger
 
         self.log.info(
-            "waiting for rollout %s, which the canary controller carries out whether Airflow runs or not; to take it "
-            "back, mark this task as failed",
+            "waiting for rollout %s, which the canary controller carries out whether Airflow runs or not; to abort it, "
+            "mark this task as failed",
             rollout,
         )
-        self.defer(trigger=RolloutTrigger(rollout=rollout, told=told), method_name="resume")
+        self.defer(trigger=RolloutTrigger(rollout=rollout, notes_logged=notes_logged), method_name="resume")
 
-    def _tell(self, status: RolloutStatus, told: int) -> int:
-        """Log what the log does not have yet; returns how many notes it has now."""
-        for line in new_notes(status, told):
+    def _log_notes(self, status: RolloutStatus, notes_logged: int) -> int:
+        """Log the notes after the first `notes_logged`. Return how many are in the log now."""
+        for line in news(status, notes_logged):
             self.log.info("%s", line)
-        return max(told, len(status.notes))
+        return max(notes_logged, len(status.notes))
 
-    def _begun(self, context: Context) -> RolloutStatus:
-        """The rollout that this try waits for: started, or joined where the try before had started it."""
+    def _start_or_join(self, context: Context) -> RolloutStatus:
+        """Return the rollout that this try waits for: a new one, or the one that the try before had started."""
         self._state = context["task_state_store"]
         max_tries = context["ti"].max_tries
-        kept = self._state.get(_KEPT) or {"number": 1, "max_tries": max_tries, "stopped": False}
-        number = kept["number"]
-        if kept["stopped"] or kept["max_tries"] != max_tries:
+        state = self._state.get(_STATE_KEY) or {"number": 1, "max_tries": max_tries, "stopped": False}
+        number = state["number"]
+        if state["stopped"] or state["max_tries"] != max_tries:
             former = _rollout_id(context, number)
             status = self.controller.status(former)
-            if status is not None and self._stands(status):
+            if status is not None and self._is_live(status):
                 return status
             if status is not None and not status.ended:
-                self.log.info("the task was cleared or stopped while rollout %s went on: it goes back first", former)
+                self.log.info("the task was cleared or stopped while rollout %s went on: it is aborted first", former)
                 self.controller.abort(former, "its task was cleared or stopped")
             number += 1
         request = self._request(_rollout_id(context, number))
-        self._state.set(_KEPT, {"number": number, "max_tries": max_tries, "stopped": False})
+        self._state.set(_STATE_KEY, {"number": number, "max_tries": max_tries, "stopped": False})
         self._rollout = request.id
         status = self.controller.start(request)
         self.log.info(
@@ -200,8 +200,8 @@ class CanaryRolloutOperator(BaseOperator):
         )
         return status
 
-    def _stands(self, status: RolloutStatus) -> bool:
-        """Whether what the rollout promoted is what is live."""
+    def _is_live(self, status: RolloutStatus) -> bool:
+        """Return whether the release that the rollout promoted is the champion now."""
         if status.outcome != "promoted":
             return False
         target = self.controller.target(status.target)
@@ -213,7 +213,7 @@ class CanaryRolloutOperator(BaseOperator):
             draft["policy"] = self.policy
         if self.kind == "release":
             draft["expected_champion"] = self.expected_champion
-            draft["release"] = {"model": self.target, "version": self.version, "engine": _pinned(self.engine)}
+            draft["release"] = {"model": self.target, "version": self.version, "engine": _pin(self.engine)}
         else:
             draft["version"] = self.version or None
         try:
@@ -222,16 +222,18 @@ class CanaryRolloutOperator(BaseOperator):
             problem = first_problem(error, whole=self.kind)
             raise ConfigurationError(f"this {self.kind} cannot be asked for: {problem}") from None
 
-    def _known(self, rollout: str) -> RolloutStatus:
+    def _status(self, rollout: str) -> RolloutStatus:
+        """Return the rollout's status. Raises TryAgainError where the controller has lost it."""
         status = self.controller.status(rollout)
         if status is None:
             raise TryAgainError(
                 f"the canary controller does not know rollout {rollout} any more, so its state was lost: the next try "
-                "starts it anew"
+                "starts it again"
             )
         return status
 
     def _conclude(self, context: Context, status: RolloutStatus) -> dict[str, Any]:
+        """Return what the task returns of a promoted rollout. Raises DecisionError for any other outcome."""
         if status.figures:
             self.log.info(format_event("figures", status.figures))
         if status.evidence:
@@ -252,21 +254,22 @@ class CanaryRolloutOperator(BaseOperator):
         outcome = str(status.outcome).replace("_", " ")
         drill = f" (drill: {self.drill})" if self.drill != "none" else ""
         now = f"Version {live} answers {status.target}." if live else f"Nothing is live on {status.target}."
-        rehearsed = self.drill != "none" and status.outcome == "rolled_back"
-        remedy = "It was a drill: nothing is to be mended." if rehearsed else _REMEDY.get(status.outcome, "")
-        looks = f" {status.evidence} holds every look." if status.evidence else ""
-        message = f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{looks}"
+        drilled = self.drill != "none" and status.outcome == "rolled_back"
+        remedy = "It was a drill: there is nothing to correct." if drilled else _REMEDY.get(status.outcome, "")
+        evidence = f" {status.evidence} holds every analysis run." if status.evidence else ""
+        message = f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{evidence}"
         raise DecisionError(message, event=status.outcome or "run_failed")
 
 
 def _rollout_id(context: Context, number: int) -> str:
-    """The same for every try of one task; `number` counts the rollouts that it asked for."""
+    """Return the same id in every try of one task; `number` counts the rollouts that it has requested."""
     ti = context["ti"]
-    place = [ti.dag_id, context["run_id"], ti.task_id, ti.map_index]
-    return f"{ti.dag_id[:60]}.{ti.task_id[:60]}-{digest(place)[:12]}.{number}"
+    task = [ti.dag_id, context["run_id"], ti.task_id, ti.map_index]
+    return f"{ti.dag_id[:60]}.{ti.task_id[:60]}-{digest(task)[:12]}.{number}"
 
 
-def _pinned(engine: str | None) -> dict[str, str]:
+def _pin(engine: str | None) -> dict[str, str]:
+    """Return the engine's URI and content digest."""
     if engine is None:
         raise ConfigurationError("a release needs an engine: this task was given none")
     store, name = store_of(engine)

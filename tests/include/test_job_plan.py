@@ -84,7 +84,7 @@ def test_a_plan_that_another_process_has_written_is_the_same(store):
 
 
 def test_a_plan_that_is_gone_is_made_anew_by_the_next_try(store):
-    with pytest.raises(TryAgainError, match=r"x\.json is gone from the store: the next try plans anew"):
+    with pytest.raises(TryAgainError, match=r"x\.json is gone from the store: the next try plans the job again"):
         JobPlan.stored(f"{store.root}/specs/some/x.json", store)
 
 

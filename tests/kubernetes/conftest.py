@@ -88,14 +88,12 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
 @pytest.fixture
 def platform(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """The platform as it is shipped, with pods that are small, and some that are too small; `use` changes it."""
-    from operators import job as job_task
-
     found = load_platform("cpu-cluster")
     assert found.cluster is not None
     tiny = {"tiny": Size(cpu="50m", memory="24Mi", scratch="100Mi"), "huge": Size(cpu="5000", memory="1Gi")}
     cluster = found.cluster.model_copy(update={"sizes": {**found.cluster.sizes, **tiny}})
     found = found.model_copy(update={"cluster": cluster, "grace_seconds": 20.0})
-    monkeypatch.setattr(job_task, "current_platform", lambda: found)
+    monkeypatch.setattr("operators.job.current_platform", lambda: found)
     return found
 
 
@@ -104,10 +102,8 @@ def use(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     """Change the platform's cluster section for the rest of a test."""
 
     def change(**update: Any) -> None:
-        from operators import job as job_task
-
         cluster = platform.cluster.model_copy(update=update)  # type: ignore[union-attr]
-        monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+        monkeypatch.setattr("operators.job.current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
 
     return change
 

@@ -21,13 +21,13 @@ from kubernetes.client.exceptions import ApiException
 from include.artifacts.store import Store
 from include.home import PROJECT
 from include.recipes import resolve
-from operators.kubernetes.workloads import FORMS, Kind
+from operators.kubernetes.workloads import WORKLOADS, Kind
 from tests.kubernetes.namespace import Namespace, connection, need_resource, wait_for
 from tests.kubernetes.task import Task, mark_failed
 
 ROOT = PROJECT / "include" / "deploy" / "kubernetes"
 RUNTIME = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes")
-KINDS = {"trainjob": [FORMS["trainjob"].kind, RUNTIME], "pytorchjob": [FORMS["pytorchjob"].kind]}
+KINDS = {"trainjob": [WORKLOADS["trainjob"].kind, RUNTIME], "pytorchjob": [WORKLOADS["pytorchjob"].kind]}
 """What is made of each form."""
 
 
@@ -123,7 +123,7 @@ def test_how_it_ended_is_read(form: str, task: Task, namespace: Namespace, becom
     if training.get("status"):
         pytest.skip(f"a controller answers for {kind.plural} here")
     now = training["metadata"]["creationTimestamp"]
-    condition = {"type": FORMS[form].failed, "status": "True", "reason": "TooMuch", "message": "of it"}
+    condition = {"type": WORKLOADS[form].failed, "status": "True", "reason": "TooMuch", "message": "of it"}
     condition |= {"lastTransitionTime": now}
     patch = json.dumps({"status": {"conditions": [condition]}})
     namespace.kubectl("patch", resource(kind), task.pod, "--subresource=status", "--type=merge", "--patch", patch)

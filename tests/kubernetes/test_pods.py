@@ -89,7 +89,7 @@ def test_an_image_that_is_not_there(
     platform: Platform, namespace: Namespace, use: Callable[..., None], run: str
 ) -> None:
     use(images={"jobs": "anemone.invalid/nothing:1"})
-    says = r"the image anemone\.invalid/nothing:1 (cannot be had|could not be pulled)"
+    says = r"the image anemone\.invalid/nothing:1 (cannot|could not) be pulled"
     task = Task(run, rows(6))
     with pytest.raises(AirflowException, match=says):
         task.follow()

@@ -226,7 +226,7 @@ def test_a_preempted_training_saves_and_the_next_try_goes_on_from_there(
     wait_for(lambda: namespace.phase(task.pod) == "Running", 180, "the training's pod")
     wait_for(lambda: "train step=" in namespace.log(task.pod), 180, "its first steps", every=0.3)
     namespace.create(first)
-    with pytest.raises(AirflowException, match=f"pod {task.pod} made room for a pod of a higher priority"):
+    with pytest.raises(AirflowException, match=f"pod {task.pod} was preempted by a pod of a higher priority"):
         task.resume(deferred)
     namespace.wait_ready("first")
     namespace.delete("pod", "first", "--now")

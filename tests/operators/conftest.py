@@ -14,9 +14,7 @@ import pytest
 
 from include.platforms import Platform, load_platform
 from include.release.rollouts import LiveRelease, Note, RolloutRequest, RolloutStatus, TargetStatus
-from operators.release import planning as releases
-from operators.release import rollout_operator as rollout
-from operators.release import trigger
+from operators.release import planning, rollout_operator, trigger
 
 TOKEN = "planted-secret-token"
 ENGINE = {"uri": "file:///store/engine-1", "digest": "0" * 64}
@@ -33,7 +31,7 @@ def live(version: str, name: str | None = None) -> LiveRelease:
 
 
 class ControllerPeer:
-    """Keeps what was asked of it; `story` says how each rollout stands when it is looked at for the n-th time."""
+    """Keeps what was requested; `story` changes a rollout at each request for its status."""
 
     def __init__(self) -> None:
         self.requests: dict[str, RolloutRequest] = {}
@@ -141,6 +139,6 @@ def platform(controller: ControllerPeer, tmp_path: Path, store: Any, monkeypatch
         }
     )
     platform = laptop.model_copy(update={"serving": serving, "store": store.root})
-    for module in (releases, rollout, trigger):
+    for module in (planning, rollout_operator, trigger):
         monkeypatch.setattr(module, "current_platform", lambda: platform)
     return platform

@@ -13,7 +13,7 @@ from include import platforms
 from include.errors import ConfigurationError
 from include.home import PROJECT
 from include.platforms import load_platform
-from operators import DistributedJobOperator, LocalJobOperator, job, stage, stages
+from operators import DistributedJobOperator, LocalJobOperator, stage
 from operators.defaults import RETRIES
 
 SECTION = {"job": "generate", "config": {}}
@@ -28,8 +28,8 @@ def cluster(monkeypatch):
     load_platform.cache_clear()
     platform = load_platform("eks-h100")
     load_platform.cache_clear()
-    for module in (job, stages):
-        monkeypatch.setattr(module, "current_platform", lambda: platform)
+    for module in ("job", "stages"):
+        monkeypatch.setattr(f"operators.{module}.current_platform", lambda: platform)
     return platform
 
 

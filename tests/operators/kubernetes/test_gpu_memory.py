@@ -12,7 +12,7 @@ from include.artifacts.store import Store
 from include.errors import ConfigurationError
 from include.job_plan import JobPlan
 from include.platforms.cluster import Cluster
-from operators.kubernetes.gpu_memory import require_room
+from operators.kubernetes.gpu_memory import require_gpu_memory
 
 SHAPE = {
     "hidden_size": 4096,
@@ -64,15 +64,15 @@ def plan(tmp_path):
 
 
 def test_what_fits_is_told_in_the_log(plan):
-    line = require_room(plan(dtype="bfloat16"), CLUSTER, None)
+    line = require_gpu_memory(plan(dtype="bfloat16"), CLUSTER, None)
     assert 'sizing gpu_memory=40Gi weights="15.0 GiB"' in line and line.endswith("fits=True")
-    assert require_room(plan(dtype="bfloat16"), CLUSTER, "default") is None
+    assert require_gpu_memory(plan(dtype="bfloat16"), CLUSTER, "default") is None
 
 
 def test_what_cannot_fit_is_refused(plan):
     with pytest.raises(ConfigurationError, match="at least 119.7 GiB on each GPU .* one of the size gpu1 has 40.0 GiB"):
-        require_room(plan(method="sft"), CLUSTER, None)
+        require_gpu_memory(plan(method="sft"), CLUSTER, None)
 
 
 def test_of_a_base_model_that_nobody_counted_nothing_is_asked(plan):
-    assert require_room(plan(parameters=None, method="sft"), CLUSTER, None) is None
+    assert require_gpu_memory(plan(parameters=None, method="sft"), CLUSTER, None) is None

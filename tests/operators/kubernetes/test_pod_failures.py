@@ -8,7 +8,14 @@ from types import SimpleNamespace
 import pytest
 from kubernetes.client import ApiClient
 
-from operators.kubernetes.pod_failures import ended_by_cluster, exit_of, fate_of, obstacle, overdue, unschedulable
+from operators.kubernetes.pod_failures import (
+    disruption_of,
+    ended_by_cluster,
+    exit_of,
+    overdue,
+    startup_failure,
+    unschedulable,
+)
 
 
 def pod(phase="Failed", *, state=None, deleted=None, **status):
@@ -64,7 +71,7 @@ def disruption(reason, message=""):
         (pod(conditions=[disruption("PreemptionByScheduler")], state=ended(143)), "pod of a higher priority", True),
         (pod(conditions=[disruption("EvictionByEvictionAPI")], state=ended(143)), "which is being drained", True),
         (pod(conditions=[disruption("DeletionByPodGC")]), r"lost together with its node \(node gpu-7\)", True),
-        (pod(conditions=[disruption("DeletionByTaintManager")]), "which is away or was tainted", True),
+        (pod(conditions=[disruption("DeletionByTaintManager")]), "which is unreachable or was tainted", True),
         (pod(conditions=[disruption("Other", "for a test")]), r"taken away \(Other: for a test\)", True),
         (pod(reason="NodeLost"), r"lost together with its node \(gpu-7\)", True),
         (pod(reason="Terminated", message="imminent node shutdown", state=ended(143)), "shutting down", True),
@@ -105,7 +112,7 @@ def test_a_pod_that_goes_on_was_ended_by_nobody():
 
 
 @pytest.mark.parametrize(
-    ("message", "sentence"),
+    ("message", "failure_message"),
     [
         ("row 3 is wrong: mend it", "row 3 is wrong: mend it"),
         ("step=1\nerror: row 3 is wrong: mend it\nbye\n", "row 3 is wrong: mend it"),
@@ -114,8 +121,8 @@ def test_a_pod_that_goes_on_was_ended_by_nobody():
         (None, None),
     ],
 )
-def test_the_last_sentence_is_the_jobs_or_the_end_of_its_log(message, sentence):
-    assert exit_of(pod(state=ended(70, message))) == (70, sentence)
+def test_the_last_error_is_the_jobs_or_the_end_of_its_log(message, failure_message):
+    assert exit_of(pod(state=ended(70, message))) == (70, failure_message)
 
 
 @pytest.mark.parametrize(
@@ -124,26 +131,31 @@ def test_the_last_sentence_is_the_jobs_or_the_end_of_its_log(message, sentence):
         (
             "ErrImagePull",
             'rpc error: failed to pull "i": not found',
-            "image registry.example/jobs:1 cannot be had",
+            "image registry.example/jobs:1 cannot be pulled",
             False,
         ),
         ("ImagePullBackOff", "Back-off pulling image: 401 Unauthorized", "image_pull_secrets", False),
         ("ErrImagePull", "dial tcp 10.0.0.1:443: connect: connection refused", "could not be pulled", True),
-        ("InvalidImageName", "couldn't parse image name", "cannot be had", False),
-        ("ErrImageNeverPull", "not present with pull policy of Never", "cannot be had", False),
-        ("CreateContainerConfigError", 'secret "store" not found', 'secret "store" not found.*make the Secret', False),
-        ("CreateContainerError", "context deadline exceeded", "see to its node", True),
+        ("InvalidImageName", "couldn't parse image name", "cannot be pulled", False),
+        ("ErrImageNeverPull", "not present with pull policy of Never", "cannot be pulled", False),
+        (
+            "CreateContainerConfigError",
+            'secret "store" not found',
+            'secret "store" not found.*create the Secret',
+            False,
+        ),
+        ("CreateContainerError", "context deadline exceeded", "check its node", True),
     ],
 )
 def test_what_keeps_a_container_from_starting(reason, message, says, again):
-    failure = obstacle(pod("Pending", state={"waiting": {"reason": reason, "message": message}}))
+    failure = startup_failure(pod("Pending", state={"waiting": {"reason": reason, "message": message}}))
     assert failure.retryable is again
     assert re.search(says, str(failure)), str(failure)
 
 
-def test_what_only_takes_its_time_is_no_obstacle():
-    assert obstacle(pod("Pending", state={"waiting": {"reason": "ContainerCreating"}})) is None
-    assert obstacle(pod("Pending")) is None
+def test_what_only_takes_its_time_is_no_startup_failure():
+    assert startup_failure(pod("Pending", state={"waiting": {"reason": "ContainerCreating"}})) is None
+    assert startup_failure(pod("Pending")) is None
 
 
 def test_the_schedulers_words():
@@ -157,6 +169,8 @@ def test_a_node_has_a_minute_to_say_that_a_pod_has_ended():
     assert not overdue(pod("Running", deleted=50))
     assert overdue(pod("Running", deleted=70))
     # Whatever took it away: the next try cannot begin before it is certain that this one has ended.
-    assert "--force" in (fate_of(pod("Running", deleted=70, conditions=[disruption("DeletionByTaintManager")])) or "")
+    assert "--force" in (
+        disruption_of(pod("Running", deleted=70, conditions=[disruption("DeletionByTaintManager")])) or ""
+    )
     assert not overdue(pod("Running"))
-    assert "its node gpu-7 does not answer" in fate_of(pod("Running", deleted=70))
+    assert "its node gpu-7 does not answer" in disruption_of(pod("Running", deleted=70))

@@ -34,7 +34,7 @@ def test_another_reader_goes_on_where_one_has_stopped(cut, step):
     first = LogReader()
     asked, begin = read(first, "".join(f"{line}\n" for line in LOG[:cut]), step=step)
     assert "sinceTime" not in asked
-    second = LogReader(json.loads(json.dumps(first.place)))
+    second = LogReader(json.loads(json.dumps(first.position)))
     asked, rest = read(second, "".join(f"{line}\n" for line in LOG), step=step)
     assert begin + rest == [f"line {number}" for number in range(5)]
     assert asked["sinceTime"] == f"{STAMPS[cut - 1][:19]}Z"
@@ -119,7 +119,8 @@ def of_a_training(peer: TrainingPeer):
     template["spec"] = {"containers": [{"name": "base", "image": "i"}], "terminationGracePeriodSeconds": 5}
     peer._make_job({"metadata": {"name": "p"}, "spec": {"completions": 2, "template": template}})
     arguments = {
-        "name": "p", "namespace": "anemone", "form": "job", "nodes": 2, "spec": "s", "connection": "kubernetes_default",
+        "name": "p", "namespace": "anemone", "workload": "job", "nodes": 2, "spec": "s",
+        "connection": "kubernetes_default",
         "in_cluster": None, "since": "2026-01-01T00:00:00+00:00", "poll_seconds": 0.02, "unreachable_seconds": 1,
         "schedule_timeout_seconds": 1e9, "startup_timeout_seconds": 1e9,
     }  # fmt: skip
@@ -133,11 +134,11 @@ def test_a_replaced_triggerer_goes_on_in_the_log(kubernetes, airflow, watched, f
     caplog.set_level("INFO")
     pod, trigger = watched(kubernetes)
     name = pod["metadata"]["name"]
-    told = [""]
+    output = [""]
 
     def heard(word):
-        told[0] += capsys.readouterr().out
-        return (told[0] + caplog.text).count(word)
+        output[0] += capsys.readouterr().out
+        return (output[0] + caplog.text).count(word)
 
     async def watches_until(word):
         one = trigger()

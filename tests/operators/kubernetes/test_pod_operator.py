@@ -16,10 +16,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from include.artifacts.store import Store
 from include.platforms import Platform, load_platform
-from operators import job as job_task
-from operators.kubernetes import pod_operator as pods
-from operators.kubernetes import pod_trigger
-from operators.kubernetes.pod_operator import PodJobOperator
+from operators import PodJobOperator
+from operators.kubernetes import pod_operator, pod_trigger
 from tests.operators.kubernetes.api import KubernetesPeer
 
 
@@ -38,7 +36,7 @@ def kubernetes(tmp_path, monkeypatch):
     # The triggerer has its own way to a connection; in a test it is the same.
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", lambda state: 0.01)
-    monkeypatch.setattr(pods, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(pod_operator, "_PAUSE_SECONDS", 0.02)
     yield peer
     peer.close()
 
@@ -52,7 +50,7 @@ def platform(store, monkeypatch) -> Platform:
     found = load_platform("cpu-cluster")
     load_platform.cache_clear()
     found = found.model_copy(update={"store": store.root, "grace_seconds": 5.0})
-    monkeypatch.setattr(job_task, "current_platform", lambda: found)
+    monkeypatch.setattr("operators.job.current_platform", lambda: found)
     return found
 
 
@@ -138,12 +136,12 @@ def test_each_line_of_the_log_is_told_once_by_whoever_reads_it(task, kubernetes,
 
     threading.Thread(target=write).start()
     event = fires(waiting.trigger)
-    told = capsys.readouterr().out
-    assert (told + caplog.text).count("line-000") == 1
+    log = capsys.readouterr().out
+    assert (log + caplog.text).count("line-000") == 1
     with pytest.raises(AirflowException, match="a rank was killed"):
         task().trigger_reentry(given, event)
-    told += capsys.readouterr().out + caplog.text
-    assert {line: told.count(line) for line in [*written, "line-end"]} == dict.fromkeys([*written, "line-end"], 1)
+    log += capsys.readouterr().out + caplog.text
+    assert {line: log.count(line) for line in [*written, "line-end"]} == dict.fromkeys([*written, "line-end"], 1)
 
 
 def test_when_the_tasks_time_is_up_its_pod_is_stopped(task, kubernetes):
@@ -254,7 +252,17 @@ def test_why_a_pod_was_taken_away_is_remembered_once_it_is_gone(task, kubernetes
     kubernetes.status(pod, "Running", state={"running": {}}, conditions=[preempted])
     kubernetes.vanish_after(4, pod["metadata"]["name"])
     event = fires(waiting.trigger)
-    with pytest.raises(AirflowException, match=r"made room for a pod of a higher priority \(node gpu-7\)"):
+    with pytest.raises(AirflowException, match=r"was preempted by a pod of a higher priority \(node gpu-7\)"):
+        task().trigger_reentry(given, event)
+
+
+def test_an_event_of_version_0_1_is_understood(task, kubernetes):
+    given = context()
+    waiting = deferred(task(), given)
+    kubernetes.vanish(*kubernetes.pods)
+    event = {**fires(waiting.trigger), "fate": "pod x was preempted"}
+    assert {"spec", "log_place", "unreachable_seconds"} <= set(event)
+    with pytest.raises(AirflowException, match="pod x was preempted"):
         task().trigger_reentry(given, event)
 
 
@@ -313,7 +321,7 @@ def test_a_cleared_task_waits_until_its_pod_has_gone(task, kubernetes):
 
 
 def test_a_pod_that_never_goes_is_not_doubled(task, kubernetes, monkeypatch):
-    monkeypatch.setattr(pods, "OVERDUE_SECONDS", -4.5)
+    monkeypatch.setattr(pod_operator, "OVERDUE_SECONDS", -4.5)
     kubernetes.on_create = lambda pod: kubernetes.status(pod, "Running", state={"running": {}})
     waiting = deferred(task(), context())
     asyncio.run(waiting.trigger.on_kill())
@@ -355,15 +363,15 @@ def test_marking_a_task_while_the_api_is_away(task, kubernetes, monkeypatch, cap
     kubernetes.failing = away
     asyncio.run(waiting.trigger.on_kill())
     assert len(kubernetes.pods) == left
-    told = caplog.text + capsys.readouterr().out
-    assert (f"`kubectl --namespace anemone delete pods {name}`" in told) is bool(left)
+    log = caplog.text + capsys.readouterr().out
+    assert (f"`kubectl --namespace anemone delete pods {name}`" in log) is bool(left)
 
 
 @pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
 def test_one_whose_making_got_no_answer_is_adopted_and_goes_with_the_last_try(task, kubernetes, try_number, left):
     kubernetes.losing = 1
     kubernetes.on_create = lambda pod: setattr(kubernetes, "failing", 4)
-    with pytest.raises(AirflowException, match="could not make pod"):
+    with pytest.raises(AirflowException, match="could not create pod"):
         task().execute(context(try_number))
     assert len(kubernetes.pods) == left
 
@@ -401,12 +409,22 @@ def test_an_api_that_stays_away_is_worth_another_try_which_adopts(task, kubernet
             False,
         ),
         (403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"', "Pod Security refuses", True),
-        (403, 'pods is forbidden: User "u" cannot create resource "pods"', "Airflow may not make pod", True),
-        (403, 'error looking up service account a/b: serviceaccount "b" not found', "make the service account", True),
+        (403, 'pods is forbidden: User "u" cannot create resource "pods"', "Airflow may not create pod", True),
+        (403, 'error looking up service account a/b: serviceaccount "b" not found', "create the service account", True),
         (400, 'admission webhook "policy.example" denied the request: no', "a policy of the cluster refuses", True),
-        (422, "Pod is invalid: spec.containers[0].image: Required value", "mend the platform's cluster section", True),
-        (404, 'namespaces "anemone" not found', "make the namespace", True),
-        (500, 'failed calling webhook "policy.example": connection refused', "a webhook of the cluster is away", False),
+        (
+            422,
+            "Pod is invalid: spec.containers[0].image: Required value",
+            "correct the platform's cluster section",
+            True,
+        ),
+        (404, 'namespaces "anemone" not found', "create the namespace", True),
+        (
+            500,
+            'failed calling webhook "policy.example": connection refused',
+            "a webhook of the cluster does not answer",
+            False,
+        ),
     ],
 )
 def test_a_refused_pod_says_why_and_whether_to_ask_again(task, kubernetes, status, message, says, fails):
@@ -420,17 +438,17 @@ def test_an_image_that_is_not_there_fails_at_once_and_its_pod_goes(task, kuberne
     state = {"waiting": {"reason": "ErrImagePull", "message": 'failed to pull "anemone/jobs:0.1.0": not found'}}
     kubernetes.on_create = lambda pod: kubernetes.status(pod, "Pending", state=state)
     began = time.monotonic()
-    with pytest.raises(AirflowFailException, match=r"the image anemone/jobs:0\.1\.0 cannot be had \(ErrImagePull"):
+    with pytest.raises(AirflowFailException, match=r"the image anemone/jobs:0\.1\.0 cannot be pulled \(ErrImagePull"):
         follow(task)
     assert time.monotonic() - began < 60
     assert kubernetes.pods == {}
 
 
 def test_a_missing_secret_is_waited_for_a_moment_and_named(task, kubernetes, monkeypatch):
-    monkeypatch.setattr(pod_trigger, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(pod_trigger, "STARTUP_FAILURE_SECONDS", 0.3)
     state = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "store-credentials" not found'}}
     kubernetes.on_create = lambda pod: kubernetes.status(pod, "Pending", state=state)
-    with pytest.raises(AirflowFailException, match='secret "store-credentials" not found.*make the Secret'):
+    with pytest.raises(AirflowFailException, match='secret "store-credentials" not found.*create the Secret'):
         follow(task)
     assert kubernetes.pods == {}
 
@@ -458,7 +476,7 @@ def test_a_lost_node_is_noticed(task, kubernetes):
 
 def test_a_failed_pod_can_be_kept_for_a_look(task, kubernetes, platform, monkeypatch):
     cluster = platform.cluster.model_copy(update={"keep_failed_pods": True})
-    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+    monkeypatch.setattr("operators.job.current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
     kubernetes.on_create = lambda pod: kubernetes.status(
         pod, "Failed", state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
     )

@@ -131,10 +131,12 @@ def test_several_nodes_know_how_long_a_machine_may_take(platforms, monkeypatch):
     cluster = platforms["eks-h100"].cluster
     assert "ANEMONE_GATHER_SECONDS" not in environment(rendered(platforms["eks-h100"], finetune, "gpu8", monkeypatch))
     several = finetune.model_copy(update={"config": finetune.config.model_copy(update={"nodes": 2})})
-    told = {
+    variables = {
         e["name"]: e.get("value") for e in job_pod(several, URI, platforms["eks-h100"])["spec"]["containers"][0]["env"]
     }
-    assert int(told["ANEMONE_GATHER_SECONDS"]) == cluster.schedule_timeout_seconds + cluster.startup_timeout_seconds
+    assert (
+        int(variables["ANEMONE_GATHER_SECONDS"]) == cluster.schedule_timeout_seconds + cluster.startup_timeout_seconds
+    )
 
 
 def test_secrets_are_references_and_the_serving_token_is_for_those_who_ask(platforms, monkeypatch):

@@ -17,10 +17,8 @@ from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.platforms import load_platform
-from operators import job as job_task
-from operators.kubernetes import pod_trigger, training_trigger
-from operators.kubernetes import training_operator as distributed
-from operators.kubernetes.training_operator import DistributedJobOperator
+from operators import DistributedJobOperator
+from operators.kubernetes import pod_trigger, training_operator, training_trigger
 from operators.kubernetes.training_trigger import TrainingTrigger
 from operators.kubernetes.workloads import TRAINING
 from tests.operators.kubernetes.api import KubernetesPeer, _another, _now, _status
@@ -125,7 +123,7 @@ def kubernetes(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
     monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", lambda state: 0.01)
-    monkeypatch.setattr(distributed, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(training_operator, "_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(training_trigger, "_LEAST_SECONDS", 0.0)
     yield peer
     peer.close()
@@ -140,7 +138,7 @@ def platform(store, monkeypatch):
     limits = {"unreachable_seconds": 1, "schedule_timeout_seconds": 30, "startup_timeout_seconds": 30}
     cluster = found.cluster.model_copy(update=limits)
     found = found.model_copy(update={"store": store.root, "cluster": cluster})
-    monkeypatch.setattr(job_task, "current_platform", lambda: found)
+    monkeypatch.setattr("operators.job.current_platform", lambda: found)
     return found
 
 
@@ -213,8 +211,8 @@ def test_two_nodes_are_one_training_and_its_task_returns_the_artifact(task, kube
     uri = follow(task, given)
     assert given["ti"].xcom["return_value"] == uri
     assert kubernetes.jobs == kubernetes.pods == kubernetes.services == {}
-    told = caplog.text + capsys.readouterr().out
-    assert "train step=10" in told and "took_part" not in told
+    log = caplog.text + capsys.readouterr().out
+    assert "train step=10" in log and "took_part" not in log
 
 
 def store_text(store, job):
@@ -276,16 +274,16 @@ def test_one_that_is_being_deleted_is_waited_for(task, kubernetes, monkeypatch):
     deferred(task())
     (job,) = kubernetes.jobs.values()
     job["metadata"]["deletionTimestamp"] = _now()
-    looks = []
+    left = []
 
     def wait(_seconds):
-        looks.append(len(kubernetes.jobs))
-        if len(looks) == 3:
+        left.append(len(kubernetes.jobs))
+        if len(left) == 3:
             kubernetes._delete_job(job["metadata"]["name"])
 
-    monkeypatch.setattr(distributed.time, "sleep", wait)
+    monkeypatch.setattr(training_operator.time, "sleep", wait)
     deferred(task(), context(try_number=2))
-    assert looks == [1, 1, 1]
+    assert left == [1, 1, 1]
     assert [found["metadata"]["uid"] for found in kubernetes.jobs.values()] != [job["metadata"]["uid"]]
 
 
@@ -294,7 +292,7 @@ def test_where_the_service_is_refused_no_pods_stay(task, kubernetes):
         kubernetes.refusal = (403, 'services is forbidden: User "airflow" cannot create resource "services"')
 
     kubernetes.on_job = refuse
-    with pytest.raises(AirflowFailException, match="may not make Service"):
+    with pytest.raises(AirflowFailException, match="may not create Service"):
         task().execute(context())
     assert kubernetes.jobs == kubernetes.pods == {}
 
@@ -319,8 +317,8 @@ def test_the_first_failure_that_says_why_is_the_verdict(task, kubernetes, capsys
     with pytest.raises(error, match=says) as raised:
         follow(task)
     assert type(raised.value) is error
-    told = caplog.text + capsys.readouterr().out
-    assert told.count("the end of anemone-finetune-") >= 2
+    log = caplog.text + capsys.readouterr().out
+    assert log.count("the end of anemone-finetune-") >= 2
     assert kubernetes.jobs == {}
 
 
@@ -348,7 +346,7 @@ def test_a_pod_that_was_preempted_is_the_verdict(task, kubernetes):
         kubernetes.end(job, "Failed", "PodFailurePolicy")
 
     kubernetes.on_job = fail
-    with pytest.raises(AirflowException, match="-1 made room for a pod of a higher priority"):
+    with pytest.raises(AirflowException, match="-1 was preempted by a pod of a higher priority"):
         follow(task)
 
 
@@ -359,6 +357,16 @@ def test_a_training_that_is_gone_is_no_success(task, kubernetes):
     assert event["status"] == "gone"
     with pytest.raises(AirflowException, match="is gone"):
         task().training_ended(context(), event)
+
+
+def test_an_event_of_version_0_1_is_understood(task, kubernetes):
+    trigger = deferred(task())
+    kubernetes._delete_job(trigger.name)
+    event = {"status": "gone", "message": None, "retryable": True, "spec": trigger.spec, "uid": trigger.uid}
+    with pytest.raises(AirflowException, match="pod x was preempted"):
+        task().training_ended(context(), {**event, "fate": "pod x was preempted"})
+    with pytest.raises(AirflowException, match="is gone, and nobody saw it end"):
+        task().training_ended(context(), {**event, "fate": None})
 
 
 def test_where_one_pod_finds_no_node_all_are_let_go(task, kubernetes):
@@ -387,7 +395,7 @@ PREEMPTED = {"type": "DisruptionTarget", "status": "True", "reason": "Preemption
 
 @pytest.mark.parametrize(
     ("conditions", "says"),
-    [([], "has 1 of its 2 pods after 30 s"), ([PREEMPTED], "-0 made room for a pod of a higher priority")],
+    [([], "has 1 of its 2 pods after 30 s"), ([PREEMPTED], "-0 was preempted by a pod of a higher priority")],
 )
 def test_pods_that_are_never_made_end_the_wait(task, kubernetes, conditions, says):
     """Where one that was there was taken away, that is the reason."""
@@ -424,7 +432,7 @@ def test_a_pod_that_is_taken_away_after_hours_was_made(task, kubernetes):
 
     event = asyncio.run(asyncio.wait_for(preempted(), 30))
     assert event["status"] == "failed"
-    with pytest.raises(AirflowException, match="-1 made room for a pod of a higher priority"):
+    with pytest.raises(AirflowException, match="-1 was preempted by a pod of a higher priority"):
         task().training_ended(context(), event)
 
 
@@ -454,7 +462,7 @@ def test_a_pod_that_never_ends_does_not_keep_the_others_waiting(task, kubernetes
 @pytest.mark.parametrize(("try_number", "left"), [(1, 1), (5, 0)])
 def test_one_whose_making_got_no_answer_is_adopted_and_goes_with_the_last_try(task, kubernetes, try_number, left):
     kubernetes.losing = 1
-    with pytest.raises(AirflowException, match="could not make training"):
+    with pytest.raises(AirflowException, match="could not create training"):
         task().execute(context(try_number))
     assert len(kubernetes.jobs) == left
 
@@ -470,7 +478,7 @@ def test_another_training_of_its_name_is_left_alone(task, kubernetes, request, f
     training["metadata"]["uid"] = "another"
     asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
     operator.on_kill()
-    event = {"status": "unreachable", "message": "403", "fate": None, "spec": trigger.spec, "uid": trigger.uid}
+    event = {"status": "unreachable", "message": "403", "disruption": None, "spec": trigger.spec, "uid": trigger.uid}
     with pytest.raises(AirflowException, match="could not be watched"):
         task().training_ended(context(try_number=5), event)
     assert list(kept.values()) == [training]
@@ -484,12 +492,12 @@ def test_marking_the_task_while_the_api_is_away(task, kubernetes, monkeypatch, c
     kubernetes.failing = away
     asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
     assert len(kubernetes.jobs) == left
-    told = caplog.text + capsys.readouterr().out
-    assert (f"`kubectl --namespace anemone delete jobs {trigger.name}`" in told) is bool(left)
+    log = caplog.text + capsys.readouterr().out
+    assert (f"`kubectl --namespace anemone delete jobs {trigger.name}`" in log) is bool(left)
 
 
 def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch):
-    monkeypatch.setattr(training_trigger, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(training_trigger, "STARTUP_FAILURE_SECONDS", 0.05)
     trigger = deferred(task())
     (job,) = kubernetes.jobs.values()
     for pod in kubernetes.nodes(job):
@@ -497,7 +505,7 @@ def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch
         kubernetes.status(pod, "Pending", state={"waiting": waiting})
     event = fires(trigger)
     assert (event["status"], event["retryable"]) == ("stuck", False)
-    with pytest.raises(AirflowFailException, match="cannot be had"):
+    with pytest.raises(AirflowFailException, match="cannot be pulled"):
         task().training_ended(context(), event)
 
 
@@ -505,7 +513,7 @@ def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch
 def test_one_that_could_not_be_watched_goes_on_for_the_next_try(task, kubernetes, try_number, left):
     trigger = deferred(task())
     spec = trigger.serialize()[1]["spec"]
-    event = {"status": "unreachable", "message": "403: forbidden", "fate": None, "spec": spec, "uid": trigger.uid}
+    event = {"status": "unreachable", "message": "403: forbidden", "disruption": None, "spec": spec, "uid": trigger.uid}
     with pytest.raises(AirflowException, match="could not be watched"):
         task().training_ended(context(try_number=try_number), event)
     assert len(kubernetes.jobs) == left
@@ -567,7 +575,7 @@ def test_what_a_crash_left_after_the_commit_is_taken_away(task, kubernetes, stor
 @pytest.fixture
 def as_trainjob(platform, monkeypatch):
     cluster = platform.cluster.model_copy(update={"training": "trainjob"})
-    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+    monkeypatch.setattr("operators.job.current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
 
 
 def test_a_trainjob_owns_the_runtime_that_was_made_for_it(task, kubernetes, as_trainjob):
@@ -579,7 +587,7 @@ def test_a_trainjob_owns_the_runtime_that_was_made_for_it(task, kubernetes, as_t
 
 def test_where_the_trainjob_is_refused_its_runtime_goes(task, kubernetes, as_trainjob):
     kubernetes.refusals["trainjobs"] = (400, 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied it')
-    with pytest.raises(AirflowFailException, match="a policy of the cluster refuses to make training"):
+    with pytest.raises(AirflowFailException, match="a policy of the cluster refuses to create training"):
         task().execute(context())
     assert any(request.startswith("POST ") and "trainingruntimes" in request for request in kubernetes.requests)
     assert kubernetes.kubeflow == {"trainjobs": {}, "trainingruntimes": {}}
@@ -587,7 +595,7 @@ def test_where_the_trainjob_is_refused_its_runtime_goes(task, kubernetes, as_tra
 
 def test_a_training_and_its_pods_say_whose_they_are(task, kubernetes, platform, monkeypatch):
     cluster = platform.cluster.model_copy(update={"labels": {"cost-centre": "ml-platform"}})
-    monkeypatch.setattr(job_task, "current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
+    monkeypatch.setattr("operators.job.current_platform", lambda: platform.model_copy(update={"cluster": cluster}))
     deferred(task(), context(try_number=3))
     (job,) = kubernetes.jobs.values()
     mine = ("dag_id", "task_id", "run_id", "try_number", "anemone/recipe", "cost-centre")

@@ -16,9 +16,8 @@ from include.errors import ConfigurationError
 from include.recipes import resolve
 from include.release.controller import ControllerClient
 from include.release.rollouts import RolloutStatus, TargetStatus
-from operators.release import rollout_operator as module
-from operators.release import trigger
-from operators.release.rollout_operator import CanaryRolloutOperator
+from operators import CanaryRolloutOperator
+from operators.release import rollout_operator, trigger
 from operators.release.trigger import RolloutTrigger
 from tests.operators.conftest import TOKEN, ControllerPeer, live
 from tests.proxies import DEAD_PROXIES
@@ -74,8 +73,8 @@ def release(platform, store, commit):
 @pytest.fixture
 def soon(monkeypatch):
     """Defer at once."""
-    monkeypatch.setattr(module, "_BRIEF_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(rollout_operator, "_DEFER_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(rollout_operator, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(trigger, "_LEAST_SECONDS", 0.1)
 
 
@@ -146,14 +145,14 @@ def test_promoted_after_a_deferral_and_the_log_tells_the_story_once(
 ):
     operator = release()
     deferral = deferred(operator, context)
-    looks = iter(
+    progress = iter(
         [
             {"state": "load", "notes": [("load", "loading kubectl-v2")]},
             {"state": "step", "step": 0, "weight": 0.1, "notes": [("step", "10% of the traffic")]},
             ended("promoted", notes=[("promoted", "all of the traffic")]),
         ]
     )
-    controller.story = lambda status: next(looks, {})
+    controller.story = lambda status: next(progress, {})
     with caplog.at_level("INFO"):
         outcome = follow(operator, context, deferral)
     assert outcome["version"] == "2"
@@ -168,8 +167,8 @@ def test_promoted_after_a_deferral_and_the_log_tells_the_story_once(
 @pytest.mark.parametrize(
     ("outcome", "drill", "remedy"),
     [
-        ("rolled_back", "none", "Mend the data set or the recipe"),
-        ("rolled_back", "failing", "It was a drill: nothing is to be mended"),
+        ("rolled_back", "none", "Correct the data set or the recipe"),
+        ("rolled_back", "failing", "It was a drill: there is nothing to correct"),
         ("inconclusive", "failing", "canary.min_requests"),
         ("refused", "failing", "Nothing was loaded"),
     ],
@@ -220,7 +219,7 @@ def test_a_retry_after_a_crash_joins_the_rollout_of_the_try_before(
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CanaryRolloutOperator, "_tell", crash)
+        patch.setattr(CanaryRolloutOperator, "_log_notes", crash)
         with pytest.raises(SystemExit):
             release().execute(context)
     controller.story = lambda status: {} if status.outcome else ended("rolled_back")
@@ -276,7 +275,7 @@ def test_a_task_cleared_while_it_waited_takes_its_rollout_back_and_starts_anothe
 
 
 def test_a_crash_after_the_verdict_tells_it_again(release, controller: ControllerPeer, context):
-    """Told, and killed before Airflow heard of it: nobody has cleared the task, so nothing is done anew."""
+    """Killed before Airflow has the outcome, and not cleared by anybody: the task starts no other rollout."""
     controller.story = lambda status: {} if status.outcome else ended("rolled_back")
     for _ in range(2):
         with pytest.raises(AirflowFailException, match="rolled back"):
@@ -318,7 +317,7 @@ def other(controller: ControllerPeer) -> str:
     status = RolloutStatus(id="release.canary-other.1", kind="release", target="kubectl", state="step")
     controller.rollouts[status.id] = status
     controller.busy_with = status.id
-    controller.tell(status.id, notes=[("step", "the other's own news")])
+    controller.tell(status.id, notes=[("step", "the other's own note")])
     return status.id
 
 
@@ -334,7 +333,7 @@ def test_another_rollout_at_the_target_is_named_and_waited_for(
         assert follow(operator, context, waits)["outcome"] == "promoted"
     log = capsys.readouterr().out + caplog.text
     assert f"rollout {other} goes on at kubectl" in log
-    assert "the other's own news" not in log
+    assert "the other's own note" not in log
     assert not controller.aborted
 
 
@@ -373,7 +372,7 @@ def test_a_target_that_is_being_retired_is_worth_another_try(release, controller
 
 def test_a_controller_that_is_not_there_is_worth_another_try(release, controller, context, platform, monkeypatch):
     serving = platform.serving.model_copy(update={"controller_url": "http://127.0.0.1:9"})
-    monkeypatch.setattr(module, "current_platform", lambda: platform.model_copy(update={"serving": serving}))
+    monkeypatch.setattr(rollout_operator, "current_platform", lambda: platform.model_copy(update={"serving": serving}))
     with pytest.raises(
         AirflowException, match=r"does not answer at http://127\.0\.0\.1:9 .*`make up` starts it"
     ) as failure:
@@ -448,7 +447,7 @@ def test_a_controller_that_restarts_is_waited_for(release, controller: Controlle
         controller.failing = None
         return (await asyncio.wait_for(event, 30)).payload
 
-    assert asyncio.run(scenario())["trouble"] is None
+    assert asyncio.run(scenario())["error"] is None
 
 
 def test_a_controller_that_stays_away_is_given_up_and_the_next_try_joins(
@@ -459,12 +458,39 @@ def test_a_controller_that_stays_away_is_given_up_and_the_next_try_joins(
     operator = release()
     deferral = deferred(operator, context)
     controller.failing = 503
-    with pytest.raises(AirflowException, match="the next try of this task looks for it") as failure:
+    with pytest.raises(AirflowException, match="which the next try joins") as failure:
         follow(operator, context, deferral)
     assert not isinstance(failure.value, AirflowFailException)
     controller.failing = None
     deferred(release(), context)
     assert len(controller.requests) == 1 and not controller.aborted
+
+
+@pytest.mark.parametrize("trouble", [None, "the canary controller does not answer"])
+def test_an_event_of_version_0_1_is_understood(
+    release, controller: ControllerPeer, context, soon, trouble, capsys, caplog
+):
+    operator = release()
+    deferral = deferred(operator, context)
+    (rollout,) = controller.requests
+    controller.tell(rollout, **ended("promoted", notes=[("step", "half of the traffic"), ("promoted", "all of it")]))
+    event = {"rollout": rollout, "told": 2, "trouble": trouble}
+    with caplog.at_level("INFO"):
+        if trouble is not None:
+            with pytest.raises(AirflowException, match=trouble):
+                operator.resume(context, event)
+            return
+        assert operator.resume(context, event)["outcome"] == "promoted"
+    log = capsys.readouterr().out + caplog.text
+    assert "all of it" in log and "half of the traffic" not in log
+    assert deferral.method_name == "resume"
+
+
+def test_the_state_of_a_task_of_version_0_1_is_understood(release, controller: ControllerPeer, context, soon):
+    context["task_state_store"].set("rollout", {"number": 3, "max_tries": 30, "stopped": False})
+    deferred(release(), context)
+    (rollout,) = controller.requests
+    assert rollout.endswith(".3")
 
 
 def test_a_controller_that_lost_its_state_gets_the_request_again(release, controller: ControllerPeer, context, soon):
@@ -527,7 +553,7 @@ def test_the_try_after_one_that_was_stopped_does_not_take_its_abort_for_the_verd
 
     operator = release()
     with monkeypatch.context() as patch:
-        patch.setattr(operator, "_tell", killed)
+        patch.setattr(operator, "_log_notes", killed)
         with pytest.raises(SystemExit):
             operator.execute(context)
     (first,) = controller.requests
@@ -567,7 +593,7 @@ def test_who_ends_the_waiting_task_is_told_where_its_rollout_is_promoted_already
         asyncio.run(deferral.trigger.on_kill())
     log = capsys.readouterr().out + caplog.text
     assert ("already promoted" in log and "clear this task so that promote follows" in log) == promoted
-    assert ("was told to go back" in log) != promoted
+    assert ("goes back to the champion" in log) != promoted
 
 
 def test_an_abort_that_the_api_does_not_know_is_no_success(controller: ControllerPeer, platform, monkeypatch):
