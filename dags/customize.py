@@ -1,10 +1,10 @@
 """### From a data set to a gated, registered candidate
 
 `ingest → curate → check → `**data-quality gate**` → fine-tune → merge → evaluate → `**evaluation gate**` → register`;
-however it ends, `report` tells why on one page.
+however the run ends, `report` shows why on one page.
 
 Starts from this form, from cron, or when a data set arrives (DAG `arrivals`). Every stage is a cached job: a run that
-asks for what was made before reuses it, and its log says so.
+needs what was made before reuses it, and its log says so.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             type="array",
             items={"type": "string", "enum": STAGES},
             examples=STAGES,
-            title="Make anew",
-            description_md="Stages to run again although the same work was done before.",
+            title="Run again",
+            description_md="Stages that run although the same work was done before.",
             section="Changes to the recipe",
         ),
     },

@@ -1,9 +1,9 @@
 """### From a candidate to the live release
 
-`plan → candidate → engine → canary → promote`; however it ends, `report` tells everything on one page.
+`plan → candidate → engine → canary → promote`; however the run ends, `report` shows why on one page.
 
-Starts when `customize` has registered a candidate (DAG `candidates`), or from this form. The engine is built and proven
-against the model, then the canary controller leads it to all of the traffic, step by step, and takes it back by itself
+Starts when `customize` has registered a candidate (DAG `candidates`), or from this form. The engine is built and tested
+against the model, then the canary controller shifts all of the traffic to it, step by step, and rolls it back by itself
 where it is worse than the champion. MLflow's alias `champion` moves after the traffic did.
 """
 
@@ -39,7 +39,7 @@ from operators import (
             type="string",
             enum=recipe_choices(),
             title="Recipe",
-            description_md="Whose model to release, with its sections `engine` and `canary`. A run that a registered "
+            description_md="Its model is released, with its sections `engine` and `canary`. A run that a registered "
             "candidate started takes the recipe that made it.",
             section="Release",
         ),
@@ -56,7 +56,7 @@ from operators import (
             type="string",
             enum=["none", "slow", "failing", "garbled"],
             title="Rehearse a bad release",
-            description_md="The engine passes its proofs and misbehaves once it is live, until it is taken back.",
+            description_md="The engine passes its tests and misbehaves once it is live, until it is rolled back.",
             section="Rehearsal",
         ),
         "overrides": Param(
@@ -71,8 +71,8 @@ from operators import (
             type="array",
             items={"type": "string", "enum": ["engine"]},
             examples=["engine"],
-            title="Make anew",
-            description_md="Stages to run again although the same work was done before.",
+            title="Run again",
+            description_md="Stages that run although the same work was done before.",
             section="Changes to the recipe",
         ),
     },

@@ -1,10 +1,10 @@
-"""### What of the store may go
+"""### Delete artifacts that nothing needs
 
 `look → plan → look again → sweep`
 
-What the registry, the live releases, their way back, a run that goes on or a young report needs never goes; of the rest
-goes what was not used for long, and what is too much. The plan, an artifact of the task `plan`, tells what would go and
-why; only with the Param `delete` does it go, after every need was looked at again.
+What the registry, the live releases, a rollback, a running run or a recent report needs is never deleted; of the rest,
+what was not used for long, and what exceeds the limits. The plan, an artifact of the task `plan`, lists what would be
+deleted and why; only with the Param `delete` it is, after every need was checked again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from operators import default_args, deletes_by_itself, planned_retention, retent
             deletes_by_default(),
             type="boolean",
             title="Delete",
-            description_md="Off: only tell what would go. On: let it go.",
+            description_md="Off: only plan what would be deleted. On: delete it.",
             section="Retention",
         ),
     },

@@ -1,4 +1,4 @@
-"""What can be told to people, and to whom: configuration only, without secrets (these are Airflow connections)."""
+"""Who is notified of which decisions: configuration only; the secrets are in Airflow's connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from include.specs.base import Model
 
 Event = Literal["gate_failed", "promoted", "rolled_back", "inconclusive", "refused", "run_failed"]
-"""`inconclusive`: a canary went back for want of evidence. `refused`: it was not even loaded."""
+"""`inconclusive`: a canary was rolled back for lack of evidence. `refused`: it was not even loaded."""
 
 EVENTS: tuple[Event, ...] = get_args(Event)
 
@@ -18,10 +18,10 @@ class Notification(Model):
     """One receiver.
 
     Attributes:
-        notifier: path of a notifier's class, of one of Airflow's providers or of one's own.
-        arguments: its arguments; texts may be Jinja templates over `notification` (see `operators.notifications`).
-            For the classes known there the message itself need not be given.
-        events: which it is told of.
+        notifier: import path of a notifier, one of Airflow's providers' or your own.
+        arguments: of the notifier; texts may be Jinja templates over `notification` (see `operators.notifications`).
+            The notifiers that are listed there need no argument for the message itself.
+        events: that it is notified of.
     """
 
     notifier: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")]

@@ -1,4 +1,4 @@
-"""Does a training have the GPUs that it needs, and do these have the memory? Known before any of them is asked for."""
+"""Whether a training has the GPUs that it needs, and these the memory: computed before any of them is requested."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """What a training holds on each GPU, in bytes: a lower bound, since buffers and fragments come on top.
+    """Bytes that a training needs on each GPU: a lower bound, without buffers and fragmentation.
 
     Attributes:
-        weights, gradients, moments: there at every step, whatever the rows are; the moments are AdamW's two.
-        activations: kept for the backward pass of one micro-batch of rows as long as `max_tokens`, with the logits.
+        weights, gradients, moments: needed at every step, whatever the rows are; the moments are AdamW's two.
+        activations: kept for the backward pass of one micro-batch of rows of `max_tokens` tokens, with the logits.
     """
 
     weights: float
@@ -29,19 +29,19 @@ class Memory(NamedTuple):
 
     @property
     def state(self) -> float:
-        """What no smaller micro-batch and no shorter rows make smaller."""
+        """The part that neither a smaller micro-batch nor shorter rows reduce."""
         return self.weights + self.gradients + self.moments
 
 
 def require_gpus(sections: Mapping[str, Any], cluster: Cluster) -> None:
-    """Hold what a resolved recipe starts against the GPUs of the pods that it gets: one process a GPU, no GPU idle.
+    """Check that every stage of a resolved recipe has one process for each GPU of its pods.
 
     Args:
         sections: as `include.recipes.resolve` gives them.
 
     Raises:
-        ConfigurationError: a stage with more processes a node than its size has GPUs, or with fewer; a size that the
-            platform lacks.
+        ConfigurationError: a stage has more processes a node than its size has GPUs, or fewer; or the platform lacks
+            its size.
     """
     for stage, section in sections.items():
         if not isinstance(section, Mapping) or "job" not in section:
@@ -58,15 +58,15 @@ def require_gpus(sections: Mapping[str, Any], cluster: Cluster) -> None:
 
 
 def require_memory(config: Config, model: Mapping[str, Any], parameters: int, size: str, gpu_memory: float) -> Memory:
-    """What a training needs of each GPU.
+    """Return what a training needs on each GPU.
 
     Args:
-        model: the base model's `config.json`. `parameters`: of the base model.
-        size: what the platform calls its pods. `gpu_memory`: of each of their GPUs, in bytes.
+        model: the base model's `config.json`. `parameters`: their number in the base model.
+        size: name of the pods' size. `gpu_memory`: of each of their GPUs, in bytes.
 
     Raises:
-        ConfigurationError: what it holds at every step is more than a GPU has. The rows can be short, and a try that
-            runs out of memory goes on with half the micro-batch, so activations are never a reason.
+        ConfigurationError: `Memory.state` is more than a GPU has. Activations are never a reason: rows can be short,
+            and a training that runs out of memory halves its micro-batch.
     """
     memory = training_memory(config, model, parameters)
     if memory.state > gpu_memory:
@@ -81,42 +81,45 @@ def require_memory(config: Config, model: Mapping[str, Any], parameters: int, si
 
 
 def training_memory(config: Config, model: Mapping[str, Any], parameters: int) -> Memory:
-    """Count a training's numbers on each GPU.
+    """Compute what a training needs on each GPU.
 
-    Weights, a gradient and AdamW's two moments for each that is trained, all kept in `dtype`; fsdp2 spreads them over
-    the processes of a node, and keeps frozen weights in bfloat16. Source: S. Rajbhandari et al., "ZeRO: Memory
+    Weights, and for each that is trained a gradient and AdamW's two moments, all in `dtype`; fsdp2 shards them over the
+    processes of a node, and keeps frozen weights in bfloat16. Source: S. Rajbhandari et al., "ZeRO: Memory
     Optimizations Toward Training Trillion Parameter Models" (2020), 3.1, for an optimizer without a second copy of the
-    weights; nemo-automodel 0.7.0 for what is kept in which format.
+    weights; nemo-automodel 0.7.0 for the formats.
 
     Activations are those of a gated block with fused attention, without dropout. Source: V. Korthikanti et al.,
-    "Reducing Activation Recomputation in Large Transformer Models" (2022), 4.1, counted anew for RMSNorm, grouped keys
+    "Reducing Activation Recomputation in Large Transformer Models" (2022), 4.1, adapted to RMSNorm, grouped keys
     and a gate. The loss is computed in float32. Zero where `model` lacks the keys of such a block.
     """
-    kept = _BYTES[config.dtype]
+    dtype_bytes = _BYTES[config.dtype]
     spread = config.strategy == "fsdp2" and config.processes > 1
     shards = config.processes // config.nodes if spread else 1
     trained = parameters if config.lora is None else _adapter(config.lora, model)
     frozen = 0 if config.lora is None else parameters
     return Memory(
-        weights=(trained * kept + frozen * (min(kept, _BYTES["bfloat16"]) if spread else kept)) / shards,
-        gradients=trained * kept / shards,
-        moments=2 * trained * kept / shards,
-        activations=_activations(model, _BYTES["bfloat16"] if spread else kept, again=config.activation_checkpointing)
+        weights=(trained * dtype_bytes + frozen * (min(dtype_bytes, _BYTES["bfloat16"]) if spread else dtype_bytes))
+        / shards,
+        gradients=trained * dtype_bytes / shards,
+        moments=2 * trained * dtype_bytes / shards,
+        activations=_activations(
+            model, _BYTES["bfloat16"] if spread else dtype_bytes, checkpointing=config.activation_checkpointing
+        )
         * config.local_batch_size
         * config.max_tokens,
     )
 
 
 def gib(number: float) -> str:
-    """Bytes for a person."""
+    """Return a number of bytes as text."""
     return f"{number / _GIB:.1f} GiB"
 
 
-def _activations(model: Mapping[str, Any], computed: int, *, again: bool) -> float:
-    """Bytes a token, at `computed` bytes a number.
+def _activations(model: Mapping[str, Any], compute_bytes: int, *, checkpointing: bool) -> float:
+    """Return bytes a token, at `compute_bytes` bytes a number.
 
     Args:
-        again: of a block only its parts' inputs are kept, but for the one that is computed again.
+        checkpointing: only the inputs of a block's parts are kept, and all of one block at a time.
     """
     shape = _Shape.of(model)
     if shape is None:
@@ -124,15 +127,15 @@ def _activations(model: Mapping[str, Any], computed: int, *, again: bool) -> flo
     # Both norms' inputs and outputs; queries, keys, values and what attention makes of them; gate, up, their product
     # and the gate's activation.
     block = 4 * shape.hidden + 2 * shape.queries + 2 * shape.keys + 4 * shape.intermediate
-    # The logits, and in float32 their logarithms of probabilities and the gradient.
-    logits = shape.vocabulary * (computed + 2 * _BYTES["float32"])
-    if again:
-        return (shape.layers * 4 * shape.hidden + block) * computed + logits
-    return shape.layers * block * computed + logits
+    # The logits, and in float32 their log-probabilities and gradient.
+    logits = shape.vocabulary * (compute_bytes + 2 * _BYTES["float32"])
+    if checkpointing:
+        return (shape.layers * 4 * shape.hidden + block) * compute_bytes + logits
+    return shape.layers * block * compute_bytes + logits
 
 
 def _adapter(lora: Lora, model: Mapping[str, Any]) -> int:
-    """Numbers of an adapter on the linear layers of a Llama block; of others, which a lower bound may miss, none."""
+    """Return the number of an adapter's weights on the linear layers of Llama blocks; 0, a lower bound, for others."""
     shape = _Shape.of(model)
     if shape is None:
         return 0
@@ -154,7 +157,7 @@ def _adapter(lora: Lora, model: Mapping[str, Any]) -> int:
 
 
 class _Shape(NamedTuple):
-    """Widths of a Llama block; `queries` and `keys` are those of all heads together."""
+    """Widths of a Llama block; `queries` and `keys` of all heads together."""
 
     hidden: int
     intermediate: int
@@ -181,7 +184,7 @@ class _Shape(NamedTuple):
 
 
 def _smaller(config: Config) -> list[str]:
-    """What would make the state smaller, the gentlest first."""
+    """Return changes that reduce `Memory.state`, the smallest change first."""
     found = []
     if config.strategy == "ddp" and config.processes > config.nodes:
         found.append("set finetune.strategy: fsdp2")

@@ -8,11 +8,11 @@ from include.platforms import current_platform
 from operators.arrivals.trigger import DatasetArrivalTrigger
 
 CANDIDATE = Asset(name="candidate", uri="x-anemone://registry/candidate")
-"""A registered candidate; the event's extra is {"artifact": URI of its registration, "metrics"}."""
+"""A registered candidate; an event's extra is {"artifact": URI of its registration, "metrics"}."""
 
 
 def arrived_datasets() -> Asset:
-    """Data sets that appear in the platform's folder; the event's payload is the arrival trigger's."""
+    """Return the asset of the data sets that arrive in the platform's folder; an event's payload is the trigger's."""
     arrivals = current_platform().arrivals
     trigger = DatasetArrivalTrigger(
         folder=arrivals.folder, settle_seconds=arrivals.settle_seconds, poll_seconds=arrivals.poll_seconds

@@ -13,9 +13,9 @@ RETRIES: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(seconds=40),
 }
-"""The pauses are at least 5, 10, 20 and 40 s: short after a crash, and longer in all than a store or a database is
-away that is restarted. What trying again cannot mend is not tried again (`include.job_plan`). On a cluster a training
-is tried more often (`cluster.retries` of the platform): a preemption is no fault of its own.
+"""The pauses are at least 5, 10, 20 and 40 s: short after a crash, and together longer than the restart of a store or a
+database. An error that another try cannot cure is not retried (`include.job_plan`). On a cluster a training has more
+retries (`cluster.retries` of the platform): a preemption is no fault of its own.
 """
 
 LONG_RETRIES: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What every task that runs a job does around it, wherever the job runs: plan, reuse, tell Airflow how it ended."""
+"""The base of the operators that run a job, wherever it runs: plan, reuse, announce what was made."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 
 class JobOperator(BaseOperator):
-    """A task that runs one job, or reuses what it made before, and returns the artifact's URI.
+    """Run one job, or reuse what it made before; the task returns the artifact's URI.
 
+    A subclass runs the job in `execute`, by `plan`, `reused` and `announce`; a platform names it by its key `operator`.
     An event of each outlet asset carries {"artifact": URI, "metrics": the manifest's}.
 
     Args:
         section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
-            configuration, "size": the recipe's choice of a size of pods, if it has one}; None where the recipe has no
-            such stage, and the task then returns None.
+            configuration, "size": the recipe's choice of a size of pods, if it has one}; None where the recipe lacks
+            the stage: the task then returns None.
         inputs: artifact URI by input name; an input that is None is left out.
-        links: what the task's page in the web UI leads to.
+        links: on the task's page in the web UI.
     """
 
     template_fields: Sequence[str] = ("section", "inputs")
@@ -69,7 +70,7 @@ class JobOperator(BaseOperator):
         return platform_store(self.platform)
 
     def plan(self, context: Context, *, image: str | None = None) -> JobPlan:
-        """The task's job, validated and named; see `JobPlan.prepare` for what it raises."""
+        """Validate the task's job and name its output. Raises what `JobPlan.prepare` does."""
         assert self.section is not None
         return JobPlan.prepare(
             self.section["job"],
@@ -83,20 +84,20 @@ class JobOperator(BaseOperator):
         )
 
     def reused(self, plan: JobPlan) -> Manifest | None:
-        """What the job made before, where it did; the log says so, and how to have it made anew."""
+        """Return what the job made before, if it did; the log then says so, and how to make it again."""
         manifest = plan.committed()
         if manifest is not None:
             self.log.info(
                 "reused artifact=%s (made before from the same code, configuration and data; "
-                "the Param refresh=[%r] makes it anew)",
+                "the Param refresh=[%r] makes it again)",
                 plan.uri,
                 self.task_id,
             )
         return manifest
 
     def announce(self, context: Context, plan: JobPlan, manifest: Manifest) -> str:
-        """Log what was made and tell the task's outlets; returns its URI, which is what the task returns."""
+        """Log what was made, and put it into the outlets' events. Return its URI, for the task to return."""
         self.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))
         for outlet in self.outlets:
-            context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": manifest.metrics}
+            context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": dict(manifest.metrics)}
         return plan.uri

@@ -1,8 +1,8 @@
-"""From a task in the web UI to the artifact behind it."""
+"""Links from a task's page in the web UI to its artifacts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 ARTIFACTS_PREFIX = "/anemone/artifacts"
-"""Where the artifacts plugin serves, below Airflow's own address."""
+"""Path of the artifacts plugin, below Airflow's own address."""
 
 EVIDENCE_KEY = "evidence"
-"""XCom of a rollout's task: URI of the artifact that the canary controller committed."""
+"""XCom of a rollout's task: URI of the evidence that the canary controller committed."""
 
 REPORT_PAGE = "report.html"
-"""Of the artifact that the job `report` makes."""
+"""File of the artifact that the job `report` makes."""
 
 
 class MadeArtifactLink(BaseOperatorLink):
@@ -35,7 +35,7 @@ class MadeArtifactLink(BaseOperatorLink):
 
 
 class ReportLink(BaseOperatorLink):
-    """The page of the run, which the task made."""
+    """The report of the run, which the task made."""
 
     name = "Report"
 
@@ -50,11 +50,11 @@ class JudgedArtifactLink(BaseOperatorLink):
     name = "Judged artifact"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return _page(operator.artifact)
+        return _page(cast(Any, operator).artifact)
 
 
 class EvidenceLink(BaseOperatorLink):
-    """Every look of the rollout that the task started, and its verdict."""
+    """Every analysis run of the rollout that the task started, and its outcome."""
 
     name = "Evidence"
 

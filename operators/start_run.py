@@ -1,4 +1,4 @@
-"""Start a run of another DAG, unless it exists."""
+"""Starts a run of another DAG, unless it exists."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 class StartRunOperator(BaseOperator):
     """Start a run of another DAG; the task is skipped where that run exists already.
 
-    This is what TriggerDagRunOperator does, whose module costs every parse half a CPU-second of imports. And nothing
-    here is a template: Airflow renders what a mapped task is given, and a file's name comes this way.
+    TriggerDagRunOperator does the same, but importing it costs every parse half a CPU-second. And none of the arguments
+    is a template: Airflow renders those of a mapped task, and one of them is a file name, which anybody may choose.
 
     Args:
         starts: id of the other DAG.
-        run_id, conf: of its run.
+        run_id, conf: of the run.
     """
 
     template_fields: Sequence[str] = ()

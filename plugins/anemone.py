@@ -1,4 +1,4 @@
-"""What Anemone adds to Airflow: pages that show artifacts, and links to them from the tasks."""
+"""The plugin of Airflow's web UI: pages that show artifacts, and links to them from the tasks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ async def artifact_pages(
     receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
     send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
 ) -> None:
-    """The ASGI application of `plugins.artifact_pages`.
+    """Serve a request by `plugins.artifact_pages`.
 
-    Imported at the first request: every task's process loads this plugin, and FastAPI would cost each of them two
-    CPU-seconds.
+    That is imported at the first request: every task's process loads this plugin, and importing FastAPI would cost each
+    of them two CPU-seconds.
     """
     from plugins.artifact_pages import app
 

@@ -1,7 +1,7 @@
-"""Artifacts in Airflow's web UI: what a task made, from what, with which figures; reports and Data Docs open in place.
+"""Pages of artifacts in Airflow's web UI: inputs, metrics and files; reports and Data Docs open in place.
 
-Read-only, for whoever is logged in to Airflow. Files are verified against the manifest before they are shown, and
-served in a sandbox of their own: a report holds text from data sets, and must not act with the reader's login.
+Read-only, for every user who is logged in to Airflow. Files are verified against the manifest before they are served,
+in a sandbox of their own: a report contains text from data sets, and must not act with the reader's login.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ th { font-weight: 600 } h1 { font-size: 1.3rem } h2 { font-size: 1.05rem } code 
 
 @app.get("/{name}/", response_class=HTMLResponse)
 def artifact_page(name: str) -> str:
-    """What the manifest says of one artifact."""
+    """Return the page of one artifact, from its manifest."""
     return _page(_manifest(platform_store(current_platform()), name))
 
 
 @app.get("/{name}/files/{path:path}")
 def artifact_file(name: str, path: str) -> Response:
-    """One file of an artifact, verified."""
+    """Return one file of an artifact, verified against the manifest."""
     store = platform_store(current_platform())
     manifest = _manifest(store, name)
     if path not in {file.path for file in manifest.files}:

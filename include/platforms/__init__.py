@@ -1,4 +1,4 @@
-"""Where jobs run: one YAML a platform, chosen by `ANEMONE_PLATFORM`, equal on every Airflow component."""
+"""The places where jobs run: one YAML a platform, chosen by `ANEMONE_PLATFORM`, equal on every Airflow component."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class Arrivals(Model):
-    """The folder that announces data sets, and the recipe for those that arrive there.
+    """The folder where data sets arrive, and the recipe for them.
 
     A file counts as arrived once its size and times have not changed for `settle_seconds`.
     """
@@ -41,10 +41,11 @@ class Serving(Model):
     """Where releases are served.
 
     Attributes:
-        url: the router's, which clients use. `controller_url`: the canary controller's.
-        token_file: holds the bearer token of the controller's API; read when it is used, never passed on.
-        records: the controller's own folder, where it is on this machine: it says what is needed while none runs.
-        unreachable_seconds: how long the controller may be away before a task that waits for it gives up.
+        url: the router's, for clients. `controller_url`: the canary controller's.
+        token_file: with the bearer token of the controller's API; read at each use, never passed on.
+        records: the controller's own folder, if it is on this machine: it says what is needed while the controller is
+            stopped.
+        unreachable_seconds: how long the controller may be unreachable before a task that waits for it gives up.
     """
 
     url: str
@@ -56,11 +57,11 @@ class Serving(Model):
 
 
 class Retention(Policy):
-    """What stays in the store although nobody needs it now, and when the rest is looked for.
+    """What stays in the store although nothing needs it now, and when the rest is searched for.
 
     Attributes:
         cron: expression (UTC) of the DAG `retention`; None: only by hand.
-        delete: whether its scheduled runs let go what they find; otherwise they only tell.
+        delete: whether its scheduled runs delete what they find; otherwise they only plan it.
     """
 
     cron: str | None = None
@@ -81,8 +82,8 @@ class Platform(Model):
             reach a store on S3 with; None: with their own identity, as every job does.
         python: interpreter of each environment (`Spec.environment`), where jobs are processes of Airflow's machine.
         environment: variables given to every job.
-        grace_seconds: what a job gets between being asked to stop and being killed; a cluster's size may say another.
-        notifications: who is told of decisions and failures; none: nobody.
+        grace_seconds: from asking a job to stop to killing it; a cluster's size may have its own.
+        notifications: the receivers of decisions and failures.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Platform(Model):
 
 
 def current_platform() -> Platform:
-    """The platform that `ANEMONE_PLATFORM` names; `laptop` where it is not set."""
+    """Return the platform that `ANEMONE_PLATFORM` names; `laptop` where it is not set."""
     return load_platform(os.environ.get("ANEMONE_PLATFORM", "laptop"))
 
 
@@ -110,8 +111,8 @@ def current_platform() -> Platform:
 def load_platform(name: str) -> Platform:
     """Read a platform's YAML and fill in `${VARIABLE}`s from the environment.
 
-    `${VARIABLE:-otherwise}` stands for `otherwise` where the variable is not set, or is empty; `${VARIABLE:-null}` for
-    nothing. What a variable holds is text, whatever it looks like, and becomes a number where the key asks for one.
+    `${VARIABLE:-default}` stands for `default` where the variable is not set, or is empty; `${VARIABLE:-null}` for
+    None. A variable's value is text, whatever it looks like, and becomes a number where the key asks for one.
 
     Raises:
         ConfigurationError: no such platform, an unknown, missing or former key, or a variable that is not set.
@@ -124,15 +125,15 @@ def load_platform(name: str) -> Platform:
     variables = {**os.environ, "ANEMONE_HOME": str(home()), **ports}
 
     def value(match: re.Match[str]) -> str:
-        found, otherwise = variables.get(match[1]), match[2]
-        if otherwise is not None:
-            return found or otherwise
+        found, default = variables.get(match[1]), match[2]
+        if default is not None:
+            return found or default
         if found is None:
             raise ConfigurationError(f"{path.name} needs the environment variable {match[1]}: set it")
         return found
 
     def filled(node: Any) -> Any:
-        # After parsing: YAML would make a number of a cost centre 4711, and of an on or a date something else yet.
+        # After parsing: YAML would turn a cost centre 4711 into a number, and `on` or a date into something else.
         match node:
             case dict():
                 return {key: filled(one) for key, one in node.items()}

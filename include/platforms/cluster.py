@@ -35,31 +35,30 @@ def _label(text: str) -> str:
 
 
 Quantity = Annotated[str, AfterValidator(_quantity)]
-"""Of a resource, as Kubernetes writes it: `500m`, `4`, `16Gi`."""
+"""Of a resource, in Kubernetes' notation: `500m`, `4`, `16Gi`."""
 
 
 def amount(quantity: str) -> float:
-    """A quantity as a plain number: bytes, or cores."""
+    """Return a quantity as a number: of bytes, or cores."""
     match = _QUANTITY.fullmatch(quantity)
     assert match is not None
     return float(match[1]) * _UNITS.get(match[2], 1.0)
 
 
 class Size(Model):
-    """What one pod gets, and where it may run.
+    """The resources of one pod, and where it may run.
 
     Attributes:
         cpu: cores, requested. `memory`: requested, and the limit.
-        scratch: of the volume at /scratch, where a job keeps what it downloads and makes; the root is read-only.
-        shm: limit of the Memory volume at /dev/shm, through which ranks and data loaders talk; it counts as memory.
-        gpus: of the cluster's `gpu_resource`; one process each, so a job has to have as many (`include.sizing`).
-        gpu_memory: of each GPU; a training that needs more is refused before it asks for one.
+        scratch: size of the volume at /scratch, for what a job downloads and makes; the root is read-only.
+        shm: limit of the Memory volume at /dev/shm, for ranks and data loaders; it counts as memory.
+        gpus: of the cluster's `gpu_resource`; a job has one process for each (`include.sizing`).
+        gpu_memory: of each GPU; a training that needs more is refused before it requests one.
         efa: Elastic Fabric Adapters (`vpc.amazonaws.com/efa`).
-        hugepages: of 2 MiB, which EFA's library maps for its buffers: a pod that has none of them is killed by SIGBUS
-            where it does.
+        hugepages: of 2 MiB, for the buffers of EFA's library: without them, SIGBUS kills a pod that uses it.
         environment: variables of pods of this size, NCCL's above all.
-        grace_seconds: instead of the platform's: what a job of this size saves when it is asked to stop has to fit in.
-        price_per_hour: of one such pod, in US dollars: what the manifest and the report call a job's cost.
+        grace_seconds: instead of the platform's: long enough for what a job of this size saves when asked to stop.
+        price_per_hour: of one such pod, in US dollars, for a job's cost in its manifest and in the report.
     """
 
     cpu: Quantity
@@ -91,27 +90,27 @@ class Cluster(Model):
 
     Attributes:
         connection: Airflow connection of the cluster. `in_cluster`: None leaves it to the connection.
-        images: by job, or by environment (`Spec.environment`) for jobs that are not named. In production each names a
-            digest, and `pin_images` insists.
-        service_account: likewise by job or environment; which cloud identity it is, is the cluster's affair (IRSA, pod
-            identity). `service_account_token`: whether its token for the Kubernetes API is mounted, which no job needs.
+        images: by job, or by environment (`Spec.environment`) for jobs that are not listed. `pin_images` refuses images
+            without a digest, for production.
+        service_account: likewise by job or environment; the cluster maps it to a cloud identity (IRSA, pod identity).
+            `service_account_token`: whether its token for the Kubernetes API is mounted, which no job needs.
         user: uid and gid of the jobs.
-        sizes: of pods, by name. `stages`: size by job; `default` for those that are not named. A recipe's `sizes` come
+        sizes: of pods, by name. `stages`: size by job; `default` for those that are not listed. A recipe's `sizes` come
             first.
-        pod_template: what else a pod needs, merged below everything that is stated here: a Pod as Kubernetes writes it.
-        volumes, volume_mounts: shared file systems (PVC, FSx), as Kubernetes writes them.
+        pod_template: a Pod in Kubernetes' own form, for what is not stated here; what is stated here comes first.
+        volumes, volume_mounts: shared file systems (PVC, FSx), in Kubernetes' own form.
         secrets: environment variable → key of a Secret; never in a spec, a log or a manifest.
-        serving_token: what stands at the platform's `serving.token_file`, in the pods of the jobs that ask for it.
-        training: what several nodes train as (see `operators.kubernetes.workloads`): an Indexed Job, or an object of
-            Kubeflow's.
-        schedule_timeout_seconds: how long a pod may wait for a node; GPU nodes that are made on demand take 15 minutes.
-        startup_timeout_seconds: from its node to its start, image and all.
-        unreachable_seconds: how long the Kubernetes API may be away before a task that watches a pod gives up.
-        keep_failed_pods: leave what failed where `kubectl describe` finds it, until the next try takes its place.
-        pools: Airflow's, by task; one that counts deferred tasks keeps the cluster's GPUs from being asked for twice.
-        retries: by task, where it is tried again more often than others (`operators.defaults`): a training goes on from
-            its last checkpoint after each preemption, however many there are.
-        labels: on every object, beside those that Anemone sets; the cost centre, for one.
+        serving_token: mounted at the platform's `serving.token_file`, in the pods of the jobs that read it.
+        training: the workload of a training on several nodes (see `operators.kubernetes.workloads`): an Indexed Job, or
+            one of Kubeflow's.
+        schedule_timeout_seconds: how long a pod may wait for a node; GPU nodes on demand take 15 minutes.
+        startup_timeout_seconds: from being scheduled to running, with the pull of the image.
+        unreachable_seconds: how long the Kubernetes API may be unreachable before a task that watches a pod gives up.
+        keep_failed_pods: keep failed pods for `kubectl describe` until the next try starts.
+        pools: Airflow's, by task; one that counts deferred tasks limits how many request the cluster's GPUs at once.
+        retries: by task, where they differ from `operators.defaults`: a training goes on from its last checkpoint after
+            each preemption, however many there are.
+        labels: of every object, beside those that Anemone sets: a cost centre, for instance.
     """
 
     namespace: str
@@ -144,7 +143,7 @@ class Cluster(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Cluster:
         if "default" not in self.stages:
-            raise ValueError("stages needs the key default: the size of jobs that are not named")
+            raise ValueError("stages needs the key default: the size of jobs that are not listed")
         if unknown := sorted(set(self.stages.values()) - set(self.sizes)):
             raise ValueError(f"stages name the size {unknown[0]!r}: choose one of {', '.join(sorted(self.sizes))}")
         loose = [image for image in self.images.values() if not _DIGEST.fullmatch(image)]
@@ -153,7 +152,7 @@ class Cluster(Model):
         return self
 
     def image(self, job: str, environment: str) -> str:
-        """Reference of the image that runs a job. Raises ConfigurationError where the platform names none."""
+        """Return the image that runs a job. Raises ConfigurationError where the platform names none."""
         found = self.images.get(job, self.images.get(environment))
         if found is None:
             raise ConfigurationError(
@@ -162,24 +161,24 @@ class Cluster(Model):
         return found
 
     def account(self, job: str, environment: str) -> str | None:
-        """The service account of a job's pods; None: the namespace's own."""
+        """Return the service account of a job's pods; None: the namespace's default."""
         return self.service_account.get(job, self.service_account.get(environment))
 
     def size_name(self, job: str, wanted: str | None = None) -> str:
-        """What the size of a job's pod is called: the recipe's choice, or the platform's own."""
+        """Return the name of a job's size: the recipe's choice, or the platform's."""
         return wanted if wanted is not None else self.stages.get(job, self.stages["default"])
 
     def size(self, job: str, wanted: str | None = None) -> Size:
-        """What a job's pod gets: the size that its recipe wants, or the platform's own choice.
+        """Return the size of a job's pod: the recipe's choice, or the platform's.
 
         Raises:
-            ConfigurationError: the recipe wants a size that this platform does not have.
+            ConfigurationError: the recipe asks for a size that this platform does not have.
         """
         name = self.size_name(job, wanted)
         if name not in self.sizes:
             near = get_close_matches(name, self.sizes, n=1)
             hint = f"did you mean {near[0]!r}" if near else f"choose one of {', '.join(sorted(self.sizes))}"
             raise ConfigurationError(
-                f"the recipe wants {job} in pods of size {name!r}, which this platform lacks: {hint}"
+                f"the recipe asks for {job} in pods of size {name!r}, which this platform lacks: {hint}"
             )
         return self.sizes[name]

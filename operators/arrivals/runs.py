@@ -1,4 +1,4 @@
-"""From announced data sets to runs of `customize`."""
+"""Runs of `customize` for announced data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def announced_runs(context: Context) -> list[dict[str, Any]]:
-    """One run of `customize` for each announced data set, named so that there can be only one.
+    """Return one run of `customize` for each announced data set, named so that there can be only one.
 
     Airflow may deliver several events in one run, or one event twice; the run id, made of the data set's digest and
     the recipe, is unique in its database.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+from pydantic import JsonValue
 
 from include.artifacts.manifest import FileEntry
 from include.artifacts.naming import content_digest, file_digest
@@ -16,17 +17,17 @@ from include.artifacts.naming import content_digest, file_digest
 _WATERMARK = "announced"
 
 _SAVE_AFTER_SECONDS = 30.0
-"""An event is in Airflow's database some time after it was given away; only then may the watermark pass it."""
+"""Airflow stores an event some time after the trigger has yielded it; only then may the watermark pass it."""
 
 
 class DatasetArrivalTrigger(BaseEventTrigger):
     """Fires for each JSONL file of a folder whose content was not announced before.
 
-    A file is taken once its size and times have stayed the same for `settle_seconds`; the event's payload is
+    A file is announced once its size and times have stayed the same for `settle_seconds`; the event's payload is
     {"source": path, "digest": content digest, "bytes": size}. The digest is the one that the ingested data set will
-    have, so the same bytes under two names are announced once. What was announced is kept in the asset's state, so a
-    restarted triggerer goes on where the last one stopped. It is kept half a minute late: a crash in between repeats an
-    event, which whoever consumes it recognises by the digest, and never loses one.
+    have, so the same bytes under two names are announced once. The announced digests are stored in the asset's state,
+    from which a restarted triggerer continues. They are stored half a minute late: a crash in between repeats an event,
+    which its consumer recognises by the digest, and never loses one.
     """
 
     def __init__(self, *, folder: str, settle_seconds: float, poll_seconds: float) -> None:
@@ -45,7 +46,7 @@ class DatasetArrivalTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         announced = await self._load()
         saved = len(announced)
-        given: list[float] = []
+        yielded: list[float] = []
         seen: dict[Path, tuple[tuple[int, ...], float]] = {}
         done: dict[Path, tuple[int, ...]] = {}
         while True:
@@ -60,7 +61,7 @@ class DatasetArrivalTrigger(BaseEventTrigger):
                     try:
                         digest = await asyncio.to_thread(_dataset_digest, path)
                     except OSError as error:
-                        self.log.warning("%s cannot be read and is left alone until it changes: %s", path, error)
+                        self.log.warning("%s cannot be read and is ignored until it changes: %s", path, error)
                         done[path] = version
                         continue
                     if (await asyncio.to_thread(_snapshot, Path(self.folder))).get(path) != version:
@@ -71,27 +72,28 @@ class DatasetArrivalTrigger(BaseEventTrigger):
                         continue
                     self.log.info("data set arrived: %s (%s)", path, digest[:12])
                     announced.append(digest)
-                    given.append(now)
+                    yielded.append(now)
                     yield TriggerEvent({"source": str(path), "digest": digest, "bytes": version[0]})
-            due = sum(now - at >= _SAVE_AFTER_SECONDS for at in given)
+            due = sum(now - at >= _SAVE_AFTER_SECONDS for at in yielded)
             if due:
-                given, saved = given[due:], saved + due
+                yielded, saved = yielded[due:], saved + due
                 await self._save(announced[:saved])
             await asyncio.sleep(self.poll_seconds)
 
     async def _load(self) -> list[str]:
         if self.asset_state_store is None:
             return []
-        return list(await self.asset_state_store.aget(_WATERMARK, default=[]))
+        stored = await self.asset_state_store.aget(_WATERMARK, default=[])
+        return [str(digest) for digest in stored] if isinstance(stored, list) else []
 
     async def _save(self, announced: list[str]) -> None:
         if self.asset_state_store is not None:
-            await self.asset_state_store.aset(_WATERMARK, announced)
+            await self.asset_state_store.aset(_WATERMARK, list[JsonValue](announced))
 
 
 def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """Path → (size, inode, mtime, ctime) of the JSONL files there; hidden ones are still being written."""
-    found = {}
+    """Return {path: (size, inode, mtime, ctime)} of the JSONL files; hidden ones are still being written."""
+    found: dict[Path, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
         try:
             status = path.stat()
@@ -103,5 +105,5 @@ def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:
 
 
 def _dataset_digest(path: Path) -> str:
-    """The content digest that `jobs.ingest` will give to this one file."""
+    """Return the content digest that `jobs.ingest` will give to a data set of this one file."""
     return content_digest([FileEntry(path="data.jsonl", size=path.stat().st_size, sha256=file_digest(path))])

@@ -26,11 +26,11 @@ class ArtifactTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         store, name = store_of(self.uri)
-        while not await asyncio.to_thread(self._there, store, name):
+        while not await asyncio.to_thread(self._committed, store, name):
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent({"artifact": self.uri})
 
-    def _there(self, store: Store, name: str) -> bool:
+    def _committed(self, store: Store, name: str) -> bool:
         try:
             return store.manifest(name) is not None
         except TryAgainError as error:

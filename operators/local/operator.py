@@ -1,4 +1,4 @@
-"""Jobs as processes on the machine where Airflow's worker runs."""
+"""Jobs as processes on the machine of Airflow's worker."""
 
 from __future__ import annotations
 
@@ -17,11 +17,22 @@ from operators.job import JobOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+_ERROR = "error: "
+
+_PASSED_ON = {
+    *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "TMPDIR", "TZ", "USER"),
+    *("ANEMONE_HOME", "ANEMONE_PLATFORM", "ANEMONE_PORT", "ANEMONE_SCRATCH"),
+    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("AWS_PROFILE", "AWS_ROLE_ARN", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_DIR", "SSL_CERT_FILE"),
+}
+"""Environment variables that every job needs; the platform's YAML adds others, credentials too."""
+
 
 class LocalJobOperator(JobOperator):
-    """Run one job as a process, or reuse what it made before; returns the artifact's URI.
+    """Run one job as a process, or reuse what it made before; the task returns the artifact's URI.
 
-    The process tree dies within the platform's grace after this task ends, also when the task is SIGKILLed.
+    The process tree ends within the platform's grace period after this task, also when the task is SIGKILLed.
     """
 
     ui_color = "#e6edf7"
@@ -52,17 +63,17 @@ class LocalJobOperator(JobOperator):
             manifest = self.reused(plan) or plan.conclude(*self._run(plan))
         except OSError as error:
             raise TryAgainError(
-                f"this machine could not start the job ({error}): see to it; the store is {self.platform.store}"
+                f"this machine could not start the job ({error}): check it, and the store {self.platform.store}"
             ) from None
         return self.announce(context, plan, manifest)
 
     def on_kill(self) -> None:
-        """Ask the supervisor to end the process tree; it goes on doing so after this process is gone."""
+        """Ask the supervisor to end the process tree, which it does also after this process is gone."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
     def _run(self, plan: JobPlan) -> tuple[int, str | None]:
-        """Exit code (128 + n for signal n) and the job's last `error: …` sentence, if any."""
+        """Run the job. Return its exit code (128 + n for signal n) and its last `error: …` message, if any."""
         if getattr(plan.spec.config, "nodes", 1) > 1:
             raise ConfigurationError(
                 f"{plan.spec.job}.nodes is {plan.spec.config.nodes}, and this platform is one machine: set it to 1, or "
@@ -70,7 +81,7 @@ class LocalJobOperator(JobOperator):
             )
         grace = str(self.platform.grace_seconds)
         supervisor = [sys.executable, "-m", "operators.local.supervisor", "--grace", grace, "--"]
-        sentence = None
+        message = None
         self._process = subprocess.Popen(
             [*supervisor, *job_command(plan, self.platform)],
             cwd=PROJECT,
@@ -80,21 +91,26 @@ class LocalJobOperator(JobOperator):
             text=True,
             encoding="utf-8",
             errors="replace",
-            # Out of the reach of the signals that end the task's own process group: it needs its grace to save.
+            # Outside the task's own process group, which Airflow kills: the job needs its grace period to save.
             start_new_session=True,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             for line in self._process.stdout:
                 line = line.rstrip()
-                if line.startswith(ERROR_PREFIX):
-                    sentence = line.removeprefix(ERROR_PREFIX)
+                if line.startswith(_ERROR):
+                    message = line.removeprefix(_ERROR)
                 elif line:
                     self.log.info("%s", line)
             code = self._process.wait()
         finally:
-            # A time-out leaves the loop early; the next try must find nothing of this one.
+            # A time-out leaves the loop early, and nothing of this try may outlive it.
             self.on_kill()
             self._process.stdout.close()
             self._process.wait()
-        return (code if code >= 0 else 128 - code), sentence
+        return (code if code >= 0 else 128 - code), message
+
+
+def _passed_on() -> dict[str, str]:
+    """Return what a job gets of this process's environment, which holds secrets; the platform adds its own."""
+    return {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("LC_")}

@@ -1,10 +1,10 @@
-"""Run a command so that its whole process tree ends when its starter does, however the starter ends.
+"""Runs a command so that its whole process tree ends when its parent does, however the parent ends.
 
 `python -m operators.local.supervisor --grace SECONDS -- COMMAND …`, with a pipe as standard input whose other end the
-starter holds. When that end closes (the starter asked, crashed, or was SIGKILLed), or on SIGTERM, the command gets
-SIGTERM, and after the grace everything below this process gets SIGKILL. As a subreaper this process inherits every
-orphan below it, also those that started a session of their own, as torch's elastic agent and its workers do. The
-command's TMPDIR is a folder of its own, removed with all that a killed process has left in it.
+parent holds. When that end closes (the parent asked, crashed, or was SIGKILLed), or on SIGTERM, the command gets
+SIGTERM, and after the grace period every descendant of this process gets SIGKILL. As a subreaper this process inherits
+every orphan among them, also those that started a session of their own, as torch's elastic agent and its workers do.
+The command's TMPDIR is a folder of its own, removed with all that a killed process has left in it.
 
 Exits with the command's code, 128 + n where signal n ended it. Standard library only: it must start in milliseconds.
 """
@@ -41,12 +41,12 @@ def main() -> int:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
-    # The starter may go away while the command still writes its last lines; they are then dropped, not fatal.
+    # The parent may end while the command still writes its last lines: they are dropped, and no error.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         scratch = tempfile.mkdtemp(prefix="anemone-")
     except OSError as error:
-        print(f"error: no temporary folder can be made ({error}): free some space there, then clear this task")
+        print(f"error: no temporary folder can be created ({error}): free some space there, then clear this task")
         return _TRY_AGAIN
     try:
         child = subprocess.Popen(
@@ -66,12 +66,12 @@ def main() -> int:
 
 
 def _die_with_parent() -> None:
-    # Covers a SIGKILL of this process itself, after which nobody is left to end the command.
+    # For a SIGKILL of this process itself, which leaves nobody to end the command.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _watch(child: subprocess.Popen[bytes], wake: int, grace: float) -> int:
-    """Forward the command's output until it has ended; returns its exit code."""
+    """Forward the command's output until it has ended. Return its exit code."""
     assert child.stdout is not None
     output = child.stdout.fileno()
     watched = {sys.stdin.fileno(), wake, output}
@@ -110,14 +110,14 @@ def _forward(output: int) -> bool:
 
 
 def _drain(output: int, watched: set[int]) -> None:
-    """Forward what is already in the pipe; a surviving descendant may hold it open, so never wait for its end."""
+    """Forward what is already in the pipe, without waiting for its end: a surviving descendant may hold it open."""
     while output in watched and select.select([output], [], [], 0)[0]:
         if not _forward(output):
             return
 
 
 def _reap_orphans(main: int) -> None:
-    """Collect adopted processes that have ended; the command itself is left to `Popen.poll`."""
+    """Reap inherited processes that have ended; `Popen.poll` reaps the command itself."""
     for pid in _children(os.getpid()):
         if pid != main:
             with contextlib.suppress(ChildProcessError):
@@ -125,7 +125,7 @@ def _reap_orphans(main: int) -> None:
 
 
 def _kill_descendants() -> None:
-    """SIGKILL whatever is still below this process, until nothing is."""
+    """SIGKILL the descendants of this process until there are none."""
     while pids := _children(os.getpid()):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

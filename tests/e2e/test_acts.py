@@ -198,7 +198,7 @@ def test_the_form_and_the_artifact_pages_in_a_browser(home: Path) -> None:
         expect(page.get_by_text("Data set").first).to_be_visible()
         expect(page.get_by_text("demo/0.8M_lora_cpu").first).to_be_visible()
         page.get_by_role("button", name="Changes to the recipe").click()
-        expect(page.get_by_text("Make anew").first).to_be_visible()
+        expect(page.get_by_text("Run again").first).to_be_visible()
 
         page.goto(f"{client.url}/dags/customize/runs/{good}/tasks/evaluate/details")
         link = page.locator("a", has_text="Artifact")

@@ -149,5 +149,5 @@ def test_a_recipes_size_goes_before_the_platforms():
         0,
         8,
     ]
-    with pytest.raises(ConfigurationError, match="wants curate in pods of size 'gpu80'.*did you mean 'gpu8'"):
+    with pytest.raises(ConfigurationError, match="asks for curate in pods of size 'gpu80'.*did you mean 'gpu8'"):
         cluster.size("curate", "gpu80")

@@ -117,7 +117,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say who is told."""
+    """Set the receivers."""
 
     def write(*receivers: dict[str, Any]) -> None:
         path = tmp_path / "notifications.yaml"
@@ -180,8 +180,8 @@ def test_a_gate_that_fails_is_one_mail_and_one_chat_message(
     configure: Callable, mailbox: Mailbox, webhook: Webhook, store: Store, commit: Callable
 ) -> None:
     configure(MAIL, CHAT)
-    (tell,) = notifications.failure_callbacks()["on_failure_callback"]
-    tell(stopped(store, commit, "only <1> row & no more"))
+    (notify,) = notifications.failure_callbacks()["on_failure_callback"]
+    notify(stopped(store, commit, "only <1> row & no more"))
     (mail,) = mailbox.mails
     assert (mail["To"], mail["Subject"]) == ("night@example.org", "gate failed: customize.data_quality_gate")
     html = next(part.get_content() for part in mail.walk() if part.get_content_type() == "text/html")
@@ -200,7 +200,7 @@ def test_a_gate_that_fails_is_one_mail_and_one_chat_message(
         (DecisionError("rolled back: it was slow", event="rolled_back"), "rolled back", "it was slow"),
         (DecisionError("inconclusive: 3 requests", event="inconclusive"), "inconclusive", "3 requests"),
         (AirflowException("the disk is full"), "run failed", "the disk is full"),
-        (ValueError("a row of the data set"), "run failed", "it ended with a ValueError: see the log"),
+        (ValueError("a row of the data set"), "run failed", "it ended with a ValueError: read the log"),
         (None, "run failed", "its process was killed, or its machine was lost"),
     ],
 )
@@ -218,10 +218,10 @@ def test_each_end_is_told_as_what_it_is(
 def test_a_promotion_says_what_is_live(configure: Callable, webhook: Webhook, store: Store, commit: Callable) -> None:
     configure(CHAT)
     commit("promote-1", {"champion.json": json.dumps({"model": "kubectl", "version": "2", "former": "1"})})
-    told = context(BaseOperator(task_id="promote"))
-    told["ti"].xcom_pull = lambda task_ids: {"promote": store.uri("promote-1")}[task_ids]
-    (tell,) = notifications.promotion_callbacks()["on_success_callback"]
-    tell(told)
+    promoted = context(BaseOperator(task_id="promote"))
+    promoted["ti"].xcom_pull = lambda task_ids: {"promote": store.uri("promote-1")}[task_ids]
+    (notify,) = notifications.promotion_callbacks()["on_success_callback"]
+    notify(promoted)
     (text,) = webhook.texts
     assert "version 2 answers kubectl now; before it was version 1" in text
 
@@ -258,7 +258,7 @@ def test_a_receiver_that_is_away_costs_a_warning_and_seconds_and_the_others_get_
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(notifications, "_TOGETHER_SECONDS", 2.0)
+    monkeypatch.setattr(notifications, "_SEND_SECONDS", 2.0)
     place = serve(Mailbox(silent=True)) if kind == "silent" else ("127.0.0.1", 9)
     connect("SMTP_DEFAULT", place, conn_type="smtp", extra={"disable_ssl": True, "disable_tls": True})
     configure(MAIL, CHAT)
@@ -292,7 +292,7 @@ def test_a_wrong_list_is_told_and_keeps_no_dag_from_loading(
     assert notifications.failure_callbacks() == {}
     with pytest.raises(Exception, match=says):
         notifications.configured()
-    assert "nobody is told of anything" in caplog.text
+    assert "no notifications are sent" in caplog.text
 
 
 def test_every_known_class_takes_its_message() -> None:

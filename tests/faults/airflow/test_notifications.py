@@ -218,4 +218,4 @@ def test_without_configuration_nobody_is_told(
     output, _ = night.python(dag, **connection(chat))
     assert "'data_quality_gate': 'failed'" in output
     assert chat.texts == []
-    assert "was told" not in output
+    assert "taken the message" not in output

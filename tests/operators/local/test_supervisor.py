@@ -149,4 +149,4 @@ def test_without_a_place_for_a_temporary_folder_the_command_is_to_be_tried_again
     command = [sys.executable, "-c", starter, "--grace", "1", "--", sys.executable, "-c", "print('started')"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 75
-    assert ended.stdout.startswith("error: no temporary folder can be made") and "unmounted" in ended.stdout
+    assert ended.stdout.startswith("error: no temporary folder can be created") and "unmounted" in ended.stdout
