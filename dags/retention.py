@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from operators import default_args, deletes_by_itself, planned_retention, retention_schedule, stage, wanted_retention
+from operators import default_args, deletes_by_default, plan_section, retention_schedule, stage, sweep_section
 
 
 @dag(

@@ -30,6 +30,7 @@ class JobFailedError(AnemoneError):
 
     Attributes:
         retryable: whether the same job can succeed in another try.
+        exit_code: of its process, where that failed; else that of a fault.
     """
 
     def __init__(self, message: str, *, retryable: bool, exit_code: int = ExitCode.FAULT) -> None:
@@ -153,9 +154,9 @@ class JobPlan:
                 f"job {job} was killed (exit 137): most often memory ran out; lower {job}'s batch size, "
                 "give it more memory, or stop what else runs here"
             )
-            raise JobFailedError(message, retryable=True)
+            raise JobFailedError(message, retryable=True, exit_code=exit_code)
         message = failure_message or f"job {job} ended with exit code {exit_code} and no message: read its log above"
-        raise JobFailedError(message, retryable=exit_code not in _PERMANENT)
+        raise JobFailedError(message, retryable=exit_code not in _PERMANENT, exit_code=exit_code)
 
 
 def _names_in(store: Store, inputs: Mapping[str, str | None]) -> list[str]:

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from operators.release.planning import release_inputs as release_inputs
     from operators.release.rollout_operator import CanaryRolloutOperator as CanaryRolloutOperator
     from operators.reports import report_at_the_end as report_at_the_end
-    from operators.retention import deletes_by_itself as deletes_by_itself
-    from operators.retention import planned_retention as planned_retention
+    from operators.retention import deletes_by_default as deletes_by_default
+    from operators.retention import plan_section as plan_section
     from operators.retention import retention_schedule as retention_schedule
-    from operators.retention import wanted_retention as wanted_retention
+    from operators.retention import sweep_section as sweep_section
     from operators.stages import stage as stage
     from operators.start_run import StartRunOperator as StartRunOperator
 
@@ -46,20 +46,20 @@ _MODULES = {
     "announced_releases": "release.planning",
     "announced_runs": "arrivals.runs",
     "arrived_datasets": "assets",
-    "CANDIDATE": "assets",
     "CanaryRolloutOperator": "release.rollout_operator",
+    "CANDIDATE": "assets",
     "customize_schedule": "recipes",
     "DecisionError": "errors",
     "default_args": "defaults",
-    "deletes_by_itself": "retention",
+    "deletes_by_default": "retention",
     "DistributedJobOperator": "kubernetes.training_operator",
     "GateSensor": "gates.sensor",
     "JobOperator": "job",
     "LocalJobOperator": "local.operator",
     "LONG_RETRIES": "defaults",
     "model_choices": "release.planning",
+    "plan_section": "retention",
     "planned_release": "release.planning",
-    "planned_retention": "retention",
     "PodJobOperator": "kubernetes.pod_operator",
     "promotion": "release.planning",
     "promotion_callbacks": "notifications",
@@ -71,7 +71,7 @@ _MODULES = {
     "retention_schedule": "retention",
     "stage": "stages",
     "StartRunOperator": "start_run",
-    "wanted_retention": "retention",
+    "sweep_section": "retention",
 }
 
 __all__ = sorted(_MODULES)

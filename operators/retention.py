@@ -31,11 +31,16 @@ def deletes_by_default() -> bool:
     return current_platform().retention.delete
 
 
-@as_airflow_errors()
-def planned_retention(context: Context) -> dict[str, Any]:
-    """The section of the job `retention`, with the runs that go on now."""
+def plan_section(context: Context) -> dict[str, Any]:
+    """Return the section of the job `retention`, with the runs that are unfinished now.
+
+    Raises:
+        AirflowException: the store cannot be read now.
+        AirflowFailException: it can never be read as it is configured.
+    """
     platform = current_platform()
-    recorded = recorded_runs(platform_store(platform))
+    with as_airflow_errors():
+        recorded = recorded_runs(platform_store(platform))
     config = {
         "policy": platform.retention.policy.model_dump(mode="json"),
         "unfinished_runs": [run.model_dump() for run in _unfinished(context["ti"], recorded)],

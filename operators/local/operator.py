@@ -9,24 +9,13 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ConfigurationError, TryAgainError
 from include.home import PROJECT
 from include.job_plan import JobPlan
+from include.local_job import ERROR_PREFIX, job_command, job_environment
 from include.platforms import Platform
-from include.specs import job_module
 from operators.errors import record_failure
 from operators.job import JobOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-_ERROR = "error: "
-
-_PASSED_ON = {
-    *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "TMPDIR", "TZ", "USER"),
-    *("ANEMONE_HOME", "ANEMONE_PLATFORM", "ANEMONE_PORT", "ANEMONE_SCRATCH"),
-    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
-    *("AWS_PROFILE", "AWS_ROLE_ARN", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
-    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SSL_CERT_DIR", "SSL_CERT_FILE"),
-}
-"""Environment variables that every job needs; the platform's YAML adds others, credentials too."""
 
 
 class LocalJobOperator(JobOperator):
@@ -98,8 +87,8 @@ class LocalJobOperator(JobOperator):
         try:
             for line in self._process.stdout:
                 line = line.rstrip()
-                if line.startswith(_ERROR):
-                    message = line.removeprefix(_ERROR)
+                if line.startswith(ERROR_PREFIX):
+                    message = line.removeprefix(ERROR_PREFIX)
                 elif line:
                     self.log.info("%s", line)
             code = self._process.wait()
@@ -109,8 +98,3 @@ class LocalJobOperator(JobOperator):
             self._process.stdout.close()
             self._process.wait()
         return (code if code >= 0 else 128 - code), message
-
-
-def _passed_on() -> dict[str, str]:
-    """Return what a job gets of this process's environment, which holds secrets; the platform adds its own."""
-    return {key: value for key, value in os.environ.items() if key in _PASSED_ON or key.startswith("LC_")}

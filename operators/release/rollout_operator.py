@@ -170,7 +170,7 @@ class CanaryRolloutOperator(BaseOperator):
 
     def _log_notes(self, status: RolloutStatus, notes_logged: int) -> int:
         """Log the notes after the first `notes_logged`. Return how many are in the log now."""
-        for line in news(status, notes_logged):
+        for line in new_notes(status, notes_logged):
             self.log.info("%s", line)
         return max(notes_logged, len(status.notes))
 

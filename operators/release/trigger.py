@@ -75,7 +75,7 @@ class RolloutTrigger(BaseTrigger):
                     )
                     return
                 unreachable_since = None
-                for line in news(status, notes_logged) if self.own else ():
+                for line in new_notes(status, notes_logged) if self.own else ():
                     self.log.info("%s", line)
                 notes_logged = max(notes_logged, len(status.notes))
                 if status.ended:

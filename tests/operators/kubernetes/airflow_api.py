@@ -1,7 +1,8 @@
-"""As much of what is behind a triggerer as a trigger asks of it: it keeps XComs, by Airflow's own messages."""
+"""As much of Airflow as tasks and triggers need: a task's context, and XComs by Airflow's own messages."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,3 +29,25 @@ class AirflowPeer:
             self.xcoms[message.key] = message.value
             return None
         return XComResult(key=message.key, value=self.xcoms.get(message.key))
+
+
+class TaskInstance(SimpleNamespace):
+    """A task instance that keeps what is pushed, as `xcom`."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcom[key] = value
+
+
+def task_context(task_id: str, *, try_number: int = 1, **params: Any) -> dict[str, Any]:
+    """Return the context of one try, of five, of a task of `customize`."""
+    ti = TaskInstance(
+        dag_id="customize",
+        task_id=task_id,
+        run_id="manual__1",
+        map_index=-1,
+        try_number=try_number,
+        max_tries=4,
+        xcom={},
+        start_date=datetime.now(UTC),
+    )
+    return {"run_id": "manual__1", "params": {"refresh": [], **params}, "ti": ti, "dag": SimpleNamespace()}

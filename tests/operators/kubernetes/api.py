@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API as a task with one pod asks for, over real HTTP, and a kubelet that runs jobs here."""
+"""As much of a Kubernetes API as a task needs, over real HTTP, and a kubelet that runs jobs on this machine."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ import yaml
 from include.home import PROJECT
 
 Pod = dict[str, Any]
+
+CONDITION = {"lastProbeTime": None, "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
 
 class KubernetesPeer:
@@ -158,13 +160,13 @@ class KubernetesPeer:
             command, cwd=PROJECT, env=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self._processes.append(process)
-        self.status(pod, "Running", state={"running": {"startedAt": _now()}}, startTime=_now())
+        self.status(pod, "Running", state={"running": {"startedAt": now()}}, startTime=now())
 
         def follow() -> None:
             self.logs[name] = process.communicate()[0]
             code = process.returncode if process.returncode >= 0 else 128 - process.returncode
             ended = {"exitCode": code, "message": message.read_text(), "reason": "Error" if code else "Completed"}
-            self.status(pod, "Failed" if code else "Succeeded", state={"terminated": {**ended, "finishedAt": _now()}})
+            self.status(pod, "Failed" if code else "Succeeded", state={"terminated": {**ended, "finishedAt": now()}})
 
         threading.Thread(target=follow, daemon=True).start()
 
@@ -191,7 +193,7 @@ class KubernetesPeer:
         name = pod["metadata"]["name"]
         if name in self.pods:
             return _status(409, f'pods "{name}" already exists', reason="AlreadyExists")
-        pod["metadata"].update(uid=str(uuid4()), creationTimestamp=_now())
+        pod["metadata"].update(uid=str(uuid4()), creationTimestamp=now())
         pod["status"] = {"phase": "Pending"}
         self.pods[name] = pod
         self.on_create(pod)
@@ -204,8 +206,98 @@ class KubernetesPeer:
         if pod["status"]["phase"] in ("Succeeded", "Failed", "Pending"):
             del self.pods[pod["metadata"]["name"]]
         else:
-            pod["metadata"].update(deletionTimestamp=_now(grace), deletionGracePeriodSeconds=grace)
+            pod["metadata"].update(deletionTimestamp=now(grace), deletionGracePeriodSeconds=grace)
         return 200, pod
+
+
+class TrainingPeer(KubernetesPeer):
+    """Keeps Jobs, with a pod a node, Services, and what Kubeflow's controllers read; what pods do is the test's affair.
+
+    Attributes:
+        refusals: (status, message) that answers the creation of a kind, by its plural.
+    """
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.jobs, self.services = {}, {}
+        self.kubeflow = {"trainjobs": {}, "trainingruntimes": {}}
+        self.refusals = {}
+        self.on_job = lambda job: None
+
+    def answer(self, method, path, body, query):
+        if self.failing > 0:
+            return super().answer(method, path, body, query)
+        if method == "POST" and path[-1] in self.refusals:
+            return _status(*self.refusals[path[-1]])
+        match method, path[-2:], path[-1]:
+            case "POST", [_, kind], _ if kind in self.kubeflow:
+                return self._keep(self.kubeflow[kind], body)
+            case _, [kind, name], _ if kind in self.kubeflow:
+                return self._kept(method, self.kubeflow[kind], name, body)
+            case "POST", [_, "jobs"], _:
+                return self._make_job(body)
+            case "POST", [_, "services"], _:
+                if self.refusal is not None:
+                    return _status(*self.refusal)
+                return self._keep(self.services, body)
+            case "GET", ["jobs", name], _:
+                return (200, self.jobs[name]) if name in self.jobs else _status(404, "not found")
+            case "DELETE", ["jobs", name], _:
+                return self._delete_job(name, body)
+            case _, ["services", name], _:
+                return (200, self.services[name]) if name in self.services else _status(404, "not found")
+        return super().answer(method, path, body, query)
+
+    def end(self, job, kind="Complete", reason=None):
+        with self.lock:
+            job["status"] = {"conditions": [{**CONDITION, "type": kind, "status": "True", "reason": reason}]}
+
+    def nodes(self, job):
+        return [self.pods[f"{job['metadata']['name']}-{index}"] for index in range(job["spec"]["completions"])]
+
+    def exit(self, pod, code, message="", seconds=0):
+        ended = {"exitCode": code, "message": message, "finishedAt": now(seconds), "reason": "Error"}
+        self.status(pod, "Failed" if code else "Succeeded", state={"terminated": ended})
+
+    def _keep(self, where, body):
+        name = body["metadata"]["name"]
+        if name in where:
+            return _status(409, "already exists", reason="AlreadyExists")
+        body["metadata"].update(uid=str(uuid4()), creationTimestamp=now())
+        where[name] = body
+        return 201, body
+
+    def _kept(self, method, where, name, body):
+        if name not in where:
+            return _status(404, "not found")
+        if method == "PATCH":
+            where[name]["metadata"].update(body["metadata"])
+        if method != "DELETE":
+            return 200, where[name]
+        return _another(where[name], body) or (200, where.pop(name))
+
+    def _make_job(self, body):
+        code, answer = self._keep(self.jobs, body)
+        if code != 201:
+            return code, answer
+        name, template = body["metadata"]["name"], body["spec"]["template"]
+        for index in range(body["spec"]["completions"]):
+            labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
+            metadata = {"name": f"{name}-{index}", "namespace": "anemone", "labels": labels}
+            self._create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": dict(template["spec"])})
+        self.on_job(body)
+        return 201, body
+
+    def _delete_job(self, name, options=None):
+        if name not in self.jobs:
+            return _status(404, "not found")
+        if refusal := _another(self.jobs[name], options or {}):
+            return refusal
+        job = self.jobs.pop(name)
+        for pod in self.nodes(job):
+            del self.pods[pod["metadata"]["name"]]
+        self.services.pop(name, None)
+        return 200, job
 
 
 def _another(found: dict[str, Any], options: dict[str, Any]) -> tuple[int, Pod] | None:
@@ -221,5 +313,5 @@ def _status(code: int, message: str, reason: str = "") -> tuple[int, Pod]:
     return code, {**document, "message": message, "reason": reason, "code": code}
 
 
-def _now(seconds: float = 0) -> str:
+def now(seconds: float = 0) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")

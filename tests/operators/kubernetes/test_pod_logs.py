@@ -12,8 +12,7 @@ from operators.kubernetes.pod_logs import LogReader
 from operators.kubernetes.pod_trigger import PodJobTrigger
 from operators.kubernetes.training_trigger import TrainingTrigger
 from tests.operators.kubernetes.airflow_api import TI, AirflowPeer
-from tests.operators.kubernetes.api import KubernetesPeer
-from tests.operators.kubernetes.test_training_operator import TrainingPeer
+from tests.operators.kubernetes.api import KubernetesPeer, TrainingPeer
 
 POD = SimpleNamespace(metadata=SimpleNamespace(uid="u-1", namespace="anemone", name="p"))
 STAMPS = [f"2026-03-01T00:00:0{second}.{part:09d}Z" for second, part in ((1, 5), (1, 10), (1, 10), (2, 0), (3, 7))]
@@ -84,15 +83,6 @@ def test_a_line_without_an_end_takes_no_more_than_its_share_of_memory():
         assert list(reader.take(b"x" * 2**17)) == []
     (line,) = reader.take(b"\n")
     assert 2**19 < len(line) <= 2**20
-
-
-@pytest.fixture
-def kubernetes(tmp_path, monkeypatch):
-    peer = TrainingPeer(tmp_path)
-    extra = json.dumps({"kube_config_path": str(peer.kubeconfig), "in_cluster": False})
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
-    yield peer
-    peer.close()
 
 
 @pytest.fixture

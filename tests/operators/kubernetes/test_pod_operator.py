@@ -4,54 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
-from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.artifacts.store import Store
-from include.platforms import Platform, load_platform
 from operators import PodJobOperator
 from operators.kubernetes import pod_operator, pod_trigger
-from tests.operators.kubernetes.api import KubernetesPeer
+from tests.operators.kubernetes.airflow_api import task_context
 
 
-class Ti(SimpleNamespace):
-    """A task instance, as far as a pod has to know it."""
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
-
-
-@pytest.fixture
-def kubernetes(tmp_path, monkeypatch):
-    peer = KubernetesPeer(tmp_path)
-    extra = json.dumps({"kube_config_path": str(peer.kubeconfig), "in_cluster": False})
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
-    # The triggerer has its own way to a connection; in a test it is the same.
-    monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", lambda state: 0.01)
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Poll without pauses."""
     monkeypatch.setattr(pod_operator, "_PAUSE_SECONDS", 0.02)
-    yield peer
-    peer.close()
-
-
-@pytest.fixture
-def platform(store, monkeypatch) -> Platform:
-    for name in [name for name in os.environ if name.startswith("ANEMONE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("ANEMONE_STORE", "s3://bucket/anemone")
-    load_platform.cache_clear()
-    found = load_platform("cpu-cluster")
-    load_platform.cache_clear()
-    found = found.model_copy(update={"store": store.root, "grace_seconds": 5.0})
-    monkeypatch.setattr("operators.job.current_platform", lambda: found)
-    return found
 
 
 @pytest.fixture
@@ -67,12 +36,7 @@ def section(**config):
 
 
 def context(try_number=1, **params):
-    ti = Ti(
-        dag_id="customize", task_id="heldout", run_id="manual__1", map_index=-1, try_number=try_number, max_tries=4,
-        xcom={}, start_date=datetime.now(UTC),
-    )  # fmt: skip
-    params = {"refresh": [], "recipe": "demo/0.8M_lora_cpu", **params}
-    return {"run_id": "manual__1", "params": params, "ti": ti, "dag": SimpleNamespace()}
+    return task_context("heldout", try_number=try_number, **{"recipe": "demo/0.8M_lora_cpu", **params})
 
 
 def deferred(operator, given) -> TaskDeferred:

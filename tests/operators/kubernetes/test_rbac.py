@@ -16,20 +16,27 @@ from include.home import PROJECT
 from operators.kubernetes.pod_trigger import PodJobTrigger
 from operators.kubernetes.training_trigger import TrainingTrigger
 from tests.kubernetes.rbac import Right, granted, needed
-from tests.operators.kubernetes import test_pod_operator as test_pods
-from tests.operators.kubernetes import test_training_operator as test_distributed
-from tests.operators.kubernetes.api import _another, _now, _status
-from tests.operators.kubernetes.test_training_operator import context, deferred, follow, platform, store_text, task  # noqa: F401
+from tests.operators.kubernetes import test_pod_operator, test_training_operator
+from tests.operators.kubernetes.api import TrainingPeer, _another, _status, now
+from tests.operators.kubernetes.test_training_operator import (  # noqa: F401
+    context,
+    deferred,
+    follow,
+    platform,
+    soon,
+    store_text,
+    task,
+)
 
 ROLES = PROJECT / "include" / "deploy" / "kubernetes"
 KUBEFLOW = ("trainer.kubeflow.org", "kubeflow.org")
 
 
-class GuardedPeer(test_distributed.TrainingPeer):
-    """Answers what the role of the one who asks grants, and keeps what was asked for.
+class GuardedPeer(TrainingPeer):
+    """Answers what the requesting account's role grants, and records the requests.
 
     Attributes:
-        account: who asks now: `worker` or `triggerer`.
+        account: that sends the requests now: `worker` or `triggerer`.
         on_log: what happens when a pod's log is read.
         custom: Kubeflow's objects, by resource and name; with them come no pods.
     """
@@ -88,13 +95,16 @@ class GuardedPeer(test_distributed.TrainingPeer):
 
 
 @pytest.fixture
-def kubernetes(tmp_path, monkeypatch):
-    """Of two accounts: what fires does so as the triggerer, everything else is the worker's."""
-    monkeypatch.setattr(test_distributed, "TrainingPeer", GuardedPeer)
-    for peer in test_distributed.kubernetes.__wrapped__(tmp_path, monkeypatch):
-        for module in (test_distributed, test_pods):
-            monkeypatch.setattr(module, "fires", partial(_as_triggerer, peer, module.fires))
-        yield peer
+def peer_class():
+    return GuardedPeer
+
+
+@pytest.fixture
+def kubernetes(kubernetes, monkeypatch):
+    """An API of two accounts: triggers run as the triggerer, everything else as the worker."""
+    for module in (test_training_operator, test_pod_operator):
+        monkeypatch.setattr(module, "fires", partial(_as_triggerer, kubernetes, module.fires))
+    return kubernetes
 
 
 def _as_triggerer(peer, fires, trigger):
@@ -138,21 +148,21 @@ def test_the_roles_are_enough_and_no_more(task, kubernetes, store, commit):  # n
     killed(kubernetes, deferred(task()))
     assert kubernetes.jobs == {}
     # One pod: one that fails, whose events are read, and one that is marked.
-    waiting = test_pods.deferred(task(nodes=1), context())
+    waiting = test_pod_operator.deferred(task(nodes=1), context())
     (pod,) = kubernetes.pods.values()
     kubernetes.status(pod, "Failed", state={"terminated": {"exitCode": 75, "message": "later", "reason": "Error"}})
-    event = test_pods.fires(waiting.trigger)
+    event = test_pod_operator.fires(waiting.trigger)
     with pytest.raises(AirflowException, match="later"):
         task(nodes=1).trigger_reentry(context(), event)
-    killed(kubernetes, test_pods.deferred(task(nodes=1), context()).trigger)
+    killed(kubernetes, test_pod_operator.deferred(task(nodes=1), context()).trigger)
     assert kubernetes.pods == {}
     # One whose log the triggerer follows, and one that ends well.
-    waiting = test_pods.deferred(task(nodes=1, logging_interval=0.01), context())
+    waiting = test_pod_operator.deferred(task(nodes=1, logging_interval=0.01), context())
     (pod,) = kubernetes.pods.values()
-    kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}}, startTime=_now())
+    kubernetes.status(pod, "Running", state={"running": {"startedAt": now()}}, startTime=now())
     ended = {"terminated": {"exitCode": 75, "message": "later", "reason": "Error"}}
     kubernetes.on_log = lambda: kubernetes.status(pod, "Failed", state=ended)
-    test_pods.fires(waiting.trigger)
+    test_pod_operator.fires(waiting.trigger)
     killed(kubernetes, waiting.trigger)
     kubernetes.on_job = end_well
     assert follow(task)

@@ -9,135 +9,29 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from uuid import uuid4
 
 import pytest
-from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
-from include.platforms import load_platform
 from operators import DistributedJobOperator
 from operators.kubernetes import pod_trigger, training_operator, training_trigger
 from operators.kubernetes.training_trigger import TrainingTrigger
 from operators.kubernetes.workloads import TRAINING
-from tests.operators.kubernetes.api import KubernetesPeer, _another, _now, _status
-
-CONDITION = {"lastProbeTime": None, "lastTransitionTime": "2026-01-01T00:00:00Z"}
-
-
-class TrainingPeer(KubernetesPeer):
-    """Keeps Jobs, with a pod a node, Services, and what Kubeflow's controllers read; what pods do is the test's affair.
-
-    Attributes:
-        refusals: (status, message) that answers the creation of a kind, by its plural.
-    """
-
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.jobs, self.services = {}, {}
-        self.kubeflow = {"trainjobs": {}, "trainingruntimes": {}}
-        self.refusals = {}
-        self.on_job = lambda job: None
-
-    def answer(self, method, path, body, query):
-        if self.failing > 0:
-            return super().answer(method, path, body, query)
-        if method == "POST" and path[-1] in self.refusals:
-            return _status(*self.refusals[path[-1]])
-        match method, path[-2:], path[-1]:
-            case "POST", [_, kind], _ if kind in self.kubeflow:
-                return self._keep(self.kubeflow[kind], body)
-            case _, [kind, name], _ if kind in self.kubeflow:
-                return self._kept(method, self.kubeflow[kind], name, body)
-            case "POST", [_, "jobs"], _:
-                return self._make_job(body)
-            case "POST", [_, "services"], _:
-                if self.refusal is not None:
-                    return _status(*self.refusal)
-                return self._keep(self.services, body)
-            case "GET", ["jobs", name], _:
-                return (200, self.jobs[name]) if name in self.jobs else _status(404, "not found")
-            case "DELETE", ["jobs", name], _:
-                return self._delete_job(name, body)
-            case _, ["services", name], _:
-                return (200, self.services[name]) if name in self.services else _status(404, "not found")
-        return super().answer(method, path, body, query)
-
-    def end(self, job, kind="Complete", reason=None):
-        with self.lock:
-            job["status"] = {"conditions": [{**CONDITION, "type": kind, "status": "True", "reason": reason}]}
-
-    def nodes(self, job):
-        return [self.pods[f"{job['metadata']['name']}-{index}"] for index in range(job["spec"]["completions"])]
-
-    def exit(self, pod, code, message="", seconds=0):
-        ended = {"exitCode": code, "message": message, "finishedAt": _now(seconds), "reason": "Error"}
-        self.status(pod, "Failed" if code else "Succeeded", state={"terminated": ended})
-
-    def _keep(self, where, body):
-        name = body["metadata"]["name"]
-        if name in where:
-            return _status(409, "already exists", reason="AlreadyExists")
-        body["metadata"].update(uid=str(uuid4()), creationTimestamp=_now())
-        where[name] = body
-        return 201, body
-
-    def _kept(self, method, where, name, body):
-        if name not in where:
-            return _status(404, "not found")
-        if method == "PATCH":
-            where[name]["metadata"].update(body["metadata"])
-        if method != "DELETE":
-            return 200, where[name]
-        return _another(where[name], body) or (200, where.pop(name))
-
-    def _make_job(self, body):
-        code, answer = self._keep(self.jobs, body)
-        if code != 201:
-            return code, answer
-        name, template = body["metadata"]["name"], body["spec"]["template"]
-        for index in range(body["spec"]["completions"]):
-            labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
-            metadata = {"name": f"{name}-{index}", "namespace": "anemone", "labels": labels}
-            self._create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": dict(template["spec"])})
-        self.on_job(body)
-        return 201, body
-
-    def _delete_job(self, name, options=None):
-        if name not in self.jobs:
-            return _status(404, "not found")
-        if refusal := _another(self.jobs[name], options or {}):
-            return refusal
-        job = self.jobs.pop(name)
-        for pod in self.nodes(job):
-            del self.pods[pod["metadata"]["name"]]
-        self.services.pop(name, None)
-        return 200, job
+from tests.operators.kubernetes.airflow_api import task_context
+from tests.operators.kubernetes.api import now
 
 
-@pytest.fixture
-def kubernetes(tmp_path, monkeypatch):
-    peer = TrainingPeer(tmp_path)
-    extra = json.dumps({"kube_config_path": str(peer.kubeconfig), "in_cluster": False})
-    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
-    monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", lambda state: 0.01)
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Poll and resume without pauses."""
     monkeypatch.setattr(training_operator, "_PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(training_trigger, "_LEAST_SECONDS", 0.0)
-    yield peer
-    peer.close()
 
 
 @pytest.fixture
-def platform(store, monkeypatch):
-    monkeypatch.setenv("ANEMONE_STORE", "s3://bucket/anemone")
-    load_platform.cache_clear()
-    found = load_platform("cpu-cluster")
-    load_platform.cache_clear()
+def platform(platform, monkeypatch):
     limits = {"unreachable_seconds": 1, "schedule_timeout_seconds": 30, "startup_timeout_seconds": 30}
-    cluster = found.cluster.model_copy(update=limits)
-    found = found.model_copy(update={"store": store.root, "cluster": cluster})
+    found = platform.model_copy(update={"cluster": platform.cluster.model_copy(update=limits)})
     monkeypatch.setattr("operators.job.current_platform", lambda: found)
     return found
 
@@ -157,17 +51,8 @@ def task(platform, kubernetes, store, commit):
     return make
 
 
-class Ti(SimpleNamespace):
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
-
-
 def context(try_number=1):
-    ti = Ti(
-        dag_id="customize", task_id="finetune", run_id="manual__1", map_index=-1, try_number=try_number, max_tries=4,
-        xcom={}, start_date=datetime.now(UTC),
-    )  # fmt: skip
-    return {"run_id": "manual__1", "params": {"refresh": [], "recipe": "demo/x"}, "ti": ti, "dag": SimpleNamespace()}
+    return task_context("finetune", try_number=try_number, recipe="demo/x")
 
 
 def deferred(operator, given=None):
@@ -273,7 +158,7 @@ def test_one_that_has_failed_and_one_of_another_spec_make_room(task, kubernetes)
 def test_one_that_is_being_deleted_is_waited_for(task, kubernetes, monkeypatch):
     deferred(task())
     (job,) = kubernetes.jobs.values()
-    job["metadata"]["deletionTimestamp"] = _now()
+    job["metadata"]["deletionTimestamp"] = now()
     left = []
 
     def wait(_seconds):
@@ -374,10 +259,10 @@ def test_where_one_pod_finds_no_node_all_are_let_go(task, kubernetes):
     (job,) = kubernetes.jobs.values()
     first, second = kubernetes.nodes(job)
     first["spec"]["nodeName"] = "gpu-1"
-    kubernetes.status(first, "Running", state={"running": {"startedAt": _now()}})
+    kubernetes.status(first, "Running", state={"running": {"startedAt": now()}})
     waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient gpu"}
     kubernetes.status(second, "Pending", conditions=[waits])
-    second["metadata"]["creationTimestamp"] = _now(-31)
+    second["metadata"]["creationTimestamp"] = now(-31)
     event = fires(trigger)
     assert event["status"] == "stuck"
     with pytest.raises(AirflowException, match=r"-1 within 30 s \(Insufficient gpu\).* needs all of them: the 1 that"):
@@ -416,7 +301,7 @@ def test_a_pod_that_is_taken_away_after_hours_was_made(task, kubernetes):
     (job,) = kubernetes.jobs.values()
     first, second = kubernetes.nodes(job)
     for pod in (first, second):
-        kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}})
+        kubernetes.status(pod, "Running", state={"running": {"startedAt": now()}})
 
     async def preempted():
         event = asyncio.create_task(training_trigger.first_event(trigger))
@@ -449,9 +334,9 @@ def test_a_pod_that_never_ends_does_not_keep_the_others_waiting(task, kubernetes
     (job,) = kubernetes.jobs.values()
     first, second = kubernetes.nodes(job)
     kubernetes.exit(first, code, words)
-    kubernetes.status(second, "Running", state={"running": {"startedAt": _now()}})
+    kubernetes.status(second, "Running", state={"running": {"startedAt": now()}})
     second["spec"]["nodeName"] = "gpu-7"
-    second["metadata"]["deletionTimestamp"] = _now(-300)
+    second["metadata"]["deletionTimestamp"] = now(-300)
     kubernetes.end(job, "FailureTarget", "PodFailurePolicy")
     event = fires(trigger)
     with pytest.raises(AirflowException, match=says) as raised:
@@ -617,9 +502,9 @@ def test_a_pod_that_was_deleted_by_hand_is_the_verdict_and_not_those_that_follow
     (job,) = kubernetes.jobs.values()
     first, second = kubernetes.nodes(job)
     for pod in (first, second):
-        kubernetes.status(pod, "Running", state={"running": {"startedAt": _now()}})
+        kubernetes.status(pod, "Running", state={"running": {"startedAt": now()}})
     # As the API server tells it: the one that a person deleted, then those that the Job's controller let go.
-    second["metadata"]["deletionTimestamp"], first["metadata"]["deletionTimestamp"] = _now(30), _now(40)
+    second["metadata"]["deletionTimestamp"], first["metadata"]["deletionTimestamp"] = now(30), now(40)
 
     async def deleted():
         event = asyncio.create_task(training_trigger.first_event(trigger))
