@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,12 @@ from include.laptop.components import all_services, claim_port, down
 from include.laptop.home import make_home, run_folder
 from include.laptop.serving import controller_url, keeper, router_url, supervised_services, token
 from include.platforms import load_platform
+from tests.ports import free_home_port
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(tmp_path: Path, free_block: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("ANEMONE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ANEMONE_PORT", "18080")
     load_platform.cache_clear()
     yield make_home()
     down()
@@ -75,18 +76,19 @@ def test_down_ends_serving_too() -> None:
     assert not down()
 
 
-def test_the_port_stays_for_as_long_as_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_stays_for_as_long_as_anything_runs(free_block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run_folder().mkdir()
     claim_port()
     service = supervised_services()[1].service
     service.start(["sleep", "60"], os.environ)
     claim_port()
-    monkeypatch.setenv("ANEMONE_PORT", "18100")
-    with pytest.raises(ConfigurationError, match="18080"):
+    another = str(free_home_port())
+    monkeypatch.setenv("ANEMONE_PORT", another)
+    with pytest.raises(ConfigurationError, match=str(free_block)):
         claim_port()
     service.stop(grace=5)
     claim_port()
-    assert (run_folder() / "port").read_text() == "18100"
+    assert (run_folder() / "port").read_text() == another
 
 
 def test_a_service_that_does_not_come_up_is_named_with_its_last_words() -> None:
