@@ -17,8 +17,8 @@ import yaml
 from kubernetes import config
 
 from include.home import PROJECT
-from jobs.serving.canary.traffic.gateway import GROUP, Api, HTTPRoute
-from jobs.serving.canary.traffic.router import ConflictError, RouterError
+from jobs.serving.canary.traffic.http_route import GROUP, Api, HTTPRoute
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from tests.kubernetes.namespace import TOKEN, Namespace, need_resource, secret, wait_for
 from tests.kubernetes.serving import POLICY, Controller, clients, controller, deploy
 

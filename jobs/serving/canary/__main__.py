@@ -21,8 +21,8 @@ from jobs.serving.router.log import log
 
 if TYPE_CHECKING:
     from include.specs.base import Model
-    from jobs.serving.canary.servers.tiers import Servers
-    from jobs.serving.canary.traffic.router import Traffic
+    from jobs.serving.canary.servers.interface import Servers
+    from jobs.serving.canary.traffic.interface import Traffic
 
 _GATEWAY = ("gateway_route", "gateway_rule", "gateway_target", "gateway_services", "canary_router")
 
@@ -86,7 +86,7 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
 
     from jobs.serving.canary.api import make_app
     from jobs.serving.canary.controller import Controller
-    from jobs.serving.canary.peers import Peers
+    from jobs.serving.canary.data_plane import Peers
     from jobs.serving.canary.state.records import Records
 
     stop = asyncio.Event()
@@ -115,7 +115,8 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
 @asynccontextmanager
 async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> AsyncIterator[Traffic]:
     """What leads the requests: the router, or a gateway with two of them."""
-    from jobs.serving.canary.traffic.gateway import Api, Gateway, HTTPRoute
+    from jobs.serving.canary.traffic.gateway import Gateway
+    from jobs.serving.canary.traffic.http_route import Api, HTTPRoute
     from jobs.serving.canary.traffic.router import Router
 
     async with Router(arguments.router, token) as router:
@@ -133,7 +134,8 @@ async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> Asyn
 @asynccontextmanager
 async def _tiers(arguments: argparse.Namespace, token: str) -> AsyncIterator[tuple[Servers, Servers]]:
     """The servers of the champion and those of the canary; on one machine they are the same."""
-    from jobs.serving.canary.servers.tiers import Here, Pods
+    from jobs.serving.canary.servers.local import Here
+    from jobs.serving.canary.servers.pods import Pods
     from jobs.serving.triton.client import TritonClient
     from jobs.serving.triton.remote import Finder
 

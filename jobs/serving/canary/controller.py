@@ -10,12 +10,12 @@ from typing import Any
 
 from include.errors import AnemoneError
 from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
-from jobs.serving.canary.peers import Peers
+from jobs.serving.canary.data_plane import Peers
 from jobs.serving.canary.rollout.runner import Runner
-from jobs.serving.canary.servers.tiers import Servers
+from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
 from jobs.serving.canary.target import Target
-from jobs.serving.canary.traffic.router import RouterError
+from jobs.serving.canary.traffic.interface import RouterError
 from jobs.serving.router.log import log
 
 HISTORY = timedelta(days=90)

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 from include.errors import AnemoneError
 from include.release.rollouts import LiveRelease
-from jobs.serving.canary.peers import Peers
-from jobs.serving.canary.servers.tiers import Servers
+from jobs.serving.canary.data_plane import Peers
+from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
-from jobs.serving.canary.traffic.router import ConflictError, RouterError
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from jobs.serving.router.log import log
 from jobs.serving.router.routes import Split
 from jobs.serving.triton.client import NotAvailableError, TimedOutError, TritonError

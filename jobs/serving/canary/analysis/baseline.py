@@ -7,7 +7,7 @@ from typing import Any
 
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.observation import is_after
-from jobs.serving.canary.traffic.router import Traffic
+from jobs.serving.canary.traffic.interface import Traffic
 from jobs.serving.router.routes import SlowSeconds
 
 Buckets = list[tuple[float | None, int]]

@@ -8,7 +8,7 @@ from typing import Any
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.judge import Arm, Generation
 from jobs.serving.canary.analysis.quality import Checker
-from jobs.serving.canary.traffic.router import Traffic
+from jobs.serving.canary.traffic.interface import Traffic
 
 
 @dataclass

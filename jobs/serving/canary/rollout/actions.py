@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from include.artifacts.store import Store
 from include.errors import AnemoneError
 from include.release.rollouts import LiveRelease, Release
-from jobs.serving.canary.analysis.quality import GoldenPrompt, spread
-from jobs.serving.canary.peers import Patience
+from jobs.serving.canary.data_plane import Patience
 from jobs.serving.canary.rollout.journal import Journal
 from jobs.serving.canary.rollout.verdict import UnansweredError, Verdict
-from jobs.serving.canary.servers.tiers import Servers
+from jobs.serving.canary.servers.golden import GoldenPrompt, spread
+from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.target import Target
-from jobs.serving.canary.traffic.router import RouterError
+from jobs.serving.canary.traffic.interface import RouterError
 from jobs.serving.triton.client import NotAvailableError, TritonError
 
 _AT_ONCE = 4

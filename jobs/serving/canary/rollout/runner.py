@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from include.errors import AnemoneError
 from include.release.rollouts import LiveRelease, Outcome, RolloutStatus
 from jobs.serving.canary.analysis.observation import in_flight
-from jobs.serving.canary.peers import Peers
+from jobs.serving.canary.data_plane import Peers
 from jobs.serving.canary.rollout.actions import Deeds
 from jobs.serving.canary.rollout.journal import Journal
 from jobs.serving.canary.rollout.resolution import resolve
@@ -27,8 +27,8 @@ from jobs.serving.canary.rollout.verdict import UnansweredError, Verdict
 from jobs.serving.canary.state import evidence
 from jobs.serving.canary.state.records import Records, Rollout
 from jobs.serving.canary.target import Target
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from jobs.serving.canary.traffic.lease import Lease
-from jobs.serving.canary.traffic.router import ConflictError, RouterError
 from jobs.serving.router.log import log
 
 T = TypeVar("T")

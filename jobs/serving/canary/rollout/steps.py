@@ -12,14 +12,15 @@ from jobs.serving.canary.analysis import judge
 from jobs.serving.canary.analysis.baseline import Baseline
 from jobs.serving.canary.analysis.measurement import Watch
 from jobs.serving.canary.analysis.observation import Observation
-from jobs.serving.canary.analysis.quality import Checker, GoldenPrompt
+from jobs.serving.canary.analysis.quality import Checker
 from jobs.serving.canary.analysis.runs import Heading, Look, Looks
 from jobs.serving.canary.rollout.actions import Deeds
 from jobs.serving.canary.rollout.journal import Journal
 from jobs.serving.canary.rollout.verdict import UnansweredError, Verdict
+from jobs.serving.canary.servers.golden import GoldenPrompt
 from jobs.serving.canary.state.records import Records
 from jobs.serving.canary.target import Target
-from jobs.serving.canary.traffic.router import RouterError
+from jobs.serving.canary.traffic.interface import RouterError
 from jobs.serving.router.log import log
 from jobs.serving.router.routes import SlowSeconds, Split
 

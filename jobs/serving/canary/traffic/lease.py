@@ -7,7 +7,7 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
-from jobs.serving.canary.traffic.router import ConflictError, RouterError, Traffic
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError, Traffic
 from jobs.serving.router.log import log
 
 _RENEWALS = 4

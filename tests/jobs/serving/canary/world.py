@@ -24,10 +24,11 @@ from include.release.rollouts import CanaryPolicy, Quality, Release, RolloutRequ
 from include.specs.base import Artifact
 from jobs.serving.canary.analysis import runs as looks
 from jobs.serving.canary.controller import Controller
-from jobs.serving.canary.peers import Peers, Timing
-from jobs.serving.canary.servers.tiers import Here, Pods
+from jobs.serving.canary.data_plane import Peers, Timing
+from jobs.serving.canary.servers.local import Here
+from jobs.serving.canary.servers.pods import Pods
 from jobs.serving.canary.state.records import Records, Rollout
-from jobs.serving.canary.traffic.router import ConflictError, RouterError, releases
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError, releases
 from jobs.serving.router.routes import Split
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
 from jobs.serving.triton.remote import AgentState

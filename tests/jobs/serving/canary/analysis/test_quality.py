@@ -8,7 +8,8 @@ import pytest
 
 from include.errors import DataError
 from include.release.rollouts import Quality
-from jobs.serving.canary.analysis.quality import Checker, GoldenPrompt, read_golden, spread
+from jobs.serving.canary.analysis.quality import Checker
+from jobs.serving.canary.servers.golden import GoldenPrompt, read_golden, spread
 
 GOLDEN = [
     GoldenPrompt(

@@ -20,8 +20,10 @@ from aiohttp import web
 from include.specs.base import Artifact
 from jobs.serving.canary import __main__ as canary_main
 from jobs.serving.canary.traffic import gateway as gateway_module
-from jobs.serving.canary.traffic.gateway import GROUP, Api, Gateway, HTTPRoute
-from jobs.serving.canary.traffic.router import ConflictError, Router, RouterError
+from jobs.serving.canary.traffic.gateway import Gateway
+from jobs.serving.canary.traffic.http_route import GROUP, Api, HTTPRoute
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError
+from jobs.serving.canary.traffic.router import Router
 from jobs.serving.router.routes import Split
 from tests.jobs.serving.canary.services import TARGET, TOKEN, Clients, Services, make_engines, running
 from tests.jobs.serving.router.conftest import CANARY, CHAMPION
@@ -375,10 +377,10 @@ LEASE_SECONDS = 3.0
 _IN_A_POD = """
 import functools, runpy
 from pathlib import Path
-from jobs.serving.canary import peers
-from jobs.serving.canary.traffic import gateway
-peers.Peers = functools.partial(peers.Peers, timing=peers.Timing(lease={lease}))
-gateway.Api.of_this_pod = lambda: gateway.Api({url!r}, Path({token!r}), None, "anemone")
+from jobs.serving.canary import data_plane
+from jobs.serving.canary.traffic import http_route
+data_plane.Peers = functools.partial(data_plane.Peers, timing=data_plane.Timing(lease={lease}))
+http_route.Api.of_this_pod = lambda: http_route.Api({url!r}, Path({token!r}), None, "anemone")
 runpy.run_module("jobs.serving.canary", run_name="__main__", alter_sys=True)
 """
 

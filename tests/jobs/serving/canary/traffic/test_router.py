@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from jobs.serving.canary.traffic.router import Router, RouterError
+from jobs.serving.canary.traffic.interface import RouterError
+from jobs.serving.canary.traffic.router import Router
 from tests.jobs.serving.router.conftest import CANARY, CHAMPION, TOKEN, running
 
 GARBAGE = (

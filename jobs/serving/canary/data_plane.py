@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from include.errors import AnemoneError
-from jobs.serving.canary.servers.tiers import Servers
-from jobs.serving.canary.traffic.router import RouterError, Traffic
+from jobs.serving.canary.servers.interface import Servers
+from jobs.serving.canary.traffic.interface import RouterError, Traffic
 from jobs.serving.router.log import log
 from jobs.serving.triton.client import TritonError
 

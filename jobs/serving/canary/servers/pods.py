@@ -1,231 +1,25 @@
-"""The inference servers of one tier as the controller sees them: the Triton of this machine, or pods with agents.
-
-A tier is a number of servers that hold the same releases. On one machine the tier of the champion is that of the
-canary, too; on a cluster they are two, so that a canary cannot take the champion's memory or cores.
-"""
+"""The Tritons of a cluster's tier, each in a pod with an agent beside it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from include.release.rollouts import Drill, LiveRelease, Release
-from jobs.serving.canary.analysis.quality import GOLDEN, GoldenPrompt, parse_golden, read_golden
+from jobs.serving.canary.servers.golden import GOLDEN, GoldenPrompt, parse_golden
+from jobs.serving.canary.servers.interface import PROBE, release_name
 from jobs.serving.router.log import log
-from jobs.serving.triton import repository
-from jobs.serving.triton.client import READY, Answer, NotAvailableError, TritonError
-from jobs.serving.triton.config import DEFAULT, Rehearsal
+from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
 from jobs.serving.triton.remote import Agent, AgentState
-
-T = TypeVar("T")
 
 _LONGEST_PAUSE_SECONDS = 60.0
 """Before a pod that refuses a release is given it again."""
 
 _LOOK_SECONDS = 2.0
 """Between two looks at whether the pods that are being given a release are still there."""
-
-PROBE = "ping"
-"""What the controller asks to see whether a release answers; a single token of answer will do."""
-
-
-class Servers(Protocol):
-    """What is asked of a tier. Every call raises TritonError where no server of it answers.
-
-    Attributes:
-        name: for messages.
-        collecting: by release, held while it is unloaded or removed because nobody needs it; whoever wants it kept
-            says so with the lock held.
-    """
-
-    name: str
-    collecting: defaultdict[str, asyncio.Lock]
-
-    async def live(self) -> bool:
-        """Whether any server answers at all."""
-
-    async def loaded(self) -> set[str]:
-        """Releases that at least one server has ready."""
-
-    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
-        """The servers that answer, and do not have a release ready.
-
-        Args:
-            instead: only those matter that have this one ready, and so take its requests now; all, where none has.
-        """
-
-    async def silent(self) -> dict[str, TritonError]:
-        """The servers that do not say what they have, and why; clients are not sent there. Raises nothing.
-
-        NotAvailableError stands for no answer, any other error for what a server answered.
-        """
-
-    async def installed(self) -> set[str]:
-        """Releases in the repository of any server."""
-
-    async def holds(self, release: Release, *, one_will_do: bool = False) -> bool:
-        """Whether no server, or not every server, would have to read the release's engine from the store."""
-
-    async def called(self, live: LiveRelease) -> str:
-        """The name under which `bring` will put it; that of one which was live before may be another by now."""
-
-    async def bring(
-        self, live: LiveRelease, instead: str | None = None, *, one_will_do: bool = False, patience: float = 60.0
-    ) -> None:
-        """Put a named release into the repository, and load it, on every server that `lacking` names.
-
-        An engine that lies there still is read again. A server that refuses does not keep the others from having it.
-
-        Args:
-            one_will_do: returns as soon as one server has it; the others are given it meanwhile.
-            patience: seconds for which a server may be silent before it is not waited for any longer.
-
-        Raises:
-            ArtifactError: the engine is gone from the store, or the copy of it was altered.
-            TritonError: it does not load.
-        """
-
-    async def supply(self, live: LiveRelease, beside: str | None = None) -> None:
-        """The same, without waiting for servers among several: a new one may read a large engine for minutes.
-
-        Args:
-            beside: only servers that have this one ready are given it; all, where it is None.
-        """
-
-    async def reload(self, name: str) -> None:
-        """Put a fresh process in the place of each that does not answer a real request."""
-
-    async def unload(self, name: str) -> None:
-        """Unload it everywhere, after the requests in flight."""
-
-    async def remove(self, name: str) -> None:
-        """Take it out of every repository; it is loaded nowhere."""
-
-    async def problem(self, name: str, seconds: float, *, one_will_do: bool = False) -> TritonError | None:
-        """None where every server (or one) that has it answers a real request in time; otherwise why one does not."""
-
-    async def generate(self, name: str, *, messages: Sequence[dict[str, Any]], timeout: float) -> Answer:
-        """One real, greedy request to one server."""
-
-    async def golden(self, release: Release) -> list[GoldenPrompt]:
-        """The golden prompts of an installed engine. Raises DataError."""
-
-    async def serve(self, names: set[str]) -> None:
-        """Say what a server has to have before it may take clients' requests."""
-
-
-class Triton(Protocol):
-    """What is asked of one Triton (see `jobs.serving.triton.client.TritonClient`)."""
-
-    async def live(self) -> bool: ...
-    async def states(self) -> dict[str, str]: ...
-    async def load(self, name: str) -> None: ...
-    async def unload(self, name: str) -> None: ...
-    async def reload(self, name: str) -> None: ...
-    async def generate(
-        self,
-        name: str,
-        *,
-        text: str | None = None,
-        messages: Sequence[dict[str, Any]] | None = None,
-        max_tokens: int | None = None,
-        timeout: float = ...,
-    ) -> Answer: ...
-
-
-def _called_today(release: Release, drill: Drill) -> str:
-    return repository.release_name(release, Rehearsal(drill=drill), DEFAULT)
-
-
-@dataclass
-class Here:
-    """One Triton of this machine, whose repository is the serving folder.
-
-    Attributes:
-        folder: the serving side's folder.
-    """
-
-    folder: Path
-    triton: Triton
-    name: str = "Triton"
-    put: Callable[[Path, Release, Drill], str] = repository.install
-    take: Callable[[Path, str], None] = repository.remove
-    verify: Callable[[Path, Release], None] = repository.verify
-    call: Callable[[Release, Drill], str] = _called_today
-    collecting: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-
-    async def live(self) -> bool:
-        return await self.triton.live()
-
-    async def loaded(self) -> set[str]:
-        return {name for name, state in (await self.triton.states()).items() if state == READY}
-
-    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
-        return [] if name in await self.loaded() else [self.name]
-
-    async def silent(self) -> dict[str, TritonError]:
-        return {} if await self.live() else {self.name: NotAvailableError(f"{self.name} does not answer")}
-
-    async def installed(self) -> set[str]:
-        models = self.folder / repository.MODELS
-        return {path.name for path in models.iterdir()} if models.is_dir() else set()
-
-    async def holds(self, release: Release, *, one_will_do: bool = False) -> bool:
-        return self._engine(release).is_dir()
-
-    async def called(self, live: LiveRelease) -> str:
-        """Anemone's own code is part of a name: after an update a release that is not there any more gets another."""
-        if live.name in await self.installed() and await self.holds(live.release):
-            return live.name
-        return await asyncio.to_thread(self.call, live.release, live.drill)
-
-    async def bring(
-        self, live: LiveRelease, instead: str | None = None, *, one_will_do: bool = False, patience: float = 60.0
-    ) -> None:
-        if live.name in await self.loaded():
-            return
-        if live.name in await self.installed() and await self.holds(live.release):
-            await asyncio.to_thread(self.verify, self.folder, live.release)
-        else:
-            await asyncio.to_thread(self.put, self.folder, live.release, live.drill)
-        await self.triton.load(live.name)
-
-    async def supply(self, live: LiveRelease, beside: str | None = None) -> None:
-        if beside is None or beside in await self.loaded():
-            await self.bring(live)
-
-    async def reload(self, name: str) -> None:
-        await self.triton.reload(name)
-
-    async def unload(self, name: str) -> None:
-        await self.triton.unload(name)
-
-    async def remove(self, name: str) -> None:
-        await asyncio.to_thread(self.take, self.folder, name)
-
-    async def problem(self, name: str, seconds: float, *, one_will_do: bool = False) -> TritonError | None:
-        try:
-            await self.triton.generate(name, text=PROBE, max_tokens=1, timeout=seconds)
-        except TritonError as error:
-            return error
-        return None
-
-    async def generate(self, name: str, *, messages: Sequence[dict[str, Any]], timeout: float) -> Answer:
-        return await self.triton.generate(name, messages=messages, timeout=timeout)
-
-    async def golden(self, release: Release) -> list[GoldenPrompt]:
-        return await asyncio.to_thread(read_golden, self._engine(release))
-
-    async def serve(self, names: set[str]) -> None:
-        """Nothing else decides here who asks this Triton."""
-
-    def _engine(self, release: Release) -> Path:
-        return self.folder / repository.ENGINES / release.engine.digest[:16]
 
 
 class Pods:
@@ -245,7 +39,7 @@ class Pods:
         self,
         name: str,
         find: Callable[[], Awaitable[dict[str, Agent]]],
-        call: Callable[[Release, Drill], str] = _called_today,
+        call: Callable[[Release, Drill], str] = release_name,
     ) -> None:
         self.name = name
         self.collecting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

@@ -17,7 +17,7 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError
 from include.release.rollouts import LiveRelease, Release
 from include.specs.base import Artifact
-from jobs.serving.canary.servers.tiers import Pods
+from jobs.serving.canary.servers.pods import Pods
 from jobs.serving.triton.agent import AgentApi
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
 from jobs.serving.triton.remote import Finder
