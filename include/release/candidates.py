@@ -1,4 +1,4 @@
-"""The name of the release that an announced candidate starts: there can be only one of that name."""
+"""The run id of the release that an announced candidate starts, of which there can be only one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ _PREFIX = "candidate__"
 
 
 def release_run_id(model: str, version: str, source_run: str) -> str:
-    """Run id of the release of `version` of `model`, which the run `source_run` of `customize` registered."""
+    """Return the run id of the release of a model version that a run of `customize` registered.
+
+    Args:
+        source_run: id of that run.
+    """
     return f"{_PREFIX}{model}-v{version}{_source(source_run)}"
 
 
 def is_release_of(run_id: str, source_run: str) -> bool:
-    """Whether a run of `release` was started by what the run `source_run` of `customize` registered."""
+    """Return whether a run of `release` was started by what the run `source_run` of `customize` registered."""
     return run_id.startswith(_PREFIX) and run_id.endswith(_source(source_run))
 
 

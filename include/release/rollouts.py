@@ -1,7 +1,7 @@
-"""What Airflow's side and the canary controller tell each other about a release: the request, and how it stands.
+"""The messages between Airflow and the canary controller: a rollout's request and its status.
 
-A target is a public model name. What is released on it is one engine of one model version; the rollout that brings it
-there is known by an id which its starter chose, so that asking twice starts one.
+A target is a public model name. A release on it is one engine of one model version; its rollout has an id that the
+client chooses, so that asking twice starts one rollout.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from include.specs.champion import ModelName
 
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
-"""At most a year: what has no end JSON cannot keep, and the clock has an end."""
+"""At most a year: JSON has no infinity, and the clock overflows."""
 
 RETIRE_SECONDS = 60.0
-"""So long the controller lets whoever retires a target wait, before it answers that it still goes on."""
+"""How long a request to retire a target waits, before the controller answers that the retirement still goes on."""
 
 Kind = Literal["release", "rollback"]
 Drill = Literal["none", "slow", "failing", "garbled"]
 State = Literal["pending", "precheck", "load", "ready", "smoke", "step", "held", "promoted", "rolling_back", "finished"]
-"""`promoted` is the commit point: a crash before it goes back to the champion, one after it goes forward."""
+"""`promoted` is the commit point: after a crash before it the champion stays, after one past it the release is live."""
 Outcome = Literal["promoted", "rolled_back", "inconclusive", "refused"]
-"""`refused`: the precheck said no, and nothing was loaded."""
+"""`refused`: the precheck failed, and nothing was loaded."""
 
 
 def _regular_expression(text: str) -> str:
@@ -46,11 +46,11 @@ def _increasing(steps: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Quality(Model):
-    """What makes a live answer a bad one, beside an error and an empty text.
+    """What makes a live answer a bad one, besides an error and an empty text.
 
     Attributes:
-        answer_format: regular expression that a whole answer has to match; none: any text will do.
-        golden_prompts: of the engine's own golden prompts, how many are asked again at each step.
+        answer_format: regular expression that a whole answer has to match; None accepts any text.
+        golden_prompts: how many of the engine's own golden prompts are asked again at each step.
         min_golden: share of them that must give the very text that the engine gave when it was built.
         check_references: whether a sampled request whose prompt is a golden one is compared with its reference.
     """
@@ -62,29 +62,29 @@ class Quality(Model):
 
 
 class CanaryPolicy(Model):
-    """How a canary is led to all of the traffic, and what stops it.
+    """How a canary gets more and more of the traffic, and what stops it.
 
     Attributes:
         steps: shares of the traffic, increasing; each request is assigned independently.
         step_seconds: least time at each step.
-        look_seconds: between two looks at the evidence.
+        look_seconds: between two analysis runs.
         min_requests: of the canary, over all steps, before it can be promoted; half of them within the last step.
         max_seconds: over all steps; then the verdict is `inconclusive`.
-        baseline_requests: of the champion, from which its latency quantile is frozen.
-        baseline_seconds: for these without a canary; then the first step begins, latency is judged from when they
-            suffice, and until it is there is no promotion.
+        baseline_requests: answers of the champion from which its latency quantile is frozen.
+        baseline_seconds: time for these before the first step begins; where they are fewer by then, latency is judged
+            once there are enough, and there is no promotion before.
         alpha: probability of rolling back a canary that is as good as the champion, over the whole rollout and all
             judges together.
         promotion_alpha: probability of promoting a canary whose share of bad answers is at or above `max_bad_rate`.
         max_bad_rate: the limit on the canary's own share of bad answers.
         latency_quantile: an answer slower than this frozen quantile of the champion's, times `latency_tolerance`,
             counts as slow: a quantile is uncertain itself, two models' answers are not equally long, and a few per cent
-            are not worth a roll back.
+            are not worth a rollback.
         sample: share of requests whose answers the controller reads to judge their quality, the same in both arms.
-        inconclusive: what becomes of a canary with too little evidence: it goes back; it is watched for another
+        inconclusive: what becomes of a canary with too little evidence: it is rolled back; it gets another
             `max_seconds`, at most `extensions` times; or it keeps its weight for `hold_seconds` until a person says
             resume or abort. It is never promoted for want of evidence.
-        warm_seconds: how long the former champion stays loaded after a promotion, for a rollback in an instant.
+        warm_seconds: how long the former champion stays loaded after a promotion, for a rollback without a load.
     """
 
     steps: Annotated[tuple[Probability, ...], Field(min_length=1), AfterValidator(_increasing)] = (0.05, 0.25, 0.5)
@@ -113,7 +113,7 @@ class Release(Model):
     Attributes:
         model: the registered model's name, and the public one that clients ask for.
         version: of the registered model.
-        engine: what the job `engine` made.
+        engine: the artifact of the job `engine`.
     """
 
     model: ModelName
@@ -122,19 +122,19 @@ class Release(Model):
 
 
 class RolloutRequest(Model):
-    """Asks for a rollout.
+    """A request for a rollout.
 
     Attributes:
-        id: chosen by whoever asks; the same id with the same request is the same rollout.
-        kind: `release` leads the canary through its steps; `rollback` shifts all traffic at once, after the same
-            proofs that the release answers.
+        id: chosen by the client; the same id with the same request is the same rollout.
+        kind: `release` takes the canary through its steps; `rollback` shifts all traffic at once, after the same
+            precheck and smoke test.
         target: the public model name.
-        release: what to bring there. A rollback may leave it out and name a `version` that was live before, or
-            neither: then the one that was live before this.
+        release: the release to make live. A rollback may name a `version` that was live before instead, or neither:
+            then it means the previous one.
         expected_champion: the version that the candidate was compared with; None: with none. Where another version is
-            live by now the rollout is refused, unless the release is of the live version itself. A rollback does not
-            look at it.
-        drill: rehearse a bad release: the engine passes its proofs, and misbehaves once it is live.
+            live by now the rollout is refused, unless the release is of the live version itself. Ignored by a
+            rollback.
+        drill: rehearse a bad release: the engine passes its smoke test, and misbehaves once it is live.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$")]
@@ -172,7 +172,7 @@ class LiveRelease(Model):
 
 
 class Note(Model):
-    """One line of what happened."""
+    """One event of a rollout."""
 
     time: datetime
     state: State
@@ -180,17 +180,17 @@ class Note(Model):
 
 
 class RolloutStatus(Model):
-    """How a rollout stands.
+    """The status of a rollout.
 
     Attributes:
         name: the release's own model name, once known.
         step: index into the policy's steps while the state is `step` or `held`; `weight` is the canary's share now.
         outcome: None until it is decided.
         reasons: a sentence each; for every outcome but `promoted` at least one.
-        figures: the numbers that the last decision rests on.
+        figures: the numbers that the last analysis run rests on.
         champion: what is live on the target now.
         restarts: how often it began again at its first step, after the controller had died.
-        evidence: URI of the committed artifact with every look; None until it has ended.
+        evidence: URI of the committed artifact with every analysis run; None until the rollout has ended.
     """
 
     id: str
@@ -214,12 +214,12 @@ class RolloutStatus(Model):
 
 
 class TargetStatus(Model):
-    """What a target serves.
+    """The status of a target.
 
     Attributes:
         champion: takes all the traffic that no canary takes; None before the first release.
         previous: releases that were live before, newest first; each can be gone back to.
-        rollout: id of the one that goes on, if any.
+        rollout: id of the rollout in progress, if any.
         healthy: whether the champion answered a real request within the last few seconds.
     """
 
@@ -231,7 +231,7 @@ class TargetStatus(Model):
 
 
 class ControllerState(Model):
-    """All that a controller may still need.
+    """Everything that a controller may still need.
 
     Attributes:
         unfinished: rollouts that have not ended.

@@ -47,7 +47,7 @@ def describe_canary(artifacts: Artifacts) -> Canary | None:
 
 def _looks(artifacts: Artifacts, policy: CanaryPolicy, seen: bytes) -> tuple[tuple[Look, ...], int]:
     """The looks, and how many come out otherwise when they are decided again."""
-    if not looks.has_looks(seen):
+    if not looks.has_runs(seen):
         return (), 0
     try:
         heading, found = looks.read(seen, "looks.jsonl")
@@ -58,7 +58,7 @@ def _looks(artifacts: Artifacts, policy: CanaryPolicy, seen: bytes) -> tuple[tup
     return tuple(_look(policy, look) for look in found), differing
 
 
-def _look(policy: CanaryPolicy, look: looks.Look) -> Look:
+def _look(policy: CanaryPolicy, look: looks.AnalysisRun) -> Look:
     evidence, figures = look.evidence, look.figures
 
     def arms(key: str) -> tuple[int, int]:

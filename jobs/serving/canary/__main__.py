@@ -1,4 +1,4 @@
-"""`python -m jobs.serving.canary`: the canary controller, and what a person asks of it."""
+"""`python -m jobs.serving.canary`: the canary controller, and a person's commands to it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from include.artifacts.store import Store
 from include.errors import AnemoneError, ConfigurationError, ExitCode
 from include.release.controller import ControllerClient
 from jobs.common.command_line import LOCAL, Parser, listen, port, read_token
-from jobs.serving.canary.analysis.runs import has_looks, read, replay
+from jobs.serving.canary.analysis.runs import has_runs, read, replay
 from jobs.serving.router.log import log
 
 if TYPE_CHECKING:
     from include.specs.base import Model
     from jobs.serving.canary.servers.interface import Servers
-    from jobs.serving.canary.traffic.interface import Traffic
+    from jobs.serving.canary.traffic.interface import TrafficRouter
 
 _GATEWAY = ("gateway_route", "gateway_rule", "gateway_target", "gateway_services", "canary_router")
 
@@ -45,10 +45,10 @@ def main() -> None:
     gateway.add_argument("--canary-router", metavar="URL", help="admin API of the router behind the canary's backend")
     serve.add_argument("--host", default=LOCAL, help="address to listen on; default %(default)s")
     serve.set_defaults(run=_serve)
-    status = commands.add_parser("status", help="how a rollout stands, or what a target serves")
+    status = commands.add_parser("status", help="show a rollout, or a target and what it serves")
     status.add_argument("what", help="a rollout's id, or target:NAME")
     status.set_defaults(run=_status)
-    abort = commands.add_parser("abort", help="have a rollout go back")
+    abort = commands.add_parser("abort", help="roll a rollout back")
     abort.add_argument("id")
     abort.add_argument("--reason", default="a person said so")
     abort.set_defaults(run=_abort)
@@ -59,8 +59,8 @@ def main() -> None:
         command.add_argument("--folder", type=Path, required=True, help="of the serving side: token and records")
         command.add_argument("--token-file", type=Path, help="default: token in the folder")
         command.add_argument("--port", type=port, required=True, help="of the controller")
-    again = commands.add_parser("replay", help="decide every look of a rollout again, and compare")
-    again.add_argument("looks", help="a file looks.jsonl, or the URI of a rollout's evidence")
+    again = commands.add_parser("replay", help="decide every analysis run of a rollout again, and compare")
+    again.add_argument("evidence", help="the URI of a rollout's evidence, or its file looks.jsonl")
     again.set_defaults(run=_replay)
     arguments = parser.parse_args()
     if arguments.command == "serve" and bool(arguments.stable) != bool(arguments.canary):
@@ -86,7 +86,7 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
 
     from jobs.serving.canary.api import make_app
     from jobs.serving.canary.controller import Controller
-    from jobs.serving.canary.data_plane import Peers
+    from jobs.serving.canary.data_plane import DataPlane
     from jobs.serving.canary.state.records import Records
 
     stop = asyncio.Event()
@@ -97,8 +97,8 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
     listener = listen(arguments.host, arguments.port)
     boot = uuid.uuid4().hex[:12]
     async with _traffic(arguments, token, boot) as traffic, _tiers(arguments, token) as (stable, canary):
-        peers = Peers(traffic, stable, canary, store, boot)
-        controller = Controller(records, peers)
+        data_plane = DataPlane(traffic, stable, canary, store, boot)
+        controller = Controller(records, data_plane)
         runner = web.AppRunner(make_app(controller, token), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -113,8 +113,8 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
 
 
 @asynccontextmanager
-async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> AsyncIterator[Traffic]:
-    """What leads the requests: the router, or a gateway with two of them."""
+async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> AsyncIterator[TrafficRouter]:
+    """Yield the traffic router: the router, or a gateway with two of them."""
     from jobs.serving.canary.traffic.gateway import Gateway
     from jobs.serving.canary.traffic.http_route import Api, HTTPRoute
     from jobs.serving.canary.traffic.router import Router
@@ -133,16 +133,16 @@ async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> Asyn
 
 @asynccontextmanager
 async def _tiers(arguments: argparse.Namespace, token: str) -> AsyncIterator[tuple[Servers, Servers]]:
-    """The servers of the champion and those of the canary; on one machine they are the same."""
-    from jobs.serving.canary.servers.local import Here
+    """Yield the servers of the champion and those of the canary; on one machine they are the same."""
+    from jobs.serving.canary.servers.local import LocalTriton
     from jobs.serving.canary.servers.pods import Pods
     from jobs.serving.triton.client import TritonClient
     from jobs.serving.triton.remote import Finder
 
     if arguments.triton:
         async with TritonClient(arguments.triton) as triton:
-            here = Here(arguments.folder, triton)
-            yield here, here
+            local = LocalTriton(arguments.folder, triton)
+            yield local, local
         return
     async with Finder(arguments.stable, token) as stable, Finder(arguments.canary, token) as canary:
         yield Pods("the stable tier", stable), Pods("the canary tier", canary)
@@ -180,8 +180,8 @@ def _show(answer: Model | None, otherwise: str = "") -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """70 at the first look that is decided otherwise than it was recorded."""
-    where = arguments.looks
+    """Print every analysis run; end with 70 at the first that is decided otherwise than it was recorded."""
+    where = arguments.evidence
     if "://" in where:
         store, name = Store.of(where)
         data = store.read_bytes(name, "looks.jsonl")
@@ -190,20 +190,21 @@ def _replay(arguments: argparse.Namespace) -> int:
             data = Path(where).read_bytes()
         except OSError as error:
             raise ConfigurationError(f"{where} cannot be read ({error.strerror}): name a looks.jsonl") from None
-    if not has_looks(data):
-        print(f"{where}: no looks, the rollout was decided before its first step")
+    if not has_runs(data):
+        print(f"{where}: no analysis runs, the rollout was decided before its first step")
         return ExitCode.OK
-    heading, looks = read(data, where)
-    for again in replay(heading, looks):
-        look = again.look
+    heading, runs = read(data, where)
+    for again in replay(heading, runs):
+        run = again.run
         print(
-            f"look {again.number}  step {look.evidence.step + 1}  {look.evidence.elapsed:.1f} s  {look.action}"
-            + "".join(f"  {reason}" for reason in look.reasons)
+            f"analysis run {again.number}  step {run.evidence.step + 1}  {run.evidence.elapsed:.1f} s  {run.action}"
+            + "".join(f"  {reason}" for reason in run.reasons)
         )
         if again.difference is not None:
-            print(f"error: {where}: look {again.number} is decided otherwise now: {again.difference}", file=sys.stderr)
+            message = f"{where}: analysis run {again.number} is decided otherwise now: {again.difference}"
+            print(f"error: {message}", file=sys.stderr)
             return ExitCode.FAULT
-    print(f"{len(looks)} looks of {heading.rollout}: every decision the same")
+    print(f"{len(runs)} analysis runs of {heading.rollout}: every decision the same")
     return ExitCode.OK
 
 

@@ -1,4 +1,4 @@
-"""The controller's HTTP API, for Airflow's side and for people."""
+"""The controller's HTTP API, for Airflow and for people."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from pydantic import BaseModel, ValidationError
 
+from include.errors import first_problem
 from include.release.rollouts import RolloutRequest
 from jobs.serving.canary.controller import Controller, RefusedError, UnknownError
 
@@ -21,7 +22,7 @@ _OPEN = ("/health", "/metrics")
 
 
 def make_app(controller: Controller, token: str) -> web.Application:
-    """The API as an application; everything but /health and /metrics needs the bearer token."""
+    """Return the API as an application; all but /health and /metrics needs the bearer token."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
 
@@ -37,8 +38,7 @@ def make_app(controller: Controller, token: str) -> web.Application:
         except RefusedError as error:
             return _error(409, str(error), **({"rollout": error.rollout} if error.rollout else {}))
         except ValidationError as error:
-            first = error.errors()[0]
-            return _error(422, f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
+            return _error(422, first_problem(error, whole="request"))
 
     routes = web.RouteTableDef()
 

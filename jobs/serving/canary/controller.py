@@ -1,4 +1,4 @@
-"""All targets and their rollouts: what may be asked of the controller, and the tasks that do it."""
+"""All targets and their rollouts: the requests that the controller takes, and the tasks that carry them out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from include.errors import AnemoneError
 from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
-from jobs.serving.canary.data_plane import Peers
+from jobs.serving.canary.data_plane import DataPlane
 from jobs.serving.canary.rollout.runner import Runner
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
@@ -19,11 +19,11 @@ from jobs.serving.canary.traffic.interface import RouterError
 from jobs.serving.router.log import log
 
 HISTORY = timedelta(days=90)
-"""How long a rollout that has ended can be asked about; its evidence is in the store, and retention's affair."""
+"""How long the status of an ended rollout is kept; its evidence in the store is left to retention."""
 
 
 class RefusedError(Exception):
-    """What was asked does not fit to how things are; `rollout` is the one that is in the way, if any."""
+    """A request that conflicts with the present state; `rollout` is the rollout in the way, if any."""
 
     def __init__(self, message: str, rollout: str | None = None) -> None:
         super().__init__(message)
@@ -31,36 +31,36 @@ class RefusedError(Exception):
 
 
 class UnknownError(Exception):
-    """There is no such rollout or target."""
+    """A rollout or target that does not exist."""
 
 
 class Controller:
-    """The service. Call `start`, then anything else, then `close`; what it does survives any other end."""
+    """The service. Call `start` first and `close` last; its work survives any other end of the process."""
 
-    def __init__(self, records: Records, peers: Peers) -> None:
+    def __init__(self, records: Records, data_plane: DataPlane) -> None:
         self._records = records
-        self._peers = peers
+        self._data_plane = data_plane
         self._targets: dict[str, Target] = {}
         self._rollouts: dict[str, Rollout] = {}
-        """Ended ones only; the others are with their runner."""
+        """Ended rollouts only; the others are with their runner."""
         self._runners: dict[str, list[Runner]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._housekeeping: list[asyncio.Task[None]] = []
-        self._told: dict[tuple[str, str], str] = {}
-        """By event and tier: why it could not be done the last time."""
+        self._logged_problems: dict[tuple[str, str], str] = {}
+        """By event and tier: why it failed the last time."""
         self._sequence = 0
         self._retiring = asyncio.Lock()
 
     async def start(self) -> None:
-        """Take up what an earlier life left: promoted rollouts go forward, others lose their traffic and begin again.
+        """Go on with what an earlier controller left: promoted rollouts are completed, others begin again.
 
         Raises:
             DataError: a target's record is damaged.
         """
         rollouts = self._records.rollouts()
         for record in self._records.targets():
-            self._targets[record.target] = Target(record, self._peers, self._records)
+            self._targets[record.target] = Target(record, self._data_plane, self._records)
         for rollout in rollouts:
             self._sequence = max(self._sequence, rollout.sequence)
             target = self._target(rollout.request.target)
@@ -69,35 +69,35 @@ class Controller:
                 continue
             if rollout.status.state == "promoted":
                 target.promote(rollout)
-                target.route = target.alone()
+                target.route = target.champion_only()
             self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
         for runners in self._runners.values():
             for runner in runners[:-1]:
-                runner.hurry()
+                runner.expedite()
         for target in list(self._targets.values()):
             if target.record.retiring:
-                self._spawn(target.name, self._clear_away(target))
+                self._spawn(target.name, self._finish_retirement(target))
             else:
-                self._work(target)
-        # Apart: to unload a release may take as long as its last request.
-        for what, work in (("collect", self._keep_house), ("declare", self._declare)):
-            self._housekeeping.append(asyncio.create_task(self._always(what, work)))
+                self._start_tasks(target)
+        # In a task of its own each: unloading a release may take as long as its last request.
+        for name, work in (("collect", self._collect_garbage), ("set_readiness", self._set_readiness)):
+            self._housekeeping.append(asyncio.create_task(self._repeat(work, task=name)))
         log("started", targets=len(self._targets), unfinished=sum(map(len, self._runners.values())))
 
     async def close(self) -> None:
-        """End all tasks; nothing is lost, and the next life goes on."""
+        """End all tasks; the next controller of this folder goes on with them."""
         tasks = [*self._housekeeping, *(task for tasks in self._tasks.values() for task in tasks)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._records.close()
 
-    # What may be asked.
+    # Requests.
 
     def submit(self, request: RolloutRequest) -> tuple[RolloutStatus, bool]:
-        """Begin a rollout, unless this very one is known; returns how it stands, and whether it is new.
+        """Begin a rollout, unless the same request is known; return its status, and whether it is new.
 
-        A rollback supersedes a release that is not promoted yet, and waits for the end of what is.
+        A rollback supersedes a release that is not promoted yet, and waits for the end of one that is.
 
         Raises:
             RefusedError: another rollout goes on, or the id was used for another request.
@@ -126,7 +126,7 @@ class Controller:
                 )
             if not first.decided:
                 first.stop(f"superseded by the rollback {request.id}")
-            first.hurry()
+            first.expedite()
         self._sequence += 1
         rollout = Rollout(
             request=request,
@@ -140,12 +140,12 @@ class Controller:
         self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
         log("asked", rollout=rollout.id, kind=request.kind, target=target.name)
         if new:
-            self._work(target)
+            self._start_tasks(target)
         self._wake[target.name].set()
         return self.rollout(request.id), True
 
     def rollout(self, rollout: str) -> RolloutStatus:
-        """How a rollout stands. Raises UnknownError."""
+        """Return the status of a rollout. Raises UnknownError."""
         found = self._find(rollout)
         if found is None:
             raise UnknownError(f"there is no rollout {rollout}")
@@ -154,7 +154,7 @@ class Controller:
         return found.status.model_copy(update={"champion": self._targets[found.request.target].record.champion})
 
     def target(self, name: str) -> TargetStatus:
-        """What a target serves. Raises UnknownError."""
+        """Return the status of a target. Raises UnknownError."""
         target = self._targets.get(name)
         if target is None:
             raise UnknownError(f"there is no target {name}")
@@ -168,14 +168,14 @@ class Controller:
         )
 
     def state(self) -> ControllerState:
-        """All targets, and the rollouts that have not ended."""
+        """Return the status of all targets, and the requests of all rollouts that have not ended."""
         return ControllerState(
             targets=tuple(self.target(name) for name in sorted(self._targets)),
             unfinished=tuple(runner.rollout.request for runners in self._runners.values() for runner in runners),
         )
 
     def abort(self, rollout: str, reason: str) -> RolloutStatus:
-        """Have a rollout go back. Raises UnknownError, or RefusedError where it is promoted already."""
+        """Roll a rollout back. Raises UnknownError, or RefusedError where it is promoted already."""
         runner = self._running(rollout)
         if runner is None or runner.status.state == "promoted":
             status = self.rollout(rollout)
@@ -198,10 +198,10 @@ class Controller:
         return status
 
     async def retire(self, name: str) -> bool:
-        """Take a target out of service and forget its history; returns whether there was one.
+        """Take a target out of service and forget its history; return whether it existed.
 
         Raises:
-            RefusedError: the router does not follow now; it goes on, and can be asked again.
+            RefusedError: the router does not answer in time; the retirement goes on, and can be asked for again.
         """
         target = self._targets.get(name)
         if target is None:
@@ -210,7 +210,7 @@ class Controller:
             if not target.record.retiring:
                 target.save(target.record.model_copy(update={"retiring": True}))
                 await self._end_tasks(name)
-                self._spawn(name, self._clear_away(target))
+                self._spawn(name, self._finish_retirement(target))
         (task,) = self._tasks[name]
         try:
             await asyncio.wait_for(asyncio.shield(task), RETIRE_SECONDS)
@@ -218,15 +218,15 @@ class Controller:
             raise RefusedError(f"{name} is still being taken out of service: see that router and Triton run") from None
         return True
 
-    # What is done.
+    # Tasks.
 
     def _target(self, name: str) -> Target:
         if name not in self._targets:
-            self._targets[name] = Target(TargetRecord(target=name), self._peers, self._records)
+            self._targets[name] = Target(TargetRecord(target=name), self._data_plane, self._records)
         return self._targets[name]
 
     def _runner(self, rollout: Rollout, target: Target) -> Runner:
-        return Runner(rollout, target, self._records, self._collect, self._declare)
+        return Runner(rollout, target, self._records, self._collect, self._set_readiness)
 
     def _find(self, rollout: str) -> Rollout | None:
         runner = self._running(rollout)
@@ -235,11 +235,13 @@ class Controller:
     def _running(self, rollout: str) -> Runner | None:
         return next((one for many in self._runners.values() for one in many if one.rollout.id == rollout), None)
 
-    def _work(self, target: Target) -> None:
+    def _start_tasks(self, target: Target) -> None:
         self._wake[target.name] = asyncio.Event()
-        # Apart: to read a large engine, or to load one again, may take minutes; meanwhile the rest is looked after.
-        kept = (self._keep(target, work) for work in (target.follow, target.tend, target.supply))
-        self._spawn(target.name, *kept, self._lead(target))
+        # In a task of its own each: reading a large engine, or loading one again, may take minutes.
+        loops = (
+            self._repeat(work, target=target.name) for work in (target.sync_route, target.resync, target.deploy_missing)
+        )
+        self._spawn(target.name, *loops, self._run_rollouts(target))
 
     def _spawn(self, name: str, *work: Coroutine[Any, Any, None]) -> None:
         self._tasks[name] = [asyncio.create_task(coroutine) for coroutine in work]
@@ -250,16 +252,21 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep(self, target: Target, work: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]], **fields: str) -> None:
+        """Repeat work for as long as the controller runs.
+
+        Args:
+            fields: of the log line about an error.
+        """
         while True:
             try:
                 await work()
             except Exception as error:
-                log("fault", target=target.name, error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(self._peers.timing.tend)
+                log("fault", **fields, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(self._data_plane.timing.resync)
 
-    async def _lead(self, target: Target) -> None:
-        """One rollout after the other."""
+    async def _run_rollouts(self, target: Target) -> None:
+        """Run one rollout after the other."""
         wake = self._wake[target.name]
         runners = self._runners.setdefault(target.name, [])
         while True:
@@ -272,46 +279,38 @@ class Controller:
                 await runner.run()
             except Exception as error:
                 log("fault", rollout=runner.rollout.id, error=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(self._peers.timing.retry)
+                await asyncio.sleep(self._data_plane.timing.retry)
                 continue
             self._rollouts[runner.rollout.id] = runner.rollout
             runners.pop(0)
-            if runner.left is not None:
-                self._tasks[target.name].append(asyncio.create_task(self._keep_left(runner)))
+            if runner.evidence_task is not None:
+                self._tasks[target.name].append(asyncio.create_task(self._finish_evidence(runner)))
 
-    async def _keep_left(self, runner: Runner) -> None:
+    async def _finish_evidence(self, runner: Runner) -> None:
         try:
-            await runner.keep_left()
+            await runner.finish_evidence()
         except OSError as error:
             log("evidence_pending", rollout=runner.rollout.id, error=error)
         self._rollouts[runner.rollout.id] = runner.rollout
 
-    async def _always(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Whatever targets there are: what a retired one could not unload has nobody else."""
-        while True:
-            try:
-                await work()
-            except Exception as error:
-                log("fault", task=what, error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(self._peers.timing.tend)
-
-    async def _keep_house(self) -> None:
+    async def _collect_garbage(self) -> None:
+        """Forget old rollouts, and unload what no target needs, be it of a target that was retired."""
         self._forget_old()
         await self._collect()
 
     def _forget_old(self) -> None:
-        """Ended rollouts whose evidence is in the store, after as long as `HISTORY` says."""
+        """Forget rollouts that ended longer ago than `HISTORY`, and whose evidence is in the store."""
         oldest = datetime.now(UTC) - HISTORY
         for rollout in [one for one in self._rollouts.values() if one.forgettable(oldest)]:
             self._records.forget_rollout(rollout.id)
             del self._rollouts[rollout.id]
 
     async def _collect(self) -> None:
-        """Unload and remove what no target needs any more."""
-        await asyncio.gather(*map(self._collect_from, self._peers.tiers))
+        """Unload and remove the releases that no target needs any more."""
+        await asyncio.gather(*map(self._collect_from, self._data_plane.tiers))
 
     async def _collect_from(self, servers: Servers) -> None:
-        """A release that does not go keeps no other from going."""
+        """Unload and remove releases of one tier; one that fails does not hold up the others."""
         problems: list[str] = []
         try:
             idle = (await servers.loaded() | await servers.installed()) - self._needed(servers)
@@ -319,48 +318,51 @@ class Controller:
         except (RouterError, AnemoneError, OSError) as error:
             problems.append(str(error))
         else:
-            await asyncio.gather(*(self._take_away(servers, name, problems) for name in sorted(idle)))
-        self._tell_once("collect_pending", servers, "; ".join(problems))
+            await asyncio.gather(*(self._remove_release(servers, name, problems) for name in sorted(idle)))
+        self._log_change("collect_pending", servers, "; ".join(problems))
 
-    async def _take_away(self, servers: Servers, name: str, problems: list[str]) -> None:
+    async def _remove_release(self, servers: Servers, name: str, problems: list[str]) -> None:
         async with servers.collecting[name]:
             if name in self._needed(servers):
                 return
-            with _noted(problems):
+            with _collected(problems):
                 if name in await servers.loaded():
                     log("unload", tier=servers.name, release=name)
                     await servers.unload(name)
                 if name in await servers.installed():
                     await servers.remove(name)
 
-    def _tell_once(self, event: str, servers: Servers, problem: str) -> None:
-        if problem and problem != self._told.get((event, servers.name)):
+    def _log_change(self, event: str, servers: Servers, problem: str) -> None:
+        if problem and problem != self._logged_problems.get((event, servers.name)):
             log(event, tier=servers.name, error=problem)
-        self._told[event, servers.name] = problem
+        self._logged_problems[event, servers.name] = problem
 
     def _needed(self, servers: Servers) -> set[str]:
-        stable = servers is self._peers.stable
+        stable = servers is self._data_plane.stable
         return {name for target in self._targets.values() for name in (target.needed() if stable else target.needs)}
 
     async def _routed(self, servers: Servers) -> set[str]:
-        """What the router sends clients to, for want of records, or because it has not followed yet: it stays."""
-        peers, routed = self._peers, await self._peers.router.routed()
-        arms = [arm for arm, tier in (("champion", peers.stable), ("canary", peers.canary)) if tier is servers]
+        """Return the releases of a tier that the router sends clients to, whatever the records say: they stay."""
+        data_plane = self._data_plane
+        routed = await data_plane.router.routed()
+        arms = [
+            arm for arm, tier in (("champion", data_plane.stable), ("canary", data_plane.canary)) if tier is servers
+        ]
         return set().union(*(routed[arm] for arm in arms))
 
-    async def _declare(self) -> None:
-        """Say to each tier what a server of it has to have before clients are sent there."""
+    async def _set_readiness(self) -> None:
+        """Say to each tier which releases a server of it has to have before clients are sent there."""
         champions = {name for target in self._targets.values() if (name := target.champion_name)}
         canaries = {target.canary.name for target in self._targets.values() if target.canary}
         known = champions | canaries | {name for target in self._targets.values() for name in target.known()}
-        both = self._peers.stable is self._peers.canary
-        asked = [(self._peers.stable, champions | canaries if both else champions)]
+        both = self._data_plane.stable is self._data_plane.canary
+        asked = [(self._data_plane.stable, champions | canaries if both else champions)]
         if not both:
-            asked.append((self._peers.canary, canaries))
-        await asyncio.gather(*(self._declare_to(servers, names, known) for servers, names in asked))
+            asked.append((self._data_plane.canary, canaries))
+        await asyncio.gather(*(self._set_readiness_of(servers, names, known) for servers, names in asked))
 
-    async def _declare_to(self, servers: Servers, names: set[str], known: set[str]) -> None:
-        """Where records are lost, what the router leads to says what a server has to have."""
+    async def _set_readiness_of(self, servers: Servers, names: set[str], known: set[str]) -> None:
+        """Set the releases of one tier; where records are lost, those that the router has routes to count, too."""
         try:
             try:
                 names = names | (await self._routed(servers) - known)
@@ -368,18 +370,18 @@ class Controller:
                 if not names:
                     raise
             if len(names) > 1:
-                # One that no server has would take every server from the clients of the others, and help nobody.
+                # A release that no server has would make every server unready for the clients of the others, too.
                 names = names & await servers.loaded() or names
-            await servers.serve(names)
+            await servers.set_readiness(names)
         except (RouterError, AnemoneError, OSError) as error:
-            self._tell_once("declare_pending", servers, str(error))
+            self._log_change("readiness_pending", servers, str(error))
         else:
-            self._tell_once("declare_pending", servers, "")
+            self._log_change("readiness_pending", servers, "")
 
-    async def _clear_away(self, target: Target) -> None:
-        """The end of a target: no route, nothing loaded, no history."""
+    async def _finish_retirement(self, target: Target) -> None:
+        """Remove a target's route, its loaded releases and its history."""
         target.needs.clear()
-        await self._peers.until_done("the target is retired", lambda: target.set_route(target.alone()))
+        await self._data_plane.retry_forever("the target is retired", lambda: target.set_route(target.champion_only()))
         await self._collect()
         for runner in self._runners.pop(target.name, []):
             self._records.forget_rollout(runner.rollout.id)
@@ -393,7 +395,7 @@ class Controller:
 
 
 @contextmanager
-def _noted(problems: list[str]) -> Iterator[None]:
+def _collected(problems: list[str]) -> Iterator[None]:
     try:
         yield
     except (AnemoneError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What the controller works with: the router, the inference servers, the store; and how patient it is with them."""
+"""What the controller controls: the router, the inference servers and the store, and how long it bears their faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from include.errors import AnemoneError
 from jobs.serving.canary.servers.interface import Servers
-from jobs.serving.canary.traffic.interface import RouterError, Traffic
+from jobs.serving.canary.traffic.interface import RouterError, TrafficRouter
 from jobs.serving.router.log import log
 from jobs.serving.triton.client import TritonError
 
@@ -18,44 +18,48 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds.
+    """Intervals and timeouts, in seconds.
 
     Attributes:
-        tend: between two looks at whether everything is as it should be.
-        lease: how long the router lets a canary have traffic after the controller was last heard of.
-        patience: with a router or a Triton that does not answer before a rollout is refused or interrupted.
+        resync: between two checks that routes and models are as they should be.
+        lease: how long the router lets a canary have traffic after it last heard of the controller.
+        outage: how long a router or a Triton may be unreachable before a rollout is refused or interrupted.
         probe: for the answer to one of the controller's own short requests.
         golden: for the answer to a golden prompt.
         drain: for requests in flight to end before the model that answers them is unloaded.
         retry: between two tries of what has to succeed.
     """
 
-    tend: float = 2.0
+    resync: float = 2.0
     lease: float = 10.0
-    patience: float = 60.0
+    outage: float = 60.0
     probe: float = 10.0
     golden: float = 60.0
     drain: float = 120.0
     retry: float = 1.0
 
 
-class Patience:
-    """How long something may be amiss. The clock begins when it is first seen to be, however long the look took."""
+class Deadline:
+    """A limit on how long a failure may last, counted from when it is first reported.
+
+    Args:
+        seconds: the longest that it may last.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: float | None = None
 
-    def is_over(self, amiss: bool = True) -> bool:
-        """Say how it is now; what is well again begins anew."""
+    def exceeded(self, failing: bool = True) -> bool:
+        """Report how it is now, and return whether it has been failing for too long; a success starts it anew."""
         now = asyncio.get_running_loop().time()
-        self._since = (self._since if self._since is not None else now) if amiss else None
+        self._since = (self._since if self._since is not None else now) if failing else None
         return self._since is not None and now - self._since > self._seconds
 
 
 @dataclass
-class Peers:
-    """Everything outside the controller.
+class DataPlane:
+    """Everything that the controller acts on.
 
     Attributes:
         stable, canary: the servers of the champion and those of the canary; the same, where there is one tier.
@@ -63,7 +67,7 @@ class Peers:
         boot: names this life of the controller.
     """
 
-    router: Traffic
+    router: TrafficRouter
     stable: Servers
     canary: Servers
     store: str
@@ -74,29 +78,29 @@ class Peers:
     def tiers(self) -> tuple[Servers, ...]:
         return (self.stable,) if self.stable is self.canary else (self.stable, self.canary)
 
-    async def problem(self, servers: Servers, name: str) -> TritonError | None:
-        """None where the model answers a real request; otherwise why it does not."""
-        return await servers.problem(name, self.timing.probe)
+    async def probe(self, servers: Servers, name: str) -> TritonError | None:
+        """Return None where the model answers a real request, otherwise why it does not."""
+        return await servers.probe(name, self.timing.probe)
 
-    async def wait_out(self, awaited: type[Exception], attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat it while it raises `awaited`; raises that once it has lasted for longer than patience."""
-        patience = Patience(self.timing.patience)
+    async def retry_while(self, expected: type[Exception], attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat an attempt while it raises `expected`, and raise that once it has lasted for `timing.outage`."""
+        deadline = Deadline(self.timing.outage)
         while True:
             try:
                 return await attempt()
-            except awaited:
-                if patience.is_over():
+            except expected:
+                if deadline.exceeded():
                     raise
             await asyncio.sleep(self.timing.retry)
 
-    async def until_done(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat what has to succeed until the peers let it, saying so once."""
-        told = False
+    async def retry_forever(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat an attempt that has to succeed until it does; the first failure is logged."""
+        logged = False
         while True:
             try:
                 return await attempt()
             except (RouterError, AnemoneError, OSError) as error:
-                if not told:
+                if not logged:
                     log("waiting", what=what, error=error)
-                    told = True
+                    logged = True
                 await asyncio.sleep(self.timing.retry)

@@ -33,7 +33,7 @@ class Live:
     controller_to_router: Between
 
     def ended_as(self, status: RolloutStatus, *outcomes: str) -> RolloutStatus:
-        assert status.outcome in outcomes, self.services.told(status)
+        assert status.outcome in outcomes, self.services.describe(status)
         return status
 
     async def serves(self, version: int) -> None:
@@ -75,7 +75,7 @@ async def live(folder: Path, engines: dict[int, Artifact], options: dict[str, Se
         Between(to_router, services.admin) as controller_to_router,
     ):
         first = await services.lead(services.request(1))
-        assert first.outcome == "promoted", services.told(first)
+        assert first.outcome == "promoted", services.describe(first)
         async with Clients(services.router_port, rate) as clients:
             yield Live(services, clients, router_to_triton, controller_to_router)
 

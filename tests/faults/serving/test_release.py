@@ -81,7 +81,7 @@ def test_counts_gone(with_live: WithLive, reads: Reads, spoil: Spoil) -> None:
         # It would wait two minutes for the end of requests that it cannot see.
         live.controller_to_router.spoil = None
         status = live.ended_as(await services.ended(request.id), "inconclusive")
-        assert status.restarts == 0, services.told(status)
+        assert status.restarts == 0, services.describe(status)
         assert any("the router's counts could not be read" in reason for reason in status.reasons)
         await live.serves(1)
         await live.nobody_noticed()
@@ -324,7 +324,7 @@ def test_garbage_on_the_wire(with_live: WithLive, reads: Reads, garbage: str) ->
         services = live.services
         live.router_to_triton.spoil = spoil
         status = live.ended_as(await services.lead(services.request(2, 1)), "rolled_back")
-        assert status.reasons[0].startswith("errors: "), services.told(status)
+        assert status.reasons[0].startswith("errors: "), services.describe(status)
         assert "bug " not in services.log("router")
         await live.serves(1)
         await live.nobody_noticed()
@@ -348,7 +348,7 @@ def test_streams_cut(with_live: WithLive, reads: Reads) -> None:
         services = live.services
         live.router_to_triton.spoil = spoil
         status = live.ended_as(await services.lead(services.request(2, 1, max_seconds=90)), "rolled_back")
-        assert status.reasons[0].startswith("errors: "), services.told(status)
+        assert status.reasons[0].startswith("errors: "), services.describe(status)
         await live.serves(1)
         told = live.clients.failed
         assert told and all("the model failed to answer: try again" in one for one in told)

@@ -149,7 +149,7 @@ async def lead(services: Services, number: int) -> str:
     else:
         request, wanted = services.request(3 - live, live, name=name), "promoted"
     status = await services.lead(request)
-    assert status.outcome == wanted, services.told(status)
+    assert status.outcome == wanted, services.describe(status)
     return wanted
 
 

@@ -68,7 +68,7 @@ def test_what_a_stable_pod_cannot_take_over_is_not_promoted(
             broken.write_text("")
             async with Clients(services.router_port) as clients:
                 second = await services.lead(services.request(2, 1), seconds=240)
-            assert second.outcome == "rolled_back" and "cannot take" in second.reasons[0], services.told(second)
+            assert second.outcome == "rolled_back" and "cannot take" in second.reasons[0], services.describe(second)
             assert services.stable[1].agent in second.reasons[0]
             assert not clients.failed
             reads(second.reasons[0])
@@ -98,7 +98,7 @@ def test_an_agent_says_that_it_is_leaving_and_stays_until_its_triton_has_gone(
                 await until(lambda: only(services, services.stable[0]))
                 given = services.balancer.given["stable1"]
                 second = await services.lead(services.request(2, 1))
-                assert second.outcome == "promoted", services.told(second)
+                assert second.outcome == "promoted", services.describe(second)
                 assert agent.poll() is None
                 assert (await pod.state())["ready"] == [first.name]
                 assert services.balancer.given["stable1"] == given

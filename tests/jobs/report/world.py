@@ -18,7 +18,7 @@ from include.specs.report import Spec
 from jobs.evaluate.measure import Scored
 from jobs.evaluate.results import write_results
 from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation
-from jobs.serving.canary.analysis.runs import Heading, Looks
+from jobs.serving.canary.analysis.runs import AnalysisLog, Heading
 from jobs.serving.canary.state.records import Rollout
 
 HOSTILE = """</script><script>alert("x")</script> "quoted" & 'single' <img src=x onerror=alert(1)>"""
@@ -206,7 +206,7 @@ class World:
             id="r-1", kind="release", target="toy", release=release, expected_champion="1", policy=POLICY, drill=drill
         )
         path = tmp_path / "r-1.looks.jsonl"
-        looks = Looks(path, Heading(rollout="r-1", policy=POLICY))
+        looks = AnalysisLog(path, Heading(rollout="r-1", policy=POLICY))
         for number in (1, 2, 3):
             part = Generation(
                 key="boot:1",

@@ -1,4 +1,4 @@
-"""How slow is slow: the champion's own times, from which the limit of a slow answer is frozen once."""
+"""The champion's own answer times, from which the limit of a slow answer is frozen once."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.observation import is_after
-from jobs.serving.canary.traffic.interface import Traffic
+from jobs.serving.canary.traffic.interface import TrafficRouter
 from jobs.serving.router.routes import SlowSeconds
 
 Buckets = list[tuple[float | None, int]]
 """(upper bound in seconds, number), in order; the bound is None for the last."""
 
 _LEAST_TIMES = 20
-"""Fewer answers do not tell a quantile."""
+"""No quantile is estimated from fewer answers."""
 
 
 class Baseline:
     """The champion's times since a position of the router, whatever share of the traffic it had.
 
     Attributes:
-        limits: beyond which an answer counts as slow; with a `total` they are frozen.
+        limits: seconds beyond which an answer counts as slow; frozen once they have a `total`.
     """
 
     def __init__(
-        self, router: Traffic, target: str, champion: str, policy: CanaryPolicy, since: tuple[str, int]
+        self, router: TrafficRouter, target: str, champion: str, policy: CanaryPolicy, since: tuple[str, int]
     ) -> None:
         """
         Args:
@@ -46,11 +46,11 @@ class Baseline:
 
     @property
     def answers(self) -> int:
-        """Of the champion, so far."""
+        """Number of the champion's answers so far."""
         return sum(counts["finished"] - counts["failed"] for counts in self._known.values())
 
-    async def look(self) -> bool:
-        """Read what is new until the limits are known; returns whether they are since this look.
+    async def update(self) -> bool:
+        """Read the router's counts until the limits are known; return whether this call made them known.
 
         Raises:
             RouterError: the router does not answer.
@@ -70,7 +70,7 @@ class Baseline:
 
 
 def slow_seconds(champion: dict[str, Buckets], policy: CanaryPolicy) -> SlowSeconds:
-    """Beyond what an answer counts as slow: the policy's quantile of the champion's times, with its tolerance."""
+    """Return the limits of a slow answer: the policy's quantile of the champion's times, with its tolerance."""
     return SlowSeconds(first_token=_limit(champion["first_token"], policy), total=_limit(champion["total"], policy))
 
 

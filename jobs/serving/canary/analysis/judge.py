@@ -1,8 +1,9 @@
-"""What becomes of a canary, from the policy and the evidence alone: no clock, no network, the same answer each time.
+"""The decision of an analysis run, from the policy and the evidence alone: no clock, no network, always the same.
 
 Three sequential tests compare it with the champion (errors, slow answers, bad answers), and roll it back together
 with a probability of at most `alpha` where it is as good. Promotion does not rest on their silence, but on a bound of
-the canary's own rate of bad answers. Golden prompts and a real request at each look are hard guardrails.
+the canary's own rate of bad answers. Golden prompts and a real request at each analysis run are hard
+guardrails.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from jobs.serving.canary.analysis.sequential import log_evidence_below, log_exce
 Action = Literal["go_on", "next_step", "promote", "roll_back", "inconclusive", "hold"]
 
 MISSED_IN_A_ROW = 2
-"""So many of its own real requests the canary may leave unanswered, while the champion answers, and is gone."""
+"""Number of the controller's own requests in a row that the canary leaves unanswered before it is rolled back."""
 
 STEP_SHARE = 0.02
-"""Of `min_requests`, what the canary has to answer within a step before it gets more traffic."""
+"""Share of `min_requests` that the canary has to answer within a step before it gets more traffic."""
 
 
 class Arm(Model):
@@ -70,7 +71,7 @@ class Golden(Model):
 
 
 class Evidence(Model):
-    """All that is known at one look.
+    """All that one analysis run knows.
 
     Attributes:
         step: index into the policy's steps.
@@ -78,11 +79,11 @@ class Evidence(Model):
         step_elapsed: seconds since this step began.
         held: seconds since the canary is held, None where it is not.
         resumes: how often a person has let it go on.
-        counted: whether the router's counts could be read at this look.
+        counted: whether the router's counts could be read for this analysis run.
         missed: how many of the controller's own requests in a row the canary left unanswered, champion answering.
         golden: the latest within this step.
         latency_judged: whether the limit of a slow answer is known, which the champion's own times set.
-        baseline_answers: of the champion, counted for that.
+        baseline_answers: number of the champion's answers counted for that.
         generations: cumulative counts, of all steps.
     """
 
@@ -128,7 +129,7 @@ COMPARISONS = (
 
 
 def decide(policy: CanaryPolicy, evidence: Evidence) -> Decision:
-    """What to do at this look.
+    """Decide what an analysis run does.
 
     Harm comes first, at any time. What is missing never counts as good: without counts, without traffic, or with
     both arms bad there is no promotion, and in the end an inconclusive verdict, of which the policy says what it
@@ -155,19 +156,19 @@ def decide(policy: CanaryPolicy, evidence: Evidence) -> Decision:
 
 
 def deadline(policy: CanaryPolicy, resumes: int) -> float:
-    """Seconds after the first step's begin at which a canary without a verdict is inconclusive."""
+    """Return the seconds since the first step's begin at which a canary without a verdict is inconclusive."""
     extensions = policy.extensions if policy.inconclusive == "extend" else 0
     return policy.max_seconds * (1 + extensions + resumes)
 
 
 def golden_due(policy: CanaryPolicy, step_elapsed: float, latest: Golden | None) -> bool:
-    """Whether the golden prompts are to be asked (again): when a step's time is over, while the canary serves."""
+    """Return whether the golden prompts are to be asked (again): once a step's time is over."""
     since = latest.step_elapsed if latest else 0.0
     return step_elapsed - since >= policy.step_seconds
 
 
 def figures(policy: CanaryPolicy, evidence: Evidence) -> dict[str, float]:
-    """The numbers that a decision rests on."""
+    """Return the numbers that a decision rests on, by name."""
     canary, champion = (_total(evidence, arm) for arm in ("canary", "champion"))
     current = _current_canary(evidence)
     result: dict[str, float] = {
@@ -198,7 +199,7 @@ def _harm(policy: CanaryPolicy, evidence: Evidence) -> tuple[str, ...]:
     for comparison in COMPARISONS:
         log_e = _log_e(comparison, evidence)
         if log_e >= math.log(threshold):
-            reasons.append(_sentence(comparison, evidence, log_e, threshold))
+            reasons.append(_failure_message(comparison, evidence, log_e, threshold))
     golden = evidence.golden
     if golden and golden.same < policy.quality.min_golden * golden.asked:
         reasons.append(
@@ -218,7 +219,7 @@ def _log_e(comparison: _Comparison, evidence: Evidence) -> float:
     return log_excess((part.weight, events(part.canary), events(part.champion)) for part in evidence.generations)
 
 
-def _sentence(comparison: _Comparison, evidence: Evidence, log_e: float, threshold: float) -> str:
+def _failure_message(comparison: _Comparison, evidence: Evidence, log_e: float, threshold: float) -> str:
     def count(arm: Literal["canary", "champion"]) -> str:
         total = _total(evidence, arm)
         return f"{comparison.events(total)} of the {arm}'s {comparison.among(total)}"

@@ -1,4 +1,4 @@
-"""A canary with traffic, between two looks: its time, the controller's own requests, and what the router counted."""
+"""What is measured of a canary with traffic: its time, the controller's own requests, and what the router counted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from jobs.serving.canary.analysis.baseline import Baseline
 from jobs.serving.canary.analysis.observation import Observation
 
 
-class Watch:
-    """From the first step on.
+class Measurement:
+    """The state of a canary from its first step on, from which each analysis run gets its evidence.
 
     Attributes:
         step: index into the policy's steps.
-        extended: whether it was told already that the time was extended.
+        extended: whether the note that the time was extended has been written.
         missed: how many of the controller's own requests in a row the canary left unanswered, champion answering.
-        counted: whether the router's counts could be read at the last look.
-        golden: the latest within this step.
+        counted: whether the router's counts could be read for the last analysis run.
+        golden: the latest result of the golden prompts within this step.
     """
 
     def __init__(self, policy: CanaryPolicy, observation: Observation, baseline: Baseline) -> None:
@@ -36,16 +36,19 @@ class Watch:
         self._held_since: float | None = None
 
     def enter(self, step: int) -> None:
+        """Begin a step."""
         self.step = step
         self._entered = self._clock()
         self.golden = None
 
     @property
     def elapsed(self) -> float:
+        """Seconds since the first step began, without those in which the canary was held."""
         return self._clock() - self._began - self._held_before - (self._held or 0.0)
 
     @property
     def step_elapsed(self) -> float:
+        """Seconds since this step began."""
         return self._clock() - self._entered
 
     @property
@@ -57,14 +60,20 @@ class Watch:
         return self._held_since is not None
 
     def hold(self) -> None:
+        """Stop the clock until `release` is called."""
         self._held_since = self._clock()
 
     def release(self) -> None:
+        """Let the clock go on."""
         self._held_before += self._held or 0.0
         self._held_since = None
 
     def evidence(self, resumes: int) -> judge.Evidence:
-        """All that is known now; `resumes` is how often a person has let it go on."""
+        """Return all that is known now.
+
+        Args:
+            resumes: how often a person has let a held canary go on.
+        """
         return judge.Evidence(
             step=self.step,
             elapsed=self.elapsed,

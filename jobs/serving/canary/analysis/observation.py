@@ -1,4 +1,4 @@
-"""The evidence of one rollout, gathered from the router look by look."""
+"""The counts of one rollout, gathered from the router at each analysis run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.judge import Arm, Generation
 from jobs.serving.canary.analysis.quality import Checker
-from jobs.serving.canary.traffic.interface import Traffic
+from jobs.serving.canary.traffic.interface import TrafficRouter
 
 
 @dataclass
-class _Read:
-    """Answers read under one generation."""
+class _AnswersRead:
+    """Numbers of answers read under one generation, by arm."""
 
     sampled: dict[str, int] = field(default_factory=lambda: {"champion": 0, "canary": 0})
     bad: dict[str, int] = field(default_factory=lambda: {"champion": 0, "canary": 0})
@@ -28,7 +28,7 @@ class Observation:
 
     def __init__(
         self,
-        router: Traffic,
+        router: TrafficRouter,
         target: str,
         release: str,
         policy: CanaryPolicy,
@@ -53,10 +53,14 @@ class Observation:
         self._known = {part.key: part.model_copy(update={"current": False}) for part in carried}
         self._boot: str | None = None
         self._after = 0
-        self._read: dict[int, _Read] = {}
+        self._read: dict[int, _AnswersRead] = {}
 
-    async def look(self) -> None:
-        """Read what is new. Raises RouterError where the router does not answer."""
+    async def update(self) -> None:
+        """Read what the router has counted and sampled since.
+
+        Raises:
+            RouterError: the router does not answer.
+        """
         counts = await self._router.counts(self._target)
         boot = counts["boot"]
         if boot != self._boot:
@@ -64,7 +68,7 @@ class Observation:
         await self._read_samples(boot)
         for part in counts["generations"]:
             if self._is_own(boot, part):
-                read = self._read.get(part["generation"], _Read())
+                read = self._read.get(part["generation"], _AnswersRead())
                 generation = Generation(
                     key=f"{boot}:{part['generation']}",
                     step=self._policy.steps.index(part["weight"]),
@@ -78,7 +82,7 @@ class Observation:
 
     @property
     def generations(self) -> tuple[Generation, ...]:
-        """What is known by now, cumulative."""
+        """Cumulative counts of all generations that are known by now."""
         return tuple(self._known.values())
 
     async def _read_samples(self, boot: str) -> None:
@@ -87,7 +91,7 @@ class Observation:
             if reply["boot"] != boot or not reply["samples"]:
                 return
             for sample in reply["samples"]:
-                read = self._read.setdefault(sample["generation"], _Read())
+                read = self._read.setdefault(sample["generation"], _AnswersRead())
                 read.sampled[sample["arm"]] += 1
                 read.bad[sample["arm"]] += self._checker.is_bad(sample)
                 self._after = sample["seq"]
@@ -100,17 +104,17 @@ class Observation:
 
 
 def in_flight(counts: dict[str, Any], release: str) -> int:
-    """Requests that a release has not ended yet."""
+    """Return the number of requests that a release has not ended yet."""
     arms = [part[arm] for part in counts["generations"] for arm in ("champion", "canary") if part[arm]]
     return sum(arm["in_flight"] for arm in arms if arm["release"] == release)
 
 
 def is_after(since: tuple[str, int], boot: str, part: dict[str, Any]) -> bool:
-    """Whether a part of the router's counts is later than that boot and generation of it."""
+    """Return whether a part of the router's counts is later than a boot and generation of it."""
     return boot != since[0] or part["generation"] > since[1]
 
 
-def _arm(counts: dict[str, Any], read: _Read, arm: str) -> Arm:
+def _arm(counts: dict[str, Any], read: _AnswersRead, arm: str) -> Arm:
     return Arm(
         finished=counts["finished"],
         failed=counts["failed"],

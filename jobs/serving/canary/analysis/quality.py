@@ -12,7 +12,7 @@ from jobs.serving.canary.servers.golden import GoldenPrompt
 
 
 class Checker:
-    """Tells bad answers among those that the router sampled."""
+    """Tells the bad answers among those that the router sampled."""
 
     def __init__(self, quality: Quality, golden: list[GoldenPrompt]) -> None:
         self._format = re.compile(quality.answer_format) if quality.answer_format else None
@@ -23,9 +23,10 @@ class Checker:
         )
 
     def is_bad(self, sample: Mapping[str, Any]) -> bool:
-        """Whether a sample (see the router's admin API) is failed, empty, ill-formed, or wrong where that is known.
+        """Return whether a sample is failed, empty, ill-formed, or wrong where a reference is known.
 
-        A reference is only compared with a greedy answer to the very messages of a golden prompt.
+        A sample is what the router's admin API gives. A reference is only compared with a greedy answer to the very
+        messages of a golden prompt.
         """
         answer = sample["answer"]
         if sample["failed"] or sample["empty"] or answer is None:
@@ -39,7 +40,7 @@ class Checker:
 
 
 def normalised(text: str) -> str:
-    """Unicode form NFC and single blanks, as the evaluation compares answers."""
+    """Return a text in Unicode form NFC with single blanks, as the evaluation compares answers."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -1,7 +1,7 @@
-"""What was seen at every look, kept so that anybody can decide again.
+"""The log of a rollout's analysis runs, kept so that anybody can decide each of them again.
 
-A file of JSON lines: first the rollout and its policy, then one line a look with the raw counts, the decision and
-its figures. `replay` computes each decision anew from the raw part and compares.
+A file of JSON lines: first the rollout and its policy, then one line an analysis run with the raw counts, the decision
+and its figures. `replay` computes each decision anew from the raw part and compares.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from include import durable
-from include.errors import DataError
+from include.errors import DataError, first_problem
 from include.release.rollouts import CanaryPolicy
 from include.specs.base import Model
 from jobs.serving.canary.analysis.judge import Action, Decision, Evidence, decide, figures
 
 
 class Heading(Model):
-    """The first line: whose looks these are."""
+    """The first line of a log: whose analysis runs these are."""
 
     rollout: str
     policy: CanaryPolicy
 
 
-class Look(Model):
-    """One look: what was known, what was decided.
+class AnalysisRun(Model):
+    """One analysis run: what was known, what was decided.
 
     Attributes:
         attempt: 0, and one more each time the rollout began again at its first step.
@@ -41,90 +41,97 @@ class Look(Model):
     figures: dict[str, float]
 
 
-class Looks:
-    """The looks of one rollout, in a file that only grows."""
+class AnalysisLog:
+    """The analysis runs of one rollout, in a file that only grows."""
 
     def __init__(self, path: Path, heading: Heading) -> None:
         self._path = path
         self._heading = heading
 
-    def append(self, attempt: int, evidence: Evidence) -> Look:
-        """Decide, keep it durably, and return it."""
+    def append(self, attempt: int, evidence: Evidence) -> AnalysisRun:
+        """Decide on the evidence, write the analysis run durably, and return it."""
         policy = self._heading.policy
         decision = decide(policy, evidence)
-        look = Look(
+        run = AnalysisRun(
             attempt=attempt,
             evidence=evidence,
             action=decision.action,
             reasons=decision.reasons,
             figures=figures(policy, evidence),
         )
-        if not has_looks(self._read()):
+        if not has_runs(self._read()):
             durable.append_line(self._path, self._heading.model_dump_json().encode())
-        durable.append_line(self._path, look.model_dump_json().encode())
-        return look
+        durable.append_line(self._path, run.model_dump_json().encode())
+        return run
 
-    def last(self) -> Look | None:
-        """The newest look, None where there is none."""
+    def last(self) -> AnalysisRun | None:
+        """Return the newest analysis run, None where there is none."""
         data = self._read()
-        if not has_looks(data):
+        if not has_runs(data):
             return None
-        _, looks = read(data, str(self._path))
-        return looks[-1] if looks else None
+        _, runs = read(data, str(self._path))
+        return runs[-1] if runs else None
 
     def _read(self) -> bytes:
         return self._path.read_bytes() if self._path.exists() else b""
 
 
 class Replayed(Model):
-    """A look decided again; `difference` says what is not as it was recorded."""
+    """An analysis run decided again.
+
+    Attributes:
+        difference: what is not as it was recorded; None where nothing is.
+    """
 
     number: int
-    look: Look
+    run: AnalysisRun
     difference: str | None
 
 
-def has_looks(data: bytes) -> bool:
-    """Whether a file's bytes hold a whole line; a crash may leave none."""
+def has_runs(data: bytes) -> bool:
+    """Return whether a file's bytes hold a whole line; a crash may leave none."""
     return b"\n" in data
 
 
-def read(data: bytes, where: str) -> tuple[Heading, list[Look]]:
-    """Heading and looks of a file's bytes; a torn last line does not count. Raises DataError for anything else."""
+def read(data: bytes, where: str) -> tuple[Heading, list[AnalysisRun]]:
+    """Parse a log's bytes; a torn last line does not count.
+
+    Raises:
+        DataError: there is no whole line, or a line is not an analysis run.
+    """
     lines = data.split(b"\n")[:-1]
     if not lines:
-        raise DataError(f"{where} holds no looks: the rollout ended before its first step")
+        raise DataError(f"{where} holds no analysis runs: the rollout ended before its first step")
     number = 1
     try:
         heading = Heading.model_validate_json(lines[0])
-        looks = []
+        runs = []
         for number, line in enumerate(lines[1:], start=2):  # noqa: B007
-            looks.append(Look.model_validate_json(line))
+            runs.append(AnalysisRun.model_validate_json(line))
     except ValidationError as error:
-        first = error.errors()[0]
         raise DataError(
-            f"{where}, line {number}: not a look ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}): "
+            f"{where}, line {number}: not an analysis run ({first_problem(error)}): "
             "take the copy in the rollout's evidence artifact"
         ) from None
-    return heading, looks
+    return heading, runs
 
 
-def replay(heading: Heading, looks: list[Look]) -> Iterator[Replayed]:
-    """Decide each look again, from its raw part and the policy alone."""
-    for number, look in enumerate(looks, start=1):
-        decision = decide(heading.policy, look.evidence)
-        yield Replayed(number=number, look=look, difference=_difference(heading.policy, look, decision))
+def replay(heading: Heading, runs: list[AnalysisRun]) -> Iterator[Replayed]:
+    """Decide each analysis run again, from its raw part and the policy alone."""
+    for number, run in enumerate(runs, start=1):
+        decision = decide(heading.policy, run.evidence)
+        yield Replayed(number=number, run=run, difference=_difference(heading.policy, run, decision))
 
 
-def _difference(policy: CanaryPolicy, look: Look, decision: Decision) -> str | None:
-    if (decision.action, decision.reasons) != (look.action, look.reasons):
+def _difference(policy: CanaryPolicy, run: AnalysisRun, decision: Decision) -> str | None:
+    if (decision.action, decision.reasons) != (run.action, run.reasons):
         return (
-            f"recorded {look.action} {json.dumps(look.reasons, ensure_ascii=False)}, "
+            f"recorded {run.action} {json.dumps(run.reasons, ensure_ascii=False)}, "
             f"decided {decision.action} {json.dumps(decision.reasons, ensure_ascii=False)}"
         )
-    found = figures(policy, look.evidence)
-    for name in sorted(found.keys() | look.figures.keys()):
-        recorded, computed = look.figures.get(name), found.get(name)
+    found = figures(policy, run.evidence)
+    for name in sorted(found.keys() | run.figures.keys()):
+        recorded, computed = run.figures.get(name), found.get(name)
         if recorded is None or computed is None or not math.isclose(recorded, computed, rel_tol=1e-9, abs_tol=1e-12):
             return f"figure {name}: recorded {recorded}, computed {computed}"
     return None

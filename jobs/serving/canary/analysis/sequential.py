@@ -1,7 +1,7 @@
-"""The statistics of a canary: evidence that may be looked at as often as one likes, and acted upon at any look.
+"""The statistics of a canary: evidence that may be analysed as often as one likes, and acted upon at any time.
 
 Both tests are test martingales: under the null their expected value never exceeds 1, so by Ville's inequality the
-probability that they ever reach 1/alpha is at most alpha, however many looks there are and whenever one stops.
+probability that they ever reach 1/alpha is at most alpha, however often it is computed and whenever one stops.
 
 Sources: J. Ville, "Étude critique de la notion de collectif" (1939); A. Ramdas, P. Grünwald, V. Vovk, G. Shafer,
 "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38 (2023) 576–601; M. Lindon,
@@ -28,7 +28,7 @@ _LOG_WEIGHT_OF_ZERO = math.log(FRACTIONS[0][1])
 
 
 def log_excess(parts: Iterable[tuple[float, int, int]]) -> float:
-    """Logarithm of the E-value against "an event falls on the canary as often as its share of the traffic says".
+    """Return the log E-value against "an event falls on the canary as often as its share of the traffic says".
 
     Every request is assigned to the canary independently with the probability then in force, w. Where the two arms
     are equally good an event (an error, a slow answer, a bad one) therefore lies on the canary with probability w,
@@ -56,7 +56,7 @@ def log_excess(parts: Iterable[tuple[float, int, int]]) -> float:
 
 
 def log_evidence_below(limit: float, bad: int, total: int) -> float:
-    """Logarithm of the E-value against "each request is bad with a probability of at least `limit`".
+    """Return the log E-value against "each request is bad with a probability of at least `limit`".
 
     The mean, over the alternatives p = fraction · limit, of the likelihood ratio p^bad (1−p)^(total−bad) against the
     limit's. Each factor's expectation falls with the true probability and is 1 at the limit, so the rate need not
@@ -78,7 +78,7 @@ def log_evidence_below(limit: float, bad: int, total: int) -> float:
 
 
 def upper_bound(bad: int, total: int, alpha: float) -> float:
-    """Anytime-valid upper confidence bound on the rate of bad requests: the least limit refuted at `alpha`.
+    """Return the anytime-valid upper confidence bound on the rate of bad requests: the least limit refuted at `alpha`.
 
     `log_evidence_below` rises with the limit, so that the limits not refuted are an interval from 0 on. 1 where
     nothing is refuted.
@@ -94,6 +94,6 @@ def upper_bound(bad: int, total: int, alpha: float) -> float:
 
 
 def _log_sum(logs: list[float]) -> float:
-    """log Σ exp, without overflow."""
+    """Return log Σ exp, without overflow."""
     largest = max(logs)
     return largest + math.log(sum(math.exp(value - largest) for value in logs))

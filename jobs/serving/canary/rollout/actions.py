@@ -1,4 +1,4 @@
-"""What a rollout does to the servers: see that they are there, load a release, prove it, hand the traffic over."""
+"""A rollout's actions on the servers: the precheck, loading a release, its smoke test, the take-over."""
 
 from __future__ import annotations
 
@@ -8,111 +8,120 @@ from datetime import UTC, datetime
 from include.artifacts.store import Store
 from include.errors import AnemoneError
 from include.release.rollouts import LiveRelease, Release
-from jobs.serving.canary.data_plane import Patience
+from jobs.serving.canary.data_plane import Deadline
 from jobs.serving.canary.rollout.journal import Journal
-from jobs.serving.canary.rollout.verdict import UnansweredError, Verdict
+from jobs.serving.canary.rollout.verdict import UnreachableError, Verdict
 from jobs.serving.canary.servers.golden import GoldenPrompt, spread
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.target import Target
 from jobs.serving.canary.traffic.interface import RouterError
 from jobs.serving.triton.client import NotAvailableError, TritonError
 
-_AT_ONCE = 4
+_CONCURRENT_PROMPTS = 4
 
 
-class Deeds:
-    """Of one rollout."""
+class Actions:
+    """The actions of one rollout on the data plane."""
 
     def __init__(self, journal: Journal, target: Target) -> None:
         self._journal = journal
         self._target = target
-        self._peers = target.peers
+        self._data_plane = target.data_plane
         self._policy = journal.rollout.request.policy
         self._is_rollback = journal.rollout.request.kind == "rollback"
 
     async def take_over(self, live: LiveRelease) -> Verdict:
-        """Before it is decided that it takes all of the traffic, every server that takes requests answers with it.
+        """Load a release on every stable server that takes requests, before it gets all of the traffic.
 
-        One that refuses, for longer than patience lasts, decides against the release. One that is silent for as long
-        is given it when it is back; a rollback does not wait for it. Nor does a rollback fail on one that refuses, or
-        wait for longer than patience lasts for one that is slow, if another answers: without the release a server is
-        not ready for clients. A canary gets no requests meanwhile, since nobody judges it.
+        A server that refuses it for longer than `Timing.outage` decides against the release. One that is unreachable
+        for as long gets it once it is back; a rollback does not wait for it. Where another server answers, a rollback
+        neither fails on a server that refuses, nor waits for a slow one for longer than the timeout: a server without
+        the release is not ready for clients. The canary gets no requests meanwhile, since nothing judges it.
+
+        Raises:
+            UnreachableError: no server of the tier, or not the router, has answered for as long.
         """
-        peers = self._peers
-        stable, patience = peers.stable, peers.timing.patience
-        if stable is peers.canary:
+        data_plane = self._data_plane
+        stable, outage = data_plane.stable, data_plane.timing.outage
+        if stable is data_plane.canary:
             return Verdict("promoted")
         if self._target.route.weight:
             await self._end_traffic()
         self._journal.save(self._journal.status.state, f"loading {live.name} on {stable.name}", weight=0.0)
-        refusing, silence = Patience(patience), Patience(patience)
+        refusal_deadline, outage_deadline = Deadline(outage), Deadline(outage)
         while True:
-            silent = await stable.silent()
-            refusal = await self._unfit(live) or (None if self._is_rollback else _answered(silent))
-            if refusing.is_over(refusal is not None):
-                if self._is_rollback and await self._answers(live):
-                    self._tell(f"goes on without some of {stable.name}, which are not ready for clients: {refusal}")
+            unreachable = await stable.unreachable()
+            refusal = await self._refusal(live)
+            if refusal is None and not self._is_rollback:
+                refusal = _error_answered(unreachable)
+            if refusal_deadline.exceeded(refusal is not None):
+                if self._is_rollback and await self._answers_anywhere(live):
+                    self._note(f"goes on without some of {stable.name}, which are not ready for clients: {refusal}")
                     return Verdict("promoted")
                 if not await stable.live():
-                    raise UnansweredError(str(refusal))
+                    raise UnreachableError(str(refusal))
                 return Verdict("rolled_back", (f"{stable.name} cannot take {live.name} over: {refusal}",))
-            if refusal is None and (self._is_rollback or not silent or silence.is_over()):
+            if refusal is None and (self._is_rollback or not unreachable or outage_deadline.exceeded()):
                 break
-            await asyncio.sleep(peers.timing.retry)
-        if silent:
-            self._tell(
-                f"goes on without {', '.join(silent)} ({next(iter(silent.values()))}): given the release once the "
-                "controller is answered; requests that clients get through to there before fail"
+            await asyncio.sleep(data_plane.timing.retry)
+        if unreachable:
+            self._note(
+                f"goes on without {', '.join(unreachable)} ({next(iter(unreachable.values()))}): the release is "
+                "loaded there once it answers the controller; requests that clients get through to there before fail"
             )
         return Verdict("promoted")
 
-    def _tell(self, message: str) -> None:
+    def _note(self, message: str) -> None:
         self._journal.save(self._journal.status.state, message)
 
     async def _end_traffic(self) -> None:
-        """Of the canary. Raises UnansweredError."""
+        """Take the canary's traffic away. Raises UnreachableError."""
 
         async def attempt() -> None:
-            await self._target.set_route(self._target.alone())
+            await self._target.set_route(self._target.champion_only())
 
         try:
-            await self._peers.wait_out(RouterError, attempt)
+            await self._data_plane.retry_while(RouterError, attempt)
         except RouterError as error:
-            raise UnansweredError(str(error)) from None
+            raise UnreachableError(str(error)) from None
 
-    async def _answers(self, live: LiveRelease) -> bool:
-        """Whether a stable server does with it."""
-        problem = self._peers.stable.problem(live.name, self._peers.timing.probe, one_will_do=True)
-        return await problem is None
+    async def _answers_anywhere(self, live: LiveRelease) -> bool:
+        """Return whether any stable server answers with a release."""
+        probe = self._data_plane.timing.probe
+        return await self._data_plane.stable.probe(live.name, probe, any_server=True) is None
 
-    async def _unfit(self, live: LiveRelease) -> str | None:
-        """Why the stable servers that take requests cannot take its traffic now; loads it where it is not."""
-        stable, champion = self._peers.stable, self._target.champion_name
+    async def _refusal(self, live: LiveRelease) -> str | None:
+        """Load a release on the stable servers that take requests; return why one cannot take its traffic now."""
+        stable, champion = self._data_plane.stable, self._target.champion_name
         try:
-            patience = self._peers.timing.patience
-            await stable.bring(live, champion, one_will_do=self._is_rollback, patience=patience)
-            if problem := await self._peers.problem(stable, live.name):
-                return str(problem)
-            lacking = await stable.lacking(live.name, champion)
+            await self._deploy(stable, live, champion)
+            if error := await self._data_plane.probe(stable, live.name):
+                return str(error)
+            not_ready = await stable.not_ready(live.name, champion)
         except (AnemoneError, OSError) as error:
             return str(error)
-        return f"{', '.join(lacking)} do not have it" if lacking else None
+        return f"{', '.join(not_ready)} do not have it" if not_ready else None
 
-    async def require(self, servers: Servers, live: LiveRelease | None) -> None:
-        """A release is not to blame where Triton itself has gone, and what was loaded with it."""
+    async def require_loaded(self, servers: Servers, live: LiveRelease | None) -> None:
+        """Check that a tier is reachable and has a release loaded, before a failure is put down to the candidate.
+
+        Raises:
+            UnreachableError: Triton has gone, or has lost what was loaded.
+        """
         try:
-            there = live is None or live.name in await servers.loaded()
+            loaded = live is None or live.name in await servers.loaded()
         except TritonError:
-            there = False
-        if not there or not await servers.live():
-            raise UnansweredError(f"{servers.name} has gone, or has lost its models")
+            loaded = False
+        if not loaded or not await servers.live():
+            raise UnreachableError(f"{servers.name} has gone, or has lost its models")
 
-    async def unready(self, live: LiveRelease) -> str | None:
-        if refusal := self._peers.router.refuses(self._target.name):
+    async def precheck(self, live: LiveRelease) -> str | None:
+        """Wait until a rollout can begin; return why it cannot, None where it can."""
+        if refusal := self._data_plane.router.refuses(self._target.name):
             return refusal
         engine = live.release.engine
-        # A copy that is installed is as good as the artifact, and verified again when it is loaded.
-        if not await self._held(live.release):
+        # An installed copy is as good as the artifact, and verified again when it is loaded.
+        if not await self._has_engine(live.release):
             try:
                 store, name = Store.of(engine.uri)
                 manifest = await asyncio.to_thread(store.manifest, name)
@@ -121,29 +130,29 @@ class Deeds:
             if manifest is None or manifest.content_digest != engine.digest:
                 found = "is gone" if manifest is None else f"holds other bytes ({manifest.content_digest[:12]})"
                 return f"the engine {engine.uri} ({engine.digest[:12]}) {found}: build it again"
-        timing = self._peers.timing
-        until = asyncio.get_running_loop().time() + timing.patience
-        while problem := await self._amiss():
+        timing = self._data_plane.timing
+        until = asyncio.get_running_loop().time() + timing.outage
+        while problem := await self._unavailable():
             if asyncio.get_running_loop().time() > until:
-                return f"{problem}, for {timing.patience:.0f} s"
+                return f"{problem}, for {timing.outage:.0f} s"
             await asyncio.sleep(timing.retry)
         return None
 
-    async def _held(self, release: Release) -> bool:
-        servers = self._peers.stable if self._is_rollback else self._peers.canary
+    async def _has_engine(self, release: Release) -> bool:
+        servers = self._data_plane.stable if self._is_rollback else self._data_plane.canary
         try:
-            return await servers.holds(release, one_will_do=self._is_rollback)
+            return await servers.has_engine(release, any_server=self._is_rollback)
         except TritonError:
             return False
 
-    async def _amiss(self) -> str | None:
-        """Why no rollout can begin now: the router, Triton, or the champion does not answer."""
+    async def _unavailable(self) -> str | None:
+        """Return why no rollout can begin now: the router, Triton, or the champion does not answer."""
         try:
-            await self._target.keep_route()
+            await self._target.apply_route()
         except RouterError as error:
             return str(error)
-        # A rollback is what a champion, or a canary's tier, that does not answer may need.
-        for servers in (self._peers.stable,) if self._is_rollback else self._peers.tiers:
+        # A champion or a canary tier that does not answer may be the very reason for a rollback.
+        for servers in (self._data_plane.stable,) if self._is_rollback else self._data_plane.tiers:
             try:
                 await servers.loaded()
             except TritonError as error:
@@ -151,16 +160,19 @@ class Deeds:
         champion = self._target.record.champion
         if champion is None or self._is_rollback:
             return None
-        problem = await self._peers.problem(self._peers.stable, champion.name)
+        problem = await self._data_plane.probe(self._data_plane.stable, champion.name)
         return f"the champion {champion.name} does not answer ({problem})" if problem else None
 
     async def load(self, servers: Servers, release: LiveRelease) -> tuple[LiveRelease, list[GoldenPrompt]]:
-        """Install and load, under a name that is known before; for a rollback one server that has it will do.
+        """Install and load a release; for a rollback it is enough that one server has it.
+
+        Returns:
+            The release under its name in Triton, and its golden prompts.
 
         Raises:
-            AnemoneError, OSError: that fails; for a rollback, for as long as patience lasts.
+            AnemoneError, OSError: that fails; for a rollback, for longer than `Timing.outage`.
         """
-        name = await servers.called(release)
+        name = await servers.release_name(release)
         async with servers.collecting[name]:
             self._target.needs.add(name)
         live = release.model_copy(update={"name": name, "since": datetime.now(UTC)})
@@ -168,49 +180,53 @@ class Deeds:
         self._journal.save("load", f"loading version {live.release.version} as {name}", name=name)
 
         async def attempt() -> list[GoldenPrompt]:
-            patience = self._peers.timing.patience
-            await servers.bring(live, instead, one_will_do=self._is_rollback, patience=patience)
+            await self._deploy(servers, live, serving)
             return await servers.golden(live.release)
 
         champion = self._target.record.champion
-        instead = champion.name if champion and servers is self._peers.stable else None
-        # A server that has gone meanwhile is replaced by one that has nothing. What is live now is no better for a
-        # rollback that fails.
-        return live, await self._peers.wait_out(AnemoneError if self._is_rollback else NotAvailableError, attempt)
+        serving = champion.name if champion and servers is self._data_plane.stable else None
+        # A server that is lost meanwhile is replaced by an empty one. A rollback tries again after any error: what is
+        # live is no better for a rollback that fails.
+        passing = AnemoneError if self._is_rollback else NotAvailableError
+        return live, await self._data_plane.retry_while(passing, attempt)
 
-    async def prove(self, servers: Servers, name: str, golden: list[GoldenPrompt]) -> str | None:
-        """Have it answer for real, then give the very texts that its engine gave; returns what is wrong."""
+    async def _deploy(self, servers: Servers, live: LiveRelease, serving: str | None) -> None:
+        outage = self._data_plane.timing.outage
+        await servers.deploy(live, serving, any_server=self._is_rollback, outage=outage)
+
+    async def smoke_test(self, servers: Servers, name: str, golden: list[GoldenPrompt]) -> str | None:
+        """Ask a release for a real answer, then its golden prompts; return what is wrong, None where nothing is."""
         self._journal.save("ready", f"{name} is loaded: a first real request")
-        probe = self._peers.timing.probe
-        if await servers.problem(name, probe, one_will_do=self._is_rollback):
+        probe = self._data_plane.timing.probe
+        if await servers.probe(name, probe, any_server=self._is_rollback) is not None:
             try:
                 await servers.reload(name)
             except TritonError as error:
                 return f"{name} does not answer, and cannot be loaded again: {error}"
-            if problem := await servers.problem(name, probe, one_will_do=self._is_rollback):
+            if problem := await servers.probe(name, probe, any_server=self._is_rollback):
                 return f"{name} is loaded, but does not answer: {problem}"
         quality = self._policy.quality
         self._journal.save("smoke", f"{name} answers: the golden prompts")
-        asked, same, problem = await self.ask_golden(servers, name, golden)
+        asked, same, last_error = await self.ask_golden(servers, name, golden)
         if same >= quality.min_golden * asked:
             self._journal.save("smoke", f"{same} of {asked} golden prompts gave the engine's own text")
             return None
         return (
             f"{same} of {asked} golden prompts gave the text that the engine gave when it was built, at least "
-            f"{quality.min_golden:.0%} have to" + (f" ({problem})" if problem else "")
+            f"{quality.min_golden:.0%} have to" + (f" ({last_error})" if last_error else "")
         )
 
     async def ask_golden(self, servers: Servers, name: str, golden: list[GoldenPrompt]) -> tuple[int, int, str | None]:
-        """How many were asked, how many gave the engine's own text, and the last error."""
+        """Return how many golden prompts were asked, how many gave the engine's own text, and the last error."""
         chosen = spread(golden, self._policy.quality.golden_prompts)
-        gate = asyncio.Semaphore(_AT_ONCE)
+        gate = asyncio.Semaphore(_CONCURRENT_PROMPTS)
         problems = []
 
         async def is_same(prompt: GoldenPrompt) -> bool:
             async with gate:
                 try:
                     answer = await servers.generate(
-                        name, messages=list(prompt.messages), timeout=self._peers.timing.golden
+                        name, messages=list(prompt.messages), timeout=self._data_plane.timing.golden
                     )
                 except TritonError as error:
                     problems.append(str(error))
@@ -221,6 +237,6 @@ class Deeds:
         return len(chosen), same, problems[-1] if problems else None
 
 
-def _answered(silent: dict[str, TritonError]) -> str | None:
-    """What one answered instead of what it has."""
-    return next((str(error) for error in silent.values() if not isinstance(error, NotAvailableError)), None)
+def _error_answered(unreachable: dict[str, TritonError]) -> str | None:
+    """Return what a server answered that could not say which releases it has."""
+    return next((str(error) for error in unreachable.values() if not isinstance(error, NotAvailableError)), None)

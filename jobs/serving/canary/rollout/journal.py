@@ -1,4 +1,4 @@
-"""The record of one rollout: what is durable of it, and what is said of it."""
+"""The record of one rollout, and the notes that its status gives to people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from jobs.serving.router.log import log
 
 
 class Journal:
-    """`rollout` is the record as it is durable, but for the newest figures."""
+    """Writes one rollout's record.
+
+    Attributes:
+        rollout: the record as it is on disk, but for the newest figures.
+    """
 
     def __init__(self, rollout: Rollout, records: Records) -> None:
         self.rollout = rollout
@@ -22,27 +26,31 @@ class Journal:
         return self.rollout.status
 
     def change(self, **changes: Any) -> None:
-        """Of the rollout itself; durable with the next note."""
+        """Change fields of the rollout itself; they become durable with the next note."""
         self.rollout = self.rollout.model_copy(update=changes)
 
     def save(self, state: State, message: str, **changes: Any) -> None:
-        """Note how it stands, durably; `changes` are to the status."""
-        self.keep(self.noted(state, message, **changes))
+        """Write a note durably.
 
-    def keep(self, rollout: Rollout) -> None:
-        """Make it durable, and tell its newest note."""
+        Args:
+            changes: further fields of the status.
+        """
+        self.commit(self.with_note(state, message, **changes))
+
+    def commit(self, rollout: Rollout) -> None:
+        """Make a record durable, and log its newest note."""
         self._records.save_rollout(rollout)
         self.rollout = rollout
         note = rollout.status.notes[-1]
         log("rollout", id=rollout.id, target=rollout.request.target, state=note.state, message=note.message)
 
-    def noted(self, state: State, message: str, **changes: Any) -> Rollout:
-        """The rollout with one more note, not kept yet."""
+    def with_note(self, state: State, message: str, **changes: Any) -> Rollout:
+        """Return the record with one more note, without writing it."""
         note = Note(time=datetime.now(UTC), state=state, message=message)
         notes = (*self.status.notes, note)
         status = self.status.model_copy(update={"state": state, "notes": notes, **changes})
         return self.rollout.model_copy(update={"status": status})
 
     def set_status(self, **changes: Any) -> None:
-        """What changes too often to be worth a durable write; the looks have it."""
+        """Change fields of the status in memory only: they change too often, and the analysis log has them."""
         self.rollout = self.rollout.model_copy(update={"status": self.status.model_copy(update=changes)})

@@ -1,4 +1,4 @@
-"""What each kind of rollout brings: a release what was asked for, a rollback what was live before."""
+"""Which release a request means: a release names it, a rollback means one that was live before."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from jobs.serving.canary.state.records import Rollout, TargetRecord
 
 
 def resolve(rollout: Rollout, record: TargetRecord) -> LiveRelease | str:
-    """What a rollout is to bring, or why that is refused."""
+    """Return the release that a rollout is to make live, or the reason why the request is refused."""
     request = rollout.request
     if request.release is not None:
-        if request.kind == "release" and (refusal := _fence(request, record.champion)):
+        if request.kind == "release" and (refusal := _stale_comparison(request, record.champion)):
             return refusal
         if request.drill != "none" and record.champion is None:
             return f"nothing is live on {record.target}: a drill needs a champion to go back to"
@@ -27,7 +27,7 @@ def resolve(rollout: Rollout, record: TargetRecord) -> LiveRelease | str:
     return f"version {request.version} was never live on {record.target} (known: {versions}): release it instead"
 
 
-def _fence(request: RolloutRequest, champion: LiveRelease | None) -> str | None:
+def _stale_comparison(request: RolloutRequest, champion: LiveRelease | None) -> str | None:
     release, expected = request.release, request.expected_champion
     assert release is not None
     if champion is None or champion.release.version in (expected, release.version):

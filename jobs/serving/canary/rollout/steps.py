@@ -1,4 +1,4 @@
-"""A canary under traffic: step by step, look by look, until there is a verdict."""
+"""The steps of a canary under traffic: analysis run by analysis run, until there is a verdict."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TypeVar
 from include.release.rollouts import LiveRelease
 from jobs.serving.canary.analysis import judge
 from jobs.serving.canary.analysis.baseline import Baseline
-from jobs.serving.canary.analysis.measurement import Watch
+from jobs.serving.canary.analysis.measurement import Measurement
 from jobs.serving.canary.analysis.observation import Observation
 from jobs.serving.canary.analysis.quality import Checker
-from jobs.serving.canary.analysis.runs import Heading, Look, Looks
-from jobs.serving.canary.rollout.actions import Deeds
+from jobs.serving.canary.analysis.runs import AnalysisLog, AnalysisRun, Heading
+from jobs.serving.canary.rollout.actions import Actions
 from jobs.serving.canary.rollout.journal import Journal
-from jobs.serving.canary.rollout.verdict import UnansweredError, Verdict
+from jobs.serving.canary.rollout.verdict import UnreachableError, Verdict
 from jobs.serving.canary.servers.golden import GoldenPrompt
 from jobs.serving.canary.state.records import Records
 from jobs.serving.canary.target import Target
@@ -28,52 +28,61 @@ T = TypeVar("T")
 
 
 class Resumes:
-    """What a person has said of a held canary.
+    """A person's decisions to let a held canary go on.
 
     Attributes:
-        count: how often it was let go on.
-        said: set until it goes on.
+        count: number of such decisions.
+        requested: set from the decision until the canary goes on.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.said = asyncio.Event()
+        self.requested = asyncio.Event()
 
     def resume(self) -> None:
-        """Let it be watched for another `max_seconds`; said again before it goes on, it is said once."""
-        if not self.said.is_set():
+        """Give the canary another `max_seconds`; asked again before it goes on, this counts once."""
+        if not self.requested.is_set():
             self.count += 1
-            self.said.set()
+            self.requested.set()
 
 
 class Steps:
-    """Of one rollout; `lead` may be called again, after an interruption."""
+    """The steps of one rollout; `run` may be called again, after an interruption."""
 
-    def __init__(self, journal: Journal, target: Target, records: Records, deeds: Deeds, resumes: Resumes) -> None:
+    def __init__(self, journal: Journal, target: Target, records: Records, actions: Actions, resumes: Resumes) -> None:
         self._journal = journal
         self._target = target
         self._records = records
-        self._deeds = deeds
+        self._actions = actions
         self._resumes = resumes
-        self._peers = target.peers
+        self._data_plane = target.data_plane
         self._policy = journal.rollout.request.policy
 
-    async def lead(self, live: LiveRelease, champion: LiveRelease, golden: list[GoldenPrompt]) -> Verdict:
+    async def run(self, live: LiveRelease, champion: LiveRelease, golden: list[GoldenPrompt]) -> Verdict:
+        """Give a canary more traffic, step by step, until the judge decides.
+
+        Args:
+            live: the canary, loaded and proven.
+
+        Raises:
+            UnreachableError: the router, or the canary's servers, have not answered for as long as `Timing.outage`.
+        """
         policy = self._policy
         since = await self._router_position()
         if self._journal.rollout.counted_from is None:
             self._journal.change(counted_from=since)
         route = Split(champion=champion.name, canary=live.name, sample=policy.sample)
         await self._set_route(route)
-        baseline = Baseline(self._peers.router, self._target.name, champion.name, policy, since)
-        await self._measure(baseline)
-        looks = Looks(
-            self._records.looks(self._journal.rollout.id), Heading(rollout=self._journal.rollout.id, policy=policy)
+        baseline = Baseline(self._data_plane.router, self._target.name, champion.name, policy, since)
+        await self._measure_baseline(baseline)
+        analysis_log = AnalysisLog(
+            self._records.analysis_log(self._journal.rollout.id),
+            Heading(rollout=self._journal.rollout.id, policy=policy),
         )
-        last = looks.last()
+        last = analysis_log.last()
         assert self._journal.rollout.counted_from is not None
         observation = Observation(
-            self._peers.router,
+            self._data_plane.router,
             self._target.name,
             live.name,
             policy,
@@ -82,25 +91,28 @@ class Steps:
             attempt_from=since,
             carried=last.evidence.generations if last else (),
         )
-        watch = Watch(policy, observation, baseline)
+        measurement = Measurement(policy, observation, baseline)
         for step, weight in enumerate(policy.steps):
             route = route.model_copy(update={"weight": weight, "slow_seconds": baseline.limits})
             await self._set_route(route)
-            watch.enter(step)
+            measurement.enter(step)
             note = f"step {step + 1} of {len(policy.steps)}: {weight:.4g} of the traffic"
             self._journal.save("step", note, step=step, weight=weight)
-            look = await self._watch_step(route, golden, looks, watch)
-            if look.action == "promote":
+            run = await self._analyse_step(route, golden, analysis_log, measurement)
+            if run.action == "promote":
                 return self._proven()
-            if look.action == "roll_back":
-                await self._deeds.require(self._peers.canary, live)
-                return Verdict("rolled_back", look.reasons)
-            if look.action == "inconclusive":
-                return Verdict("inconclusive", look.reasons)
+            if run.action == "roll_back":
+                await self._actions.require_loaded(self._data_plane.canary, live)
+                return Verdict("rolled_back", run.reasons)
+            if run.action == "inconclusive":
+                return Verdict("inconclusive", run.reasons)
         raise AssertionError("the last step ends with a verdict")
 
     def _proven(self) -> Verdict:
-        """A drill that nobody noticed is a finding about the policy; it must not become the champion."""
+        """Return the verdict on a canary that the judge would promote.
+
+        A drill that nobody noticed is a finding about the policy; it must not become the champion.
+        """
         drill = self._journal.rollout.request.drill
         if drill == "none":
             return Verdict("promoted")
@@ -110,88 +122,91 @@ class Steps:
              "time or requests (canary.step_seconds, canary.min_requests)",),
         )  # fmt: skip
 
-    async def _watch_step(self, route: Split, golden: list[GoldenPrompt], looks: Looks, watch: Watch) -> Look:
-        """Look again and again, until the step is over."""
+    async def _analyse_step(
+        self, route: Split, golden: list[GoldenPrompt], analysis_log: AnalysisLog, measurement: Measurement
+    ) -> AnalysisRun:
+        """Make one analysis run after the other until one ends the step; return that."""
         assert route.canary is not None and route.champion is not None
         while True:
-            await self._pause(watch)
-            await self._observe(route.canary, route.champion, golden, watch)
-            if not route.slow_seconds.total and watch.baseline.is_known:
-                route = route.model_copy(update={"slow_seconds": watch.baseline.limits})
+            await self._pause(measurement)
+            await self._update(route.canary, route.champion, golden, measurement)
+            if not route.slow_seconds.total and measurement.baseline.is_known:
+                route = route.model_copy(update={"slow_seconds": measurement.baseline.limits})
                 await self._set_route(route)
                 self._journal.save(
-                    self._journal.status.state, f"latency is judged from now on: {_limits_in_words(route.slow_seconds)}"
+                    self._journal.status.state, f"latency is judged from now on: {_limits_message(route.slow_seconds)}"
                 )
-            look = looks.append(self._journal.status.restarts, watch.evidence(self._resumes.count))
-            self._journal.set_status(figures=look.figures, reasons=look.reasons)
+            run = analysis_log.append(self._journal.status.restarts, measurement.evidence(self._resumes.count))
+            self._journal.set_status(figures=run.figures, reasons=run.reasons)
             log(
-                "look",
+                "analysis_run",
                 rollout=self._journal.rollout.id,
-                step=watch.step,
-                action=look.action,
-                **{key: look.figures[key] for key in ("seconds", "canary_requests", "canary_failed", "canary_bad")},
+                step=measurement.step,
+                action=run.action,
+                **{key: run.figures[key] for key in ("seconds", "canary_requests", "canary_failed", "canary_bad")},
             )
-            if look.action == "hold" and not watch.is_held:
-                watch.hold()
-                self._resumes.said.clear()
-                self._journal.save("held", f"held, {'; '.join(look.reasons)}: say resume or abort")
+            if run.action == "hold" and not measurement.is_held:
+                measurement.hold()
+                self._resumes.requested.clear()
+                self._journal.save("held", f"held, {'; '.join(run.reasons)}: say resume or abort")
                 continue
-            if look.action in ("next_step", "promote", "roll_back", "inconclusive"):
-                return look
+            if run.action in ("next_step", "promote", "roll_back", "inconclusive"):
+                return run
             if (
-                not watch.is_held
-                and not watch.extended
-                and watch.elapsed >= self._policy.max_seconds * (1 + self._resumes.count)
+                not measurement.is_held
+                and not measurement.extended
+                and measurement.elapsed >= self._policy.max_seconds * (1 + self._resumes.count)
             ):
-                watch.extended = True
-                self._journal.save("step", f"not enough evidence yet, extended: {'; '.join(look.reasons)}")
+                measurement.extended = True
+                self._journal.save("step", f"not enough evidence yet, extended: {'; '.join(run.reasons)}")
 
-    async def _pause(self, watch: Watch) -> None:
-        """Until the next look, or until a person says resume."""
-        if not watch.is_held:
+    async def _pause(self, measurement: Measurement) -> None:
+        """Wait for the next analysis run; a held canary goes on as soon as a person resumes it."""
+        if not measurement.is_held:
             await asyncio.sleep(self._policy.look_seconds)
             return
         try:
-            await asyncio.wait_for(self._resumes.said.wait(), self._policy.look_seconds)
+            await asyncio.wait_for(self._resumes.requested.wait(), self._policy.look_seconds)
         except TimeoutError:
             return
-        self._resumes.said.clear()
-        watch.release()
+        self._resumes.requested.clear()
+        measurement.release()
         self._journal.save("step", f"resumed: watched for another {self._policy.max_seconds:.0f} s")
 
-    async def _observe(self, name: str, champion: str, golden: list[GoldenPrompt], watch: Watch) -> None:
+    async def _update(self, name: str, champion: str, golden: list[GoldenPrompt], measurement: Measurement) -> None:
         canary_problem, champion_problem = await asyncio.gather(
-            self._peers.problem(self._peers.canary, name), self._peers.problem(self._peers.stable, champion)
+            self._data_plane.probe(self._data_plane.canary, name),
+            self._data_plane.probe(self._data_plane.stable, champion),
         )
         if canary_problem is None:
-            watch.missed = 0
+            measurement.missed = 0
         elif champion_problem is None:
-            watch.missed += 1
-        if canary_problem is None and champion_problem is None and watch.golden_is_due:
-            asked, same, problem = await self._deeds.ask_golden(self._peers.canary, name, golden)
-            # Where Triton itself has gone meanwhile the canary is not to blame.
-            if problem is None or await self._peers.problem(self._peers.stable, champion) is None:
-                watch.golden = judge.Golden(asked=asked, same=same, step_elapsed=watch.step_elapsed)
+            measurement.missed += 1
+        if canary_problem is None and champion_problem is None and measurement.golden_is_due:
+            asked, same, problem = await self._actions.ask_golden(self._data_plane.canary, name, golden)
+            # The canary is not to blame where Triton itself has gone meanwhile.
+            if problem is None or await self._data_plane.probe(self._data_plane.stable, champion) is None:
+                measurement.golden = judge.Golden(asked=asked, same=same, step_elapsed=measurement.step_elapsed)
         try:
-            await watch.observation.look()
-            await watch.baseline.look()
-            watch.counted = True
+            await measurement.observation.update()
+            await measurement.baseline.update()
+            measurement.counted = True
         except RouterError as error:
-            watch.counted = False
+            measurement.counted = False
             log("counts_missing", rollout=self._journal.rollout.id, error=error)
 
-    async def _measure(self, baseline: Baseline) -> None:
-        """The champion alone, until its times are known, or the time for that is over."""
+    async def _measure_baseline(self, baseline: Baseline) -> None:
+        """Count the champion's answers without a canary until its times are known, or the time for that is over."""
         policy = self._policy
         self._journal.save("step", f"baseline: {policy.baseline_requests} answers of the champion", step=0, weight=0.0)
         loop = asyncio.get_running_loop()
         until = loop.time() + policy.baseline_seconds
         while loop.time() < until:
             with contextlib.suppress(RouterError):
-                if await baseline.look():
-                    self._journal.save("step", f"baseline: {_limits_in_words(baseline.limits)}", step=0)
+                if await baseline.update():
+                    self._journal.save("step", f"baseline: {_limits_message(baseline.limits)}", step=0)
                     return
-            await asyncio.sleep(min(policy.look_seconds, self._peers.timing.retry))
+            await asyncio.sleep(min(policy.look_seconds, self._data_plane.timing.retry))
         self._journal.save(
             "step",
             f"baseline: {baseline.answers} of {policy.baseline_requests} answers in {policy.baseline_seconds:.0f} s, "
@@ -200,8 +215,8 @@ class Steps:
         )
 
     async def _router_position(self) -> tuple[str, int]:
-        """Boot and generation of the router now."""
-        state = await self._by_router(self._peers.router.state)
+        """Return boot and generation of the router now."""
+        state = await self._ask_router(self._data_plane.router.state)
         found = state["targets"].get(self._target.name)
         return state["boot"], found["generation"] if found else 0
 
@@ -209,15 +224,15 @@ class Steps:
         async def attempt() -> None:
             await self._target.set_route(route)
 
-        await self._by_router(attempt)
+        await self._ask_router(attempt)
 
-    async def _by_router(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _ask_router(self, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await self._peers.wait_out(RouterError, attempt)
+            return await self._data_plane.retry_while(RouterError, attempt)
         except RouterError as error:
-            raise UnansweredError(str(error)) from None
+            raise UnreachableError(str(error)) from None
 
 
-def _limits_in_words(slow: SlowSeconds) -> str:
+def _limits_message(slow: SlowSeconds) -> str:
     found = ((slow.first_token, "the first token"), (slow.total, "the end"))
     return f"slow is more than {' or '.join(f'{value * 1000:.0f} ms to {what}' for value, what in found if value)}"

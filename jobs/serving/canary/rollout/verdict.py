@@ -1,4 +1,4 @@
-"""How a rollout is decided."""
+"""The verdict on a rollout."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
-class UnansweredError(Exception):
-    """A peer was away for longer than patience lasts."""
+class UnreachableError(Exception):
+    """The router or a tier of servers was unreachable for longer than `Timing.outage`."""

@@ -21,7 +21,11 @@ class GoldenPrompt(Model):
 
 
 def read_golden(engine: Path) -> list[GoldenPrompt]:
-    """The golden prompts of an engine's files. Raises DataError where there is none, or a line is not one."""
+    """Read the golden prompts of an engine's files.
+
+    Raises:
+        DataError: there is none, or a line is not one.
+    """
     path = engine / GOLDEN
     try:
         text = path.read_text(encoding="utf-8")
@@ -31,7 +35,11 @@ def read_golden(engine: Path) -> list[GoldenPrompt]:
 
 
 def parse_golden(text: str, where: str) -> list[GoldenPrompt]:
-    """The golden prompts that a file holds. Raises DataError where there is none, or a line is not one."""
+    """Parse the golden prompts that a file holds.
+
+    Raises:
+        DataError: there is none, or a line is not one.
+    """
     try:
         rows = [json.loads(line) for line in text.splitlines()]
         prompts = [GoldenPrompt(**{key: row[key] for key in GoldenPrompt.model_fields}) for row in rows]
@@ -43,6 +51,6 @@ def parse_golden(text: str, where: str) -> list[GoldenPrompt]:
 
 
 def spread(prompts: list[GoldenPrompt], most: int) -> list[GoldenPrompt]:
-    """At most so many of the prompts, evenly spread over all, the same each time."""
+    """Return at most so many of the prompts, evenly spread over all, the same each time."""
     count = min(most, len(prompts))
     return [prompts[index * len(prompts) // count] for index in range(count)]

@@ -19,93 +19,96 @@ from jobs.serving.triton.client import Answer, TritonError
 from jobs.serving.triton.config import DEFAULT, Rehearsal
 
 PROBE = "ping"
-"""What the controller asks to see whether a release answers; a single token of answer will do."""
+"""The controller's own request, which shows whether a release answers; it asks for a single token."""
 
 
 class Servers(Protocol):
-    """What is asked of a tier. Every call raises TritonError where no server of it answers.
+    """The servers of a tier. Every call raises TritonError where none of them answers.
 
     Attributes:
         name: for messages.
-        collecting: by release, held while it is unloaded or removed because nobody needs it; whoever wants it kept
-            says so with the lock held.
+        collecting: by release, a lock that is held while the release is unloaded and removed because no target needs
+            it; who needs it from now on records that under the lock.
     """
 
     name: str
     collecting: defaultdict[str, asyncio.Lock]
 
     async def live(self) -> bool:
-        """Whether any server answers at all."""
+        """Return whether any server answers at all."""
 
     async def loaded(self) -> set[str]:
-        """Releases that at least one server has ready."""
+        """Return the releases that at least one server has ready."""
 
-    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
-        """The servers that answer, and do not have a release ready.
+    async def not_ready(self, name: str, serving: str | None = None) -> list[str]:
+        """Return the servers that answer and do not have a release ready.
 
         Args:
-            instead: only those matter that have this one ready, and so take its requests now; all, where none has.
+            serving: count only servers that have this release ready, and so take its requests now; all, where none
+                has it.
         """
 
-    async def silent(self) -> dict[str, TritonError]:
-        """The servers that do not say what they have, and why; clients are not sent there. Raises nothing.
+    async def unreachable(self) -> dict[str, TritonError]:
+        """Return the servers that do not say what they have, and why; clients are not sent there. Raises nothing.
 
-        NotAvailableError stands for no answer, any other error for what a server answered.
+        The error is a NotAvailableError where a server does not answer, another one where it answers with an error.
         """
 
     async def installed(self) -> set[str]:
-        """Releases in the repository of any server."""
+        """Return the releases in the repository of any server."""
 
-    async def holds(self, release: Release, *, one_will_do: bool = False) -> bool:
-        """Whether no server, or not every server, would have to read the release's engine from the store."""
+    async def has_engine(self, release: Release, *, any_server: bool = False) -> bool:
+        """Return whether every server (or any) has the release's engine, and need not read it from the store."""
 
-    async def called(self, live: LiveRelease) -> str:
-        """The name under which `bring` will put it; that of one which was live before may be another by now."""
+    async def release_name(self, live: LiveRelease) -> str:
+        """Return the name under which `deploy` will load a release; that of a former release may have changed."""
 
-    async def bring(
-        self, live: LiveRelease, instead: str | None = None, *, one_will_do: bool = False, patience: float = 60.0
+    async def deploy(
+        self, live: LiveRelease, serving: str | None = None, *, any_server: bool = False, outage: float = 60.0
     ) -> None:
-        """Put a named release into the repository, and load it, on every server that `lacking` names.
+        """Put a named release into the repository, and load it, on every server that `not_ready` returns.
 
-        An engine that lies there still is read again. A server that refuses does not keep the others from having it.
+        An engine that is installed already is read again. A server that refuses does not keep the others from loading
+        the release.
 
         Args:
-            one_will_do: returns as soon as one server has it; the others are given it meanwhile.
-            patience: seconds for which a server may be silent before it is not waited for any longer.
+            any_server: return as soon as one server has it; the others go on meanwhile.
+            outage: seconds after which an unreachable server is not waited for any longer.
 
         Raises:
             ArtifactError: the engine is gone from the store, or the copy of it was altered.
             TritonError: it does not load.
         """
 
-    async def supply(self, live: LiveRelease, beside: str | None = None) -> None:
-        """The same, without waiting for servers among several: a new one may read a large engine for minutes.
+    async def start_deploy(self, live: LiveRelease, beside: str | None = None) -> None:
+        """Do the same without waiting where there are several servers: a new one may read a large engine for minutes.
 
         Args:
-            beside: only servers that have this one ready are given it; all, where it is None.
+            beside: only on servers that have this release ready; on all, where it is None.
         """
 
     async def reload(self, name: str) -> None:
-        """Put a fresh process in the place of each that does not answer a real request."""
+        """Replace the process of a release on each server where it does not answer a real request."""
 
     async def unload(self, name: str) -> None:
-        """Unload it everywhere, after the requests in flight."""
+        """Unload a release on all servers, after the requests in flight."""
 
     async def remove(self, name: str) -> None:
-        """Take it out of every repository; it is loaded nowhere."""
+        """Remove a release, which no server has loaded, from every repository."""
 
-    async def problem(self, name: str, seconds: float, *, one_will_do: bool = False) -> TritonError | None:
-        """None where every server (or one) that has it answers a real request in time; otherwise why one does not."""
+    async def probe(self, name: str, seconds: float, *, any_server: bool = False) -> TritonError | None:
+        """Return None where every server (or any) that has a release answers a real request in time, else an error."""
 
     async def generate(self, name: str, *, messages: Sequence[dict[str, Any]], timeout: float) -> Answer:
-        """One real, greedy request to one server."""
+        """Send one real, greedy request to one server."""
 
     async def golden(self, release: Release) -> list[GoldenPrompt]:
-        """The golden prompts of an installed engine. Raises DataError."""
+        """Return the golden prompts of an installed engine. Raises DataError."""
 
-    async def serve(self, names: set[str]) -> None:
-        """Say what a server has to have before it may take clients' requests."""
+    async def set_readiness(self, names: set[str]) -> None:
+        """Say which releases a server has to have before clients are sent to it."""
 
 
 def release_name(release: Release, drill: Drill) -> str:
+    """Return the name that a release gets in Triton's repository today."""
     return repository.release_name(release, Rehearsal(drill=drill), DEFAULT)

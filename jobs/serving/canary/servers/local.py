@@ -17,7 +17,7 @@ from jobs.serving.triton.client import READY, Answer, NotAvailableError, TritonE
 
 
 class Triton(Protocol):
-    """What is asked of one Triton (see `jobs.serving.triton.client.TritonClient`)."""
+    """One Triton (see `jobs.serving.triton.client.TritonClient`)."""
 
     async def live(self) -> bool: ...
     async def states(self) -> dict[str, str]: ...
@@ -36,8 +36,8 @@ class Triton(Protocol):
 
 
 @dataclass
-class Here:
-    """One Triton of this machine, whose repository is the serving folder.
+class LocalTriton:
+    """The Triton of this machine, whose repository is in the serving folder.
 
     Attributes:
         folder: the serving side's folder.
@@ -46,10 +46,10 @@ class Here:
     folder: Path
     triton: Triton
     name: str = "Triton"
-    put: Callable[[Path, Release, Drill], str] = repository.install
-    take: Callable[[Path, str], None] = repository.remove
+    install: Callable[[Path, Release, Drill], str] = repository.install
+    uninstall: Callable[[Path, str], None] = repository.remove
     verify: Callable[[Path, Release], None] = repository.verify
-    call: Callable[[Release, Drill], str] = release_name
+    name_of: Callable[[Release, Drill], str] = release_name
     collecting: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def live(self) -> bool:
@@ -58,39 +58,39 @@ class Here:
     async def loaded(self) -> set[str]:
         return {name for name, state in (await self.triton.states()).items() if state == READY}
 
-    async def lacking(self, name: str, instead: str | None = None) -> list[str]:
+    async def not_ready(self, name: str, serving: str | None = None) -> list[str]:
         return [] if name in await self.loaded() else [self.name]
 
-    async def silent(self) -> dict[str, TritonError]:
+    async def unreachable(self) -> dict[str, TritonError]:
         return {} if await self.live() else {self.name: NotAvailableError(f"{self.name} does not answer")}
 
     async def installed(self) -> set[str]:
         models = self.folder / repository.MODELS
         return {path.name for path in models.iterdir()} if models.is_dir() else set()
 
-    async def holds(self, release: Release, *, one_will_do: bool = False) -> bool:
+    async def has_engine(self, release: Release, *, any_server: bool = False) -> bool:
         return self._engine(release).is_dir()
 
-    async def called(self, live: LiveRelease) -> str:
-        """Anemone's own code is part of a name: after an update a release that is not there any more gets another."""
-        if live.name in await self.installed() and await self.holds(live.release):
+    async def release_name(self, live: LiveRelease) -> str:
+        """Return the name; Anemone's code is part of it, so that after an update a removed release gets another."""
+        if live.name in await self.installed() and await self.has_engine(live.release):
             return live.name
-        return await asyncio.to_thread(self.call, live.release, live.drill)
+        return await asyncio.to_thread(self.name_of, live.release, live.drill)
 
-    async def bring(
-        self, live: LiveRelease, instead: str | None = None, *, one_will_do: bool = False, patience: float = 60.0
+    async def deploy(
+        self, live: LiveRelease, serving: str | None = None, *, any_server: bool = False, outage: float = 60.0
     ) -> None:
         if live.name in await self.loaded():
             return
-        if live.name in await self.installed() and await self.holds(live.release):
+        if live.name in await self.installed() and await self.has_engine(live.release):
             await asyncio.to_thread(self.verify, self.folder, live.release)
         else:
-            await asyncio.to_thread(self.put, self.folder, live.release, live.drill)
+            await asyncio.to_thread(self.install, self.folder, live.release, live.drill)
         await self.triton.load(live.name)
 
-    async def supply(self, live: LiveRelease, beside: str | None = None) -> None:
+    async def start_deploy(self, live: LiveRelease, beside: str | None = None) -> None:
         if beside is None or beside in await self.loaded():
-            await self.bring(live)
+            await self.deploy(live)
 
     async def reload(self, name: str) -> None:
         await self.triton.reload(name)
@@ -99,9 +99,9 @@ class Here:
         await self.triton.unload(name)
 
     async def remove(self, name: str) -> None:
-        await asyncio.to_thread(self.take, self.folder, name)
+        await asyncio.to_thread(self.uninstall, self.folder, name)
 
-    async def problem(self, name: str, seconds: float, *, one_will_do: bool = False) -> TritonError | None:
+    async def probe(self, name: str, seconds: float, *, any_server: bool = False) -> TritonError | None:
         try:
             await self.triton.generate(name, text=PROBE, max_tokens=1, timeout=seconds)
         except TritonError as error:
@@ -114,8 +114,8 @@ class Here:
     async def golden(self, release: Release) -> list[GoldenPrompt]:
         return await asyncio.to_thread(read_golden, self._engine(release))
 
-    async def serve(self, names: set[str]) -> None:
-        """Nothing else decides here who asks this Triton."""
+    async def set_readiness(self, names: set[str]) -> None:
+        """Do nothing: no Service decides here which server clients are sent to."""
 
     def _engine(self, release: Release) -> Path:
         return self.folder / repository.ENGINES / release.engine.digest[:16]

@@ -1,4 +1,4 @@
-"""What is left of a rollout for whoever asks later: an artifact with the request, the verdict and every look."""
+"""The evidence of a rollout: an artifact with its request, its verdict and every analysis run."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from jobs.common.runtime import record_provenance
 from jobs.serving.canary.analysis.judge import COMPARISONS
 from jobs.serving.canary.state.records import Rollout
 
-REQUEST, STATUS, LOOKS, REPORT = "request.json", "status.json", "looks.jsonl", "report.md"
+REQUEST, STATUS, ANALYSIS_LOG, REPORT = "request.json", "status.json", "looks.jsonl", "report.md"
 
 
 def evidence_uri(store: str, rollout: str) -> str:
-    """Where the evidence of a rollout is, or will be."""
+    """Return the URI at which the evidence of a rollout is, or will be."""
     return Store(store).uri(_name(rollout))
 
 
-def commit(store: str, rollout: Rollout, looks: Path) -> None:
-    """Commit the evidence; nothing happens where it is there already.
+def commit(store: str, rollout: Rollout, analysis_log: Path) -> None:
+    """Commit the evidence of a rollout, unless it is in the store already.
 
     Raises:
-        AnemoneError, OSError: the store does not take it.
+        AnemoneError, OSError: the store cannot be written.
     """
-    there = Store(store)
+    evidence = Store(store)
     name = _name(rollout.id)
-    if there.manifest(name) is not None:
+    if evidence.manifest(name) is not None:
         return
-    with there.attempt(name) as attempt:
+    with evidence.attempt(name) as attempt:
         (attempt.files / REQUEST).write_text(rollout.request.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (attempt.files / STATUS).write_text(rollout.status.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (attempt.files / LOOKS).write_bytes(looks.read_bytes() if looks.exists() else b"")
+        (attempt.files / ANALYSIS_LOG).write_bytes(analysis_log.read_bytes() if analysis_log.exists() else b"")
         (attempt.files / REPORT).write_text(_report(rollout), encoding="utf-8")
         release = rollout.release.release if rollout.release else rollout.request.release
         attempt.commit(
@@ -51,7 +51,7 @@ def _name(rollout: str) -> str:
 
 
 def _code() -> str:
-    """SHA-256 (hex) of this package: a service has no lock on the moment of its start, unlike a job."""
+    """Return the SHA-256 (hex) of the controller's code."""
     return digest({path.name: file_digest(path) for path in Path(__file__).parent.glob("*.py")})
 
 

@@ -1,10 +1,10 @@
-"""The controller's durable state: one JSON a target, one JSON a rollout, and the looks of each rollout.
+"""The controller's durable state: one JSON a target, one JSON a rollout, and the analysis log of each rollout.
 
 Layout, below the folder `canary`::
 
     targets/<target>.json          what is live there, what was
-    rollouts/<id>.json             a rollout: what was asked, how it stands
-    rollouts/<id>.looks.jsonl      every look at its evidence (see `jobs.serving.canary.analysis.runs`)
+    rollouts/<id>.json             a rollout: its request and its status
+    rollouts/<id>.looks.jsonl      its analysis runs (see `jobs.serving.canary.analysis.runs`)
     lock                           held by the one controller of this folder
 
 A rollout's record with the state `promoted` is the commit point: from then on the release is what the target is to
@@ -21,7 +21,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from include import durable
-from include.errors import ConfigurationError, DataError
+from include.errors import ConfigurationError, DataError, first_problem
 from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, RolloutStatus, TargetStatus
 from include.specs.base import Model
 from jobs.serving.router.log import log
@@ -35,8 +35,8 @@ class TargetRecord(Model):
     Attributes:
         champion: what is live; None where nothing was ever promoted.
         previous: what was live before, newest first, each name once.
-        warm_until: until when the first of `previous` stays loaded.
-        retiring: it is being taken out of service; only the clearing up is left.
+        warm_until: time until which the first of `previous` stays loaded.
+        retiring: whether it is being taken out of service.
     """
 
     target: str
@@ -47,14 +47,14 @@ class TargetRecord(Model):
 
 
 class Rollout(Model):
-    """A rollout as it stands.
+    """A rollout: its request, and its present state.
 
     Attributes:
-        sequence: in which order they were asked for.
-        asked: when.
-        release: what is brought, once it is resolved; its `since` is when it was promoted.
-        counted_from: the router's boot and generation when it began: counts up to there are not its own.
-        stop: why it is to be given up, if somebody asked for that.
+        sequence: number in the order of the requests.
+        asked: time of the request.
+        release: the release to make live, once it is resolved; its `since` is the time of its promotion.
+        counted_from: the router's boot and generation when the rollout began; counts up to there are not its own.
+        stop: the reason for rolling it back, if somebody asked for that.
     """
 
     request: RolloutRequest
@@ -70,7 +70,7 @@ class Rollout(Model):
         return self.request.id
 
     def forgettable(self, oldest: datetime) -> bool:
-        """Whether it ended before `oldest`, and all that there is to tell of it was committed."""
+        """Return whether it ended before `oldest`, and its evidence was committed."""
         last = self.status.notes[-1].time if self.status.notes else self.asked
         return self.status.ended and self.status.evidence is not None and last < oldest
 
@@ -86,7 +86,7 @@ class Records:
         self._lock = (folder / "lock").open("w")
 
     def lock(self) -> None:
-        """Keep any second controller off this folder, for as long as this process lives.
+        """Lock the folder against a second controller, for as long as this process lives.
 
         Raises:
             ConfigurationError: another one holds it.
@@ -99,17 +99,17 @@ class Records:
             ) from None
 
     def close(self) -> None:
-        """Let another controller have the folder."""
+        """Unlock the folder."""
         self._lock.close()
 
     def targets(self) -> list[TargetRecord]:
-        """All targets, by name. Raises DataError where a record is damaged."""
+        """Return all targets, by name. Raises DataError where a record is damaged."""
         return [_read(path, TargetRecord) for path in sorted(self._targets.glob("*.json"))]
 
     def rollouts(self) -> list[Rollout]:
-        """All rollouts, in the order in which they were asked for.
+        """Return all rollouts, in the order of their requests.
 
-        A damaged record is set aside: one rollout must not keep every target from being looked after.
+        A damaged record is set aside: one rollout must not keep the controller from serving every target.
         """
         found = []
         for path in sorted(self._rollouts.glob("*.json")):
@@ -120,7 +120,7 @@ class Records:
         return sorted(found, key=lambda rollout: rollout.sequence)
 
     def state(self) -> ControllerState:
-        """What the next controller of this folder will need. Raises DataError where a record is damaged."""
+        """Return what the next controller of this folder needs. Raises DataError where a record is damaged."""
         rollouts = [_read(path, Rollout) for path in sorted(self._rollouts.glob("*.json"))]
         return ControllerState(
             targets=tuple(
@@ -136,12 +136,12 @@ class Records:
     def save_rollout(self, rollout: Rollout) -> None:
         durable.replace(self._rollouts / f"{rollout.id}.json", rollout.model_dump_json(indent=1).encode())
 
-    def looks(self, rollout: str) -> Path:
-        """Where the looks of a rollout are."""
+    def analysis_log(self, rollout: str) -> Path:
+        """Return the path of a rollout's analysis log, under the name that version 0.1 gave it."""
         return self._rollouts / f"{rollout}.looks.jsonl"
 
     def forget_rollout(self, rollout: str) -> None:
-        durable.remove(self.looks(rollout))
+        durable.remove(self.analysis_log(rollout))
         durable.remove(self._rollouts / f"{rollout}.json")
 
     def forget_target(self, target: str) -> None:
@@ -152,8 +152,7 @@ def _read(path: Path, model: type[M]) -> M:
     try:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
         raise DataError(
-            f"{path} is damaged ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}): "
+            f"{path} is damaged ({first_problem(error)}): "
             "restore it from a backup, or move it away and release what it named again"
         ) from None

@@ -1,13 +1,13 @@
-"""The other driver of traffic: the weights of one named rule of a Gateway API HTTPRoute.
+"""A gateway as traffic router: the weights of one named rule of a Gateway API HTTPRoute.
 
 Two routers stand behind the rule, one an arm. The stable one sends everything to the champion. The canary's sends what
 the gateway gives it to the canary, and to the champion where the canary fails, or where the controller's lease has
-lapsed: the lease is with that router, since a gateway can hold none. So a controller that dies leaves the weights as
-they are, and nothing of the canary's in force; its next life sets them back. The rule's weights hold for all that it
-matches, so a route serves one target.
+lapsed: the lease is with that router, since a gateway has none. So after a controller died the weights stay, and the
+canary gets no traffic all the same; the next controller sets the weights back. The rule's weights hold for all that
+it matches, so a route serves one target.
 
-The canary's router may be away: then the champion takes all of the traffic, which asks only for the route and for the
-stable router.
+The canary's router may be unreachable: then the champion takes all of the traffic, for which the route and the stable
+router are enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 from typing import Any, NamedTuple, TypeVar
 
 from jobs.serving.canary.traffic.http_route import WHOLE, HTTPRoute
-from jobs.serving.canary.traffic.interface import TIMEOUT_SECONDS, ConflictError, RouterError, Traffic, releases
+from jobs.serving.canary.traffic.interface import TIMEOUT_SECONDS, ConflictError, RouterError, TrafficRouter, releases
 from jobs.serving.router.log import log
 from jobs.serving.router.routes import Split
 
@@ -29,7 +29,7 @@ _TIMES = ("first_token", "total")
 
 
 class _Change(NamedTuple):
-    """One change of the target's route, and its generation with each router; None with one that was not told."""
+    """One change of the target's route, and its generation with each router; None where a router did not take it."""
 
     split: Split
     stable: int
@@ -37,12 +37,12 @@ class _Change(NamedTuple):
 
 
 class Gateway:
-    """Two routers and a route, to be used as if they were one router.
+    """Two routers and a route, used as one traffic router.
 
-    What it knows begins anew with each life of the controller and of a router: `boot` says which.
+    Its counts and samples begin anew with each restart of the controller and of a router, which `boot` identifies.
     """
 
-    def __init__(self, stable: Traffic, canary: Traffic, route: HTTPRoute, target: str, boot: str) -> None:
+    def __init__(self, stable: TrafficRouter, canary: TrafficRouter, route: HTTPRoute, target: str, boot: str) -> None:
         self._stable = stable
         self._canary = canary
         self._route = route
@@ -54,7 +54,7 @@ class Gateway:
         self._samples: deque[dict[str, Any]] = deque(maxlen=_KEPT_SAMPLES)
         self._read = [0, 0]
         self._sequence = self._lost = 0
-        self._silent = ""
+        self._unreachable_reason = ""
 
     async def state(self) -> dict[str, Any]:
         stable, canary = await asyncio.gather(self._stable.state(), self._answered(self._canary.state()))
@@ -62,19 +62,19 @@ class Gateway:
         found = stable["targets"].get(self._target)
         if found is None:
             return {"boot": boot, "targets": {}}
-        # Until this life has set it, no route is one that its counts could be told by.
+        # Before this controller has set a route, no counts can be attributed to it.
         asked = self._changes[-1].split if self._changes else Split()
         there = canary["targets"].get(self._target) if canary else {**asked.model_dump(), "lease": {"holder": None}}
         weight = await self._route.weight()
         if abs(weight - asked.weight) * WHOLE < 0.5:
             weight = asked.weight
         if canary and there and there["canary"] and not there["weight"]:
-            weight = 0.0  # the lease has lapsed: what comes to the canary's router is answered by the champion
-        # What the canary's router was not told while it was away, it has to be told now.
-        told = self._changes and (not canary or (there and there["champion"] == found["champion"]))
+            weight = 0.0  # the lease has lapsed: the canary's router sends its requests to the champion
+        # A change that the canary's router missed while it was unreachable has to be sent to it again.
+        in_sync = self._changes and (not canary or (there and there["champion"] == found["champion"]))
         shown = {
             "generation": len(self._changes),
-            "champion": found["champion"] if told else None,
+            "champion": found["champion"] if in_sync else None,
             "canary": there["canary"] if there else None,
             "weight": weight,
             "sample": found["sample"],
@@ -89,8 +89,8 @@ class Gateway:
         )
         if canary is None and weight:
             raise RouterError(
-                f"{weight:.1%} of the traffic goes to the canary's router, which cannot be asked what it does with it "
-                f"({self._silent})"
+                f"{weight:.1%} of the traffic goes to the canary's router, which cannot be reached "
+                f"({self._unreachable_reason})"
             )
         return releases(stable, canary) if canary else releases(stable)
 
@@ -106,20 +106,20 @@ class Gateway:
         if refusal := self.refuses(target):
             raise ConflictError(refusal)
         if not route.weight:
-            # Before anything else, since it is what takes the traffic from a canary whose router is away.
+            # First of all: this takes the traffic from a canary whose router is unreachable.
             await self._route.set(0.0)
         now = await self.state()
         if generation != len(self._changes):
             raise ConflictError(f"{target} is at generation {len(self._changes)}, the change is based on {generation}")
         whole = route.model_copy(update={"weight": 1.0 if route.weight else 0.0})
-        alone = route.model_copy(update={"canary": None, "weight": 0.0})
+        champion_only = route.model_copy(update={"canary": None, "weight": 0.0})
         there: int | None
         if route.weight:
             there = await self._put(self._canary, whole, holder)
-            here = await self._put(self._stable, alone, holder)
+            here = await self._put(self._stable, champion_only, holder)
             await self._route.set(route.weight)
         else:
-            here = await self._put(self._stable, alone, holder)
+            here = await self._put(self._stable, champion_only, holder)
             there = await self._answered(self._put(self._canary, whole, holder))
         self._changes.append(_Change(route, here, there))
         return {**route.model_dump(), "generation": len(self._changes), "boot": now["boot"]}
@@ -131,7 +131,7 @@ class Gateway:
         self._lives += 1
 
     async def lease(self, target: str, holder: str, seconds: float) -> None:
-        """Where the canary's router is away, its share goes back to the champion: no gateway sees that by itself."""
+        """Renew the lease; where the canary's router is unreachable, set its weight to 0, as no gateway does itself."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await self._canary.lease(target, holder, seconds)
@@ -139,16 +139,19 @@ class Gateway:
             raise
         except (RouterError, TimeoutError) as error:
             await self._route.set(0.0)
-            raise RouterError(f"the canary's router renews no lease: {_words(error)}") from None
+            raise RouterError(f"the canary's router renews no lease: {_message(error)}") from None
 
     async def release(self, target: str, holder: str) -> None:
         await self._canary.release(target, holder)
 
     async def counts(self, target: str) -> dict[str, Any]:
-        asked = self._canary.counts(target)
-        if not (self._changes and self._changes[-1].split.weight):
-            asked = self._answered(asked)  # no traffic goes there: there is nothing to judge, or to wait for
-        stable, canary = await asyncio.gather(self._stable.counts(target), asked)
+        has_traffic = bool(self._changes and self._changes[-1].split.weight)
+
+        async def canary_counts() -> dict[str, Any] | None:
+            counts = self._canary.counts(target)
+            return await (counts if has_traffic else self._answered(counts))
+
+        stable, canary = await asyncio.gather(self._stable.counts(target), canary_counts())
         boot = self._begin(stable["boot"], canary["boot"] if canary else None)
         led_by_canary = canary["generations"] if canary else ()
         parts = []
@@ -186,9 +189,10 @@ class Gateway:
         return {"boot": boot, "samples": [one for one in self._samples if one["seq"] > after], "lost": self._lost}
 
     def _begin(self, stable: str, canary: str | None) -> str:
-        """Another life, where a router has begun one; what it had counted before stays with whoever has read it.
+        """Return the boot, which is a new one where a router has restarted; then counts and samples begin anew.
 
-        Of a router that is away (None) that is not known before it is back.
+        Args:
+            stable, canary: the routers' boots; None stands for an unreachable router, which counts as not restarted.
         """
         if canary is None and self._boots:
             canary = self._boots[1]
@@ -202,32 +206,32 @@ class Gateway:
         return f"{self._boot}.{self._lives}"
 
     async def _answered(self, asked: Awaitable[T]) -> T | None:
-        """The answer of the canary's router; None where it does not give one soon."""
+        """Return the answer of the canary's router, None where it gives none in time."""
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 answer = await asked
         except (RouterError, TimeoutError) as error:
-            problem = _words(error)
-            if problem != self._silent:
-                log("canary_router_silent", error=problem)
-            self._silent = problem
+            problem = _message(error)
+            if problem != self._unreachable_reason:
+                log("canary_router_unreachable", error=problem)
+            self._unreachable_reason = problem
             return None
-        self._silent = ""
+        self._unreachable_reason = ""
         return answer
 
-    async def _put(self, router: Traffic, split: Split, holder: str) -> int:
-        """The router's generation afterwards."""
+    async def _put(self, router: TrafficRouter, split: Split, holder: str) -> int:
+        """Set the route of one router; return its generation afterwards."""
         found = (await router.state())["targets"].get(self._target)
         put = await router.put(self._target, split, found["generation"] if found else 0, holder)
         return put["generation"]
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) or f"no answer within {TIMEOUT_SECONDS:.0f} s"
 
 
 def _sum(parts: list[dict[str, Any]], arm: str) -> dict[str, Any] | None:
-    """An arm's counts over parts that say where the same release's requests went."""
+    """Return an arm's counts, summed over parts that count requests to the same release."""
     counts = [part[arm] for part in parts if part[arm]]
     if not counts:
         return None

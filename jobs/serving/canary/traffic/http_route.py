@@ -25,12 +25,12 @@ _TRIES = 5
 
 
 class Api(NamedTuple):
-    """A Kubernetes API and who asks it.
+    """Where the Kubernetes API is, and the credentials for it.
 
     Attributes:
-        token_file: read anew for each request, since the kubelet replaces what is in it.
-        certificate: of the authority that the API's own follows from; None where it has none (http).
-        namespace: whose objects are meant where none is named.
+        token_file: read for each request, since the kubelet replaces the token.
+        certificate: of the authority that signed the API's own; None where the API has none (http).
+        namespace: of objects that are named without one.
     """
 
     url: str
@@ -40,11 +40,15 @@ class Api(NamedTuple):
 
     @classmethod
     def of_this_pod(cls) -> Self:
-        """Raises ConfigurationError outside a pod that has a service account's token."""
+        """Return the API of the cluster that this pod is in.
+
+        Raises:
+            ConfigurationError: this is no pod, or one without a service account's token.
+        """
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if host is None or not (_ACCOUNT / "token").is_file():
             raise ConfigurationError(
-                f"there is no Kubernetes API to reach from here ({_ACCOUNT}/token, KUBERNETES_SERVICE_HOST): run the "
+                f"no Kubernetes API can be reached from here ({_ACCOUNT}/token, KUBERNETES_SERVICE_HOST): run the "
                 "controller in a pod with automountServiceAccountToken, or without --gateway-route"
             )
         url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
@@ -55,7 +59,7 @@ class HTTPRoute:
     """The weights of two backends in one named rule. Use as an asynchronous context manager.
 
     Nothing else of the route is ever written: two numbers are patched in place, on condition that the rule and both
-    backends are still where they were read, and that nobody has changed the route since.
+    backends are still where they were read, and that the route has not changed since.
 
     Args:
         route: its name, or namespace/name. `rule`: its name within the route.
@@ -84,16 +88,16 @@ class HTTPRoute:
         await self._session.close()
 
     async def weight(self) -> float:
-        """The canary's share, as the route has it. Raises RouterError where it cannot be read."""
+        """Return the canary's share of the traffic. Raises RouterError where the route cannot be read."""
         stable, canary = (ref.get("weight", 1) for _, ref in self._find(await self._call("GET"))[1])
         return canary / (stable + canary) if stable + canary else 0.0
 
     async def set(self, weight: float) -> None:
-        """Have the canary get this share.
+        """Set the canary's share of the traffic.
 
         Raises:
-            RouterError: the API does not answer or refuses, or the route is not as it has to be.
-            ConflictError: somebody else changes the route all the time; what the API said last is in the message.
+            RouterError: the API does not answer or refuses, or the route does not have the rule and both backends.
+            ConflictError: another client changes the route all the time; the message has the API's last error.
         """
         canary = round(WHOLE * weight)
         wanted = (WHOLE - canary, canary)
@@ -109,7 +113,7 @@ class HTTPRoute:
             rule = f"/spec/rules/{at}"
             changes = [
                 {"op": "test", "path": f"{rule}/name", "value": self._rule},
-                # Of a patch that carries a version, the API server takes none but for that very version.
+                # The API server applies a patch with a resourceVersion only to that version.
                 {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
             ]
             for (index, ref), number in zip(found, wanted, strict=True):
@@ -128,7 +132,7 @@ class HTTPRoute:
         )
 
     def _find(self, route: dict[str, Any]) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
-        """Index of the rule, and index and reference of each backend in it."""
+        """Return the index of the rule, and the index and reference of each backend in it."""
         rules = [(at, rule) for at, rule in enumerate(route["spec"].get("rules", ())) if rule.get("name") == self._rule]
         if len(rules) != 1:
             raise RouterError(f"{self._what}: there are {len(rules)} rules of that name, there has to be one: add it")
@@ -159,7 +163,7 @@ class HTTPRoute:
                 document = await response.json()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise RouterError(
-                f"the Kubernetes API at {self._api.url} could not be asked for {self._what} "
+                f"the Kubernetes API at {self._api.url} cannot be reached for {self._what} "
                 f"({type(error).__name__}: {error})"
             ) from None
         if response.status < 400:
@@ -167,5 +171,5 @@ class HTTPRoute:
         message = f"the Kubernetes API answered {method} of {self._what} with {response.status}: "
         causes = (document.get("details") or {}).get("causes") or ()
         message += "; ".join(map(str, [document.get("message"), *(cause.get("message") for cause in causes)]))
-        # A `test` that does not hold any more is answered like a value that is not allowed.
+        # A failed `test` is answered like a value that is not allowed.
         raise (ConflictError if response.status in (409, 422) else RouterError)(message)

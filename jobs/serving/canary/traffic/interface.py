@@ -1,6 +1,6 @@
-"""What the controller asks of whatever leads requests to champion and canary.
+"""What the controller asks of a traffic router, which leads requests to champion and canary.
 
-A router (`traffic.router`), or a gateway with two of them (`traffic.gateway`).
+It is a router (`traffic.router`), or a gateway with two of them (`traffic.gateway`).
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ TIMEOUT_SECONDS = 5.0
 
 
 class RouterError(Exception):
-    """The router could not be asked, or its answer is a fault or makes no sense."""
+    """The router cannot be reached, or its answer is an error or not understood."""
 
 
 class ConflictError(RouterError):
-    """The router refused: somebody else's lease, or its routes are not those that were last seen."""
+    """The router refused: another holds the lease, or the routes have changed since they were read."""
 
 
-class Traffic(Protocol):
-    """What leads a target's requests to champion and canary: a router, or a gateway with two (`traffic.gateway`).
-
-    Every call raises RouterError where it does not answer.
-    """
+class TrafficRouter(Protocol):
+    """Leads a target's requests to champion and canary. Every call raises RouterError where it does not answer."""
 
     async def state(self) -> dict[str, Any]:
-        """{"boot", "targets": {target: …}}."""
+        """Return the routes: {"boot", "targets": {target: …}}."""
 
     async def routed(self) -> dict[str, set[str]]:
-        """{"champion", "canary"}: the releases that clients are sent to now, whoever set that, and however long ago."""
+        """Return the releases that clients are sent to now, whoever set that: {"champion": {…}, "canary": {…}}."""
 
     def refuses(self, target: str) -> str | None:
-        """Why this target can never be led here; None where it can."""
+        """Return why this router can never lead a target's requests, None where it can."""
 
     async def put(self, target: str, route: Split, generation: int, holder: str) -> dict[str, Any]:
-        """Set a target's route, `generation` being the one last seen (0 where it has none).
+        """Set a target's route.
+
+        Args:
+            generation: of the route when it was last read; 0 where there was none.
+            holder: of the lease.
 
         Raises:
             ConflictError: the generation is another by now, or `holder` has no lease and the weight is above 0.
@@ -52,13 +53,13 @@ class Traffic(Protocol):
         """Give the lease back; no error where it has lapsed. Raises ConflictError where another holds it."""
 
     async def counts(self, target: str) -> dict[str, Any]:
-        """{"boot", "generations": […]}, cumulative since the boot."""
+        """Return the counts of requests, cumulative since the boot: {"boot", "generations": […]}."""
 
     async def samples(self, target: str, after: int) -> dict[str, Any]:
-        """{"boot", "samples": […], "lost"}: those with a sequence number above `after`."""
+        """Return the samples with a sequence number above `after`: {"boot", "samples": […], "lost"}."""
 
 
 def releases(*states: dict[str, Any]) -> dict[str, set[str]]:
-    """What the targets in these states name, by arm; a canary also where no weight is in force now."""
+    """Return the releases that the targets in these states name, by arm; a canary also where its weight is 0."""
     targets = [target for state in states for target in state["targets"].values()]
     return {arm: {target[arm] for target in targets if target[arm]} for arm in ("champion", "canary")}

@@ -1,4 +1,4 @@
-"""The lease on a target: without it, renewed by a task of its own, no canary gets traffic."""
+"""The lease on a target, without which no canary gets traffic; a task of its own renews it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
-from jobs.serving.canary.traffic.interface import ConflictError, RouterError, Traffic
+from jobs.serving.canary.traffic.interface import ConflictError, RouterError, TrafficRouter
 from jobs.serving.router.log import log
 
 _RENEWALS = 4
-"""So many of them within the time that the router waits for one."""
+"""Number of renewals within the time after which the lease lapses."""
 
 
 class Lease:
-    """Held and renewed while the context lasts.
+    """A lease that is held and renewed while the context lasts.
 
-    A holder is `<rollout>@<boot>`. What an earlier life of the same rollout still holds is taken over: that two
-    controllers do not work on one folder is ensured elsewhere.
+    A holder is `<rollout>@<boot>`. A lease of an earlier controller on the same rollout is taken over, which is safe:
+    `Records.lock` ensures that one controller at a time works on a folder.
     """
 
-    def __init__(self, router: Traffic, target: str, rollout: str, boot: str, seconds: float) -> None:
+    def __init__(self, router: TrafficRouter, target: str, rollout: str, boot: str, seconds: float) -> None:
         self.holder = f"{rollout}@{boot}"
         self._router = router
         self._target = target
@@ -29,7 +29,7 @@ class Lease:
         self._seconds = seconds
 
     async def __aenter__(self) -> Self:
-        """Raises RouterError where it cannot be had within the time in which another's would lapse."""
+        """Take the lease. Raises RouterError where that fails for longer than another's lease would last."""
         loop = asyncio.get_running_loop()
         until = loop.time() + 2 * self._seconds
         while True:
@@ -62,13 +62,13 @@ class Lease:
             await self._router.release(self._target, holder)
 
     async def _renew(self) -> None:
-        told = False
+        logged = False
         while True:
             await asyncio.sleep(self._seconds / _RENEWALS)
             try:
                 await self._router.lease(self._target, self.holder, self._seconds)
-                told = False
+                logged = False
             except RouterError as error:
-                if not told:
+                if not logged:
                     log("lease_not_renewed", target=self._target, error=error)
-                told = True
+                logged = True

@@ -10,6 +10,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from include.errors import first_problem
 from jobs.serving.canary.traffic.interface import TIMEOUT_SECONDS, ConflictError, RouterError, releases
 from jobs.serving.router.routes import SlowSeconds, Split
 
@@ -75,11 +76,14 @@ class _State(TypedDict):
     targets: dict[str, _Target]
 
 
-_STATE, _COUNTS, _SAMPLES, _ANYTHING = map(TypeAdapter, (_State, _Counts, _Samples, dict[str, Any]))
+_STATE: TypeAdapter[_State] = TypeAdapter(_State)
+_COUNTS: TypeAdapter[_Counts] = TypeAdapter(_Counts)
+_SAMPLES: TypeAdapter[_Samples] = TypeAdapter(_Samples)
+_ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 class Router:
-    """Client of one router: a Traffic. Use as an async context manager."""
+    """Client of one router. Use as an async context manager."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url.rstrip("/")
@@ -98,7 +102,7 @@ class Router:
         await self._session.close()
 
     async def state(self) -> dict[str, Any]:
-        return await self._call("GET", "/state", form=_STATE)
+        return await self._call("GET", "/state", schema=_STATE)
 
     async def routed(self) -> dict[str, set[str]]:
         return releases(await self.state())
@@ -120,10 +124,10 @@ class Router:
         await self._call("DELETE", f"/targets/{quote(target)}/lease", {"holder": holder}, missing_is_fine=True)
 
     async def counts(self, target: str) -> dict[str, Any]:
-        return await self._call("GET", f"/targets/{quote(target)}/counts", form=_COUNTS)
+        return await self._call("GET", f"/targets/{quote(target)}/counts", schema=_COUNTS)
 
     async def samples(self, target: str, after: int) -> dict[str, Any]:
-        return await self._call("GET", f"/targets/{quote(target)}/samples?after={after}", form=_SAMPLES)
+        return await self._call("GET", f"/targets/{quote(target)}/samples?after={after}", schema=_SAMPLES)
 
     async def _call(
         self,
@@ -131,7 +135,7 @@ class Router:
         path: str,
         body: dict[str, Any] | None = None,
         missing_is_fine: bool = False,
-        form: TypeAdapter[Any] = _ANYTHING,
+        schema: TypeAdapter[Any] = _ANYTHING,
     ) -> dict[str, Any]:
         assert self._session is not None
         try:
@@ -142,15 +146,14 @@ class Router:
                     text = (await response.text()).strip()[:500]
                     kind = ConflictError if response.status == 409 else RouterError
                     raise kind(f"the router answered {method} {path} with {response.status}: {text}")
-                return form.dump_python(form.validate_json(await response.read()))
+                return schema.dump_python(schema.validate_json(await response.read()))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "body"
+            problem = first_problem(error, whole="body")
             raise RouterError(
-                f"the router's answer to {method} {path} makes no sense ({where}: {first['msg']}): see that "
+                f"the router's answer to {method} {path} makes no sense ({problem}): see that "
                 f"{self._url} is the router's admin API, and of the same version"
             ) from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise RouterError(
-                f"the router at {self._url} could not be asked ({type(error).__name__}: {error}): see that it runs"
+                f"the router at {self._url} cannot be reached ({type(error).__name__}: {error}): see that it runs"
             ) from None

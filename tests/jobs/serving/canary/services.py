@@ -201,7 +201,7 @@ class Services:
                         pass
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise AssertionError(f"waited {seconds:g} s for {rollout}\n{self.told(status)}") from None
+            raise AssertionError(f"waited {seconds:g} s for {rollout}\n{self.describe(status)}") from None
 
     async def ended(self, rollout: str, seconds: float = 120) -> RolloutStatus:
         return await self.until(rollout, lambda status: status.ended, seconds)
@@ -219,7 +219,7 @@ class Services:
                 await asyncio.sleep(0.2)
             return target
 
-    def told(self, status: RolloutStatus | None) -> str:
+    def describe(self, status: RolloutStatus | None) -> str:
         """Everything that a failed assertion should show."""
         notes = [f"{note.time:%H:%M:%S} {note.state} {note.message}" for note in status.notes] if status else []
         logs = [f"--- {name}\n{self.log(name)[-2500:]}" for name in ("canary", "router")]

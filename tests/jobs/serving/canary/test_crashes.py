@@ -1,6 +1,6 @@
 """Whatever dies, and whenever: afterwards the champion answers, nothing is half, and the status says what happened.
 
-A controller dies before each of its deeds in turn (every durable write, every call to a peer), which is after the one
+A controller dies before each of its actions in turn (every durable write, every call to a peer), which is after the one
 before; another life takes up the same folder.
 """
 
@@ -14,7 +14,7 @@ import pytest
 
 from include.errors import DataError
 from include.release.rollouts import CanaryPolicy, RolloutStatus
-from tests.jobs.serving.canary.world import POLICY, TARGET, Life, Traffic, World, run_virtually
+from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually
 
 QUICK = CanaryPolicy.model_validate(
     {**POLICY.model_dump(), "steps": (0.5,), "step_seconds": 5, "look_seconds": 5, "baseline_requests": 20}
@@ -26,7 +26,7 @@ async def _settle(life: Life, rollout: str) -> RolloutStatus:
     status = await life.until_ended(rollout)
     assert status is not None
     await life.until(lambda: life.controller.target(TARGET).healthy, 60)
-    await asyncio.sleep(6)  # the champion first, the warm release at the next look
+    await asyncio.sleep(6)  # the champion first, the warm release at the next resync
     return status
 
 
@@ -49,7 +49,7 @@ def _check(world: World, life: Life, status: RolloutStatus, may_serve: int) -> N
 
 @pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch):
-    """Here processes die, not the power: what was written is there for the next."""
+    """Only processes die here, not the power: what was written is there for the next."""
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     yield
     # What the dead leave behind goes now: collected within `ast.parse` it trips CPython 3.11 (gh-106905).
@@ -66,7 +66,7 @@ def _live_one(world: World) -> None:
 
 
 async def _die_and_go_on(world: World, request, dies_at: int) -> tuple[bool, RolloutStatus, Life]:
-    async with Traffic(world):
+    async with Clients(world):
         async with Life(world, dies_at) as life:
             if not life.dead:
                 try:
@@ -88,8 +88,8 @@ async def _die_and_go_on(world: World, request, dies_at: int) -> tuple[bool, Rol
 def test_a_controller_that_dies_at_any_deed_leaves_nothing_half(tmp_path, kind):
     outcomes = set()
     restarts = set()
-    for deed in range(1, 1000):
-        folder = tmp_path / str(deed)
+    for action in range(1, 1000):
+        folder = tmp_path / str(action)
         folder.mkdir()
         world = World(folder)
         _live_one(world)
@@ -97,7 +97,7 @@ def test_a_controller_that_dies_at_any_deed_leaves_nothing_half(tmp_path, kind):
         if kind == "rollback":
 
             async def promote(world: World = world) -> None:
-                async with Life(world) as life, Traffic(world):
+                async with Life(world) as life, Clients(world):
                     await life.release(world.request(2, 1, policy=QUICK))
 
             run_virtually(promote())
@@ -107,9 +107,9 @@ def test_a_controller_that_dies_at_any_deed_leaves_nothing_half(tmp_path, kind):
             request, result = world.request(2, 1, policy=QUICK), 2
             if kind == "bad":
                 world.failing[world.name(2)] = 0.5
-        died, status, life = run_virtually(_die_and_go_on(world, request, deed))
+        died, status, life = run_virtually(_die_and_go_on(world, request, action))
         _check(world, life, status, result)
-        assert world.lost == 0, f"deed {deed}: {world.lost} of {world.sent} requests lost"
+        assert world.lost == 0, f"action {action}: {world.lost} of {world.sent} requests lost"
         outcomes.add(status.outcome)
         restarts.add(status.restarts)
         if not died:
@@ -117,13 +117,13 @@ def test_a_controller_that_dies_at_any_deed_leaves_nothing_half(tmp_path, kind):
     else:
         raise AssertionError("it never ended without dying")
     assert outcomes == {"rolled_back" if kind == "bad" else "promoted"}
-    assert deed > 25
+    assert action > 25
     assert restarts <= {0, 1}
 
 
 def test_a_controller_that_dies_again_and_again_gives_up_and_says_so(world):
     async def work():
-        async with Traffic(world):
+        async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
                 life.controller.submit(world.request(2, 1))
@@ -145,7 +145,7 @@ def test_a_controller_that_dies_again_and_again_gives_up_and_says_so(world):
 
 def test_a_dead_controllers_canary_has_no_traffic_once_the_lease_has_lapsed(world):
     async def work():
-        async with Traffic(world):
+        async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
                 life.controller.submit(world.request(2, 1))
@@ -169,7 +169,7 @@ def test_a_peer_that_dies_at_any_state(world, moment, what):
 
     async def work():
         async with Life(world) as life:
-            async with Traffic(world):
+            async with Clients(world):
                 await life.release(world.request(1))
                 life.controller.submit(world.request(2, 1))
                 await life.until(lambda: reached(life))
@@ -188,7 +188,7 @@ def test_a_peer_that_dies_at_any_state(world, moment, what):
 @pytest.mark.parametrize("during", ["rest", "step"])
 def test_a_champion_whose_process_dies_is_loaded_again(world, during):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await life.release(world.request(1))
             if during == "step":
                 life.controller.submit(world.request(2, 1))
@@ -203,7 +203,7 @@ def test_a_champion_whose_process_dies_is_loaded_again(world, during):
 
 def test_a_warm_release_that_does_not_load_does_not_keep_the_champion_from_its_repair(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await life.release(world.request(1))
             await life.release(world.request(2, 1, policy=QUICK))
             world.unloadable.add(world.name(1))
@@ -220,7 +220,7 @@ def test_a_warm_release_that_does_not_load_does_not_keep_the_champion_from_its_r
 
 def test_after_a_restart_of_triton_the_champion_is_loaded_before_the_warm_release(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await life.release(world.request(1))
             await life.release(world.request(2, 1, policy=QUICK))
             world.triton.load_seconds = 20.0
@@ -234,9 +234,9 @@ def test_after_a_restart_of_triton_the_champion_is_loaded_before_the_warm_releas
 
 
 @pytest.mark.parametrize("left", [b"", b'{"rollout": "relea'])
-def test_looks_that_a_crash_left_without_a_line_cost_nothing(world, left):
+def test_an_analysis_log_that_a_crash_left_without_a_line_costs_nothing(world, left):
     async def work():
-        async with Traffic(world):
+        async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
                 life.controller.submit(world.request(2, 1, policy=QUICK))
@@ -251,7 +251,7 @@ def test_looks_that_a_crash_left_without_a_line_cost_nothing(world, left):
 
 def test_a_rollout_refused_after_it_was_loaded_goes_back(world):
     async def work():
-        async with Traffic(world):
+        async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
                 life.controller.submit(world.request(2, 1))
@@ -300,7 +300,7 @@ def test_a_router_that_lost_its_routes_gets_them_again(world):
 
 def test_a_lease_that_lapses_for_a_while_gives_the_weight_back(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await life.release(world.request(1))
             life.controller.submit(world.request(2, 1))
             await life.until(lambda: 0.1 in world.weights)

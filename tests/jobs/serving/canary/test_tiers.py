@@ -21,7 +21,7 @@ def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path,
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
             first = await services.lead(services.request(1))
-            assert first.outcome == "promoted", services.told(first)
+            assert first.outcome == "promoted", services.describe(first)
             for pod in services.stable:
                 assert (await pod.state())["ready"] == [first.name]
             await until(lambda: are_ready([*services.stable, *services.canary]))
@@ -29,7 +29,7 @@ def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path,
 
             async with Clients(services.router_port) as clients:
                 second = await services.lead(services.request(2, 1))
-                assert second.outcome == "promoted", services.told(second)
+                assert second.outcome == "promoted", services.describe(second)
             assert clients.sent > 60 and not clients.failed
             route = await services.route()
             assert route["champion"] == second.name and route["canary"] is None

@@ -100,7 +100,7 @@ async def until(true: Callable[[], Any], seconds: float = 60) -> None:
 
 
 class Balancer:
-    """A Service: hands each connection to one of its pods that were ready at the last look.
+    """A Service: hands each connection to one of its pods that were ready at the last check.
 
     Attributes:
         ready: those pods.

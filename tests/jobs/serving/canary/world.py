@@ -1,14 +1,19 @@
-"""A controller with all its peers in one process and in virtual time: what the network would do, without the wait.
+"""A controller with its whole data plane in one process and in virtual time, under traffic that is drawn at random.
 
-The peers are small models of the router's admin API and of Triton; their state outlives the controllers that the
-tests kill. `Life` stands between a controller and everything that outlives it, and lets it die at any chosen moment.
-With two tiers there is a Triton with an agent in each pod, and a router's request goes to a pod that says it is ready.
+Router and Triton are small models of the real ones; their state outlives the controllers that the tests kill. `Life`
+stands between a controller and everything that outlives it, and lets it die at any chosen moment. With two tiers there
+is a Triton with an agent in each pod, and a router's request goes to a pod that is ready.
+
+Every request is assigned to an arm, fails, and is slow by draws of its own, so that equal arms differ by chance. The
+tests' policy has an `alpha` so small that what they state does not hang on the seed: a canary as good as the champion
+is rolled back once in a million rollouts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import selectors
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -22,10 +27,10 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError
 from include.release.rollouts import CanaryPolicy, Quality, Release, RolloutRequest, RolloutStatus
 from include.specs.base import Artifact
-from jobs.serving.canary.analysis import runs as looks
+from jobs.serving.canary.analysis import runs
 from jobs.serving.canary.controller import Controller
-from jobs.serving.canary.data_plane import Peers, Timing
-from jobs.serving.canary.servers.local import Here
+from jobs.serving.canary.data_plane import DataPlane, Timing
+from jobs.serving.canary.servers.local import LocalTriton
 from jobs.serving.canary.servers.pods import Pods
 from jobs.serving.canary.state.records import Records, Rollout
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError, releases
@@ -42,6 +47,7 @@ POLICY = CanaryPolicy(
     max_seconds=300,
     baseline_requests=50,
     baseline_seconds=30,
+    alpha=1e-6,
     quality=Quality(golden_prompts=4),
 )
 
@@ -98,7 +104,7 @@ class Died(BaseException):
 
 
 class FakeTriton:
-    """Models that answer as they are told.
+    """A Triton whose models answer as a test says.
 
     Attributes:
         behaviour: by release: function of the request's messages to a text, or an exception to raise.
@@ -174,8 +180,8 @@ class FakePod:
         up: whether the agent answers. `leaving`: whether the pod is on its way out.
         refuses: why nothing can be installed here, if so. `trouble`: why it cannot say what it has, if so.
         install_seconds: how long an engine is copied and verified.
-        installs: names, in the order in which it was told to read them.
-        told: what it is to serve; None in a pod that was never told.
+        installs: names, in the order of their installations.
+        required: releases without which it is not ready; None before the controller has said so.
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -186,7 +192,7 @@ class FakePod:
         self.trouble: str | None = None
         self.install_seconds = 0.0
         self.installs: list[str] = []
-        self.told: set[str] | None = None
+        self.required: set[str] | None = None
         self._world = world
         self._releases: dict[str, Release] = {}
         self.triton = FakeTriton(world, self.installed)
@@ -198,7 +204,7 @@ class FakePod:
     def ready(self) -> bool:
         """What the kubelet sees."""
         alive = self.up and self.trouble is None and not self.leaving and self.triton.up
-        return alive and self.told is not None and self.told <= self.triton.loaded
+        return alive and self.required is not None and self.required <= self.triton.loaded
 
     def has(self, name: str) -> bool:
         return self.triton.up and name in self.triton.loaded and name not in self._world.dead_stubs
@@ -258,11 +264,11 @@ class FakePod:
 
     async def serve(self, names: set[str]) -> None:
         self._require_up()
-        self.told = set(names)
+        self.required = set(names)
 
 
 class FakeRouter:
-    """The admin API, and traffic at a steady rate that is shared out by the weight in force."""
+    """The router's admin API, and what it counts of its traffic."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -288,7 +294,7 @@ class FakeRouter:
 
     def _require_up(self) -> None:
         if not self.up:
-            raise RouterError("the router could not be asked")
+            raise RouterError("the router cannot be reached")
 
     def holder(self, target: str) -> str | None:
         holder, until = self.leases.get(target, (None, 0.0))
@@ -365,7 +371,7 @@ class FakeRouter:
         return {"boot": self.boot, "samples": self.kept.get(target, [])[after : after + 500], "lost": 0}
 
     def serve(self, requests: int) -> None:
-        """So many requests now, shared out exactly."""
+        """Answer so many requests now, each by an arm that is drawn with the weight in force."""
         if not self.up:
             return
         for target, route in self.routes.items():
@@ -374,9 +380,8 @@ class FakeRouter:
                 self._open(target)
             period = self.periods[target][-1]
             period["weight"] = weight
-            served = self.world.next()
-            for number in range(requests):
-                arm = "canary" if weight and (number + served * 7) % 100 < 100 * weight else "champion"
+            for _ in range(requests):
+                arm = "canary" if self.world.drawn(weight) else "champion"
                 self._serve_one(target, period, arm, route)
 
     def _serve_one(self, target: str, period: dict[str, Any], arm: str, route: dict[str, Any]) -> None:
@@ -441,8 +446,9 @@ class World:
         stable, canary: the pods of two tiers; none of either on one machine, which has one Triton.
     """
 
-    def __init__(self, folder: Path, stable: int = 0, canary: int = 0) -> None:
+    def __init__(self, folder: Path, stable: int = 0, canary: int = 0, seed: int = 0) -> None:
         self.folder = folder
+        self._random = random.Random(seed)
         self.store = Store(f"file://{folder}/store")
         self._number = 0
         self.unloadable: set[str] = set()
@@ -458,7 +464,6 @@ class World:
         self.garbled_live: set[str] = set()
         self.weights: list[float] = []
         self.sent = self.lost = 0
-        self._draws = 0
         self.triton = FakeTriton(self, self.installed)
         self.router = FakeRouter(self)
         self.stable = [FakePod(self, f"stable{number}") for number in range(stable)]
@@ -474,14 +479,14 @@ class World:
         return {path.name for path in models.iterdir()} if models.is_dir() else set()
 
     def install(self, folder: Path, release: Release, drill: str) -> str:
-        name = self.called(release, drill)
+        name = self.release_name(release, drill)
         engine = folder / "engines" / release.engine.digest[:16]
         engine.mkdir(parents=True, exist_ok=True)
         (engine / "golden.jsonl").write_text(_golden_rows())
         (folder / "models" / name).mkdir(parents=True, exist_ok=True)
         return name
 
-    def called(self, release: Release, drill: str) -> str:
+    def release_name(self, release: Release, drill: str) -> str:
         rehearsed = "" if drill == "none" else f"-{drill}"
         return f"{release.model}-v{release.version}-{release.engine.digest[:8]}{rehearsed}"
 
@@ -499,22 +504,20 @@ class World:
         return prompt.replace("prompt", "answer")
 
     def fails(self, name: str) -> bool:
-        return self._drawn(self.failing.get(name, 0.0))
+        return self.drawn(self.failing.get(name, 0.0))
 
     def serves(self, arm: str, name: str) -> bool:
         """Whether a request to an arm gets to a Triton that answers with this release."""
         if not self.tiered:
             return self.triton.up and name in self.triton.loaded and name not in self.dead_stubs
         ready = [pod for pod in (self.stable if arm == "champion" else self.canary) if pod.ready]
-        return bool(ready) and ready[self._draws % len(ready)].has(name)
+        return bool(ready) and self._random.choice(ready).has(name)
 
     def is_slow(self, name: str) -> bool:
-        return self._drawn(self.slow.get(name, 0.05))
+        return self.drawn(self.slow.get(name, 0.05))
 
-    def _drawn(self, share: float) -> bool:
-        """A fixed sequence, evenly spread: the golden ratio's multiples."""
-        self._draws += 1
-        return (self._draws * 0.6180339887) % 1 < share
+    def drawn(self, probability: float) -> bool:
+        return self._random.random() < probability
 
     def check_route(self, route: Split) -> None:
         """What must hold for every route that is ever set."""
@@ -581,7 +584,7 @@ class World:
         return RolloutRequest(id=rollout, kind="rollback", target=TARGET, version=str(version) if version else None)
 
 
-class Traffic:
+class Clients:
     """So many requests a second through the router, while the context lasts."""
 
     def __init__(self, world: World, rate: int = 20) -> None:
@@ -601,45 +604,45 @@ class Traffic:
 
 
 class Life:
-    """One life of a controller in a world; may die before its n-th deed.
+    """One life of a controller in a world; may die before its n-th action.
 
-    A deed is a durable write, or a call to a peer.
+    An action is a durable write, or a call to the data plane.
     """
 
     def __init__(self, world: World, dies_at: int | None = None) -> None:
         self.world = world
-        self.deeds = 0
+        self.actions = 0
         self.dead = False
         self._dies_at = dies_at
         if world.tiered:
             stable, canary = self._pods("the stable tier", world.stable), self._pods("the canary tier", world.canary)
         else:
-            stable = canary = Here(
+            stable = canary = LocalTriton(
                 world.folder,
                 self._mortal(world.triton),
-                put=self._guard(world.install),
-                take=self._guard(world.remove),
+                install=self._guard(world.install),
+                uninstall=self._guard(world.remove),
                 verify=self._guard(world.verify),
-                call=world.called,
+                name_of=world.release_name,
             )
-        peers = Peers(
+        data_plane = DataPlane(
             self._mortal(world.router),
             stable=stable,
             canary=canary,
             store=world.store.root,
             boot=f"life{world.next()}",
-            timing=Timing(tend=2, lease=10, patience=30, probe=5, golden=5, drain=20, retry=1),
+            timing=Timing(resync=2, lease=10, outage=30, probe=5, golden=5, drain=20, retry=1),
         )
         self.records = Records(world.folder / "canary")
         for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):
             setattr(self.records, save, self._guard(getattr(self.records, save)))
-        self.controller = Controller(self.records, peers)
+        self.controller = Controller(self.records, data_plane)
 
     def _pods(self, name: str, pods: list[FakePod]) -> Pods:
         async def find() -> dict[str, Any]:
             return {pod.name: self._mortal(pod) for pod in pods}
 
-        return Pods(name, find, call=self.world.called)
+        return Pods(name, find, name_of=self.world.release_name)
 
     def _mortal(self, peer: Any) -> Any:
         names = [name for name in dir(peer) if asyncio.iscoroutinefunction(getattr(peer, name))]
@@ -664,13 +667,13 @@ class Life:
         return guarded
 
     def _live_on(self) -> None:
-        self.deeds += 1
-        self.dead = self.dead or self.deeds == self._dies_at
+        self.actions += 1
+        self.dead = self.dead or self.actions == self._dies_at
         if self.dead:
             raise Died
 
     async def __aenter__(self) -> Life:
-        looks.durable = SimpleNamespace(append_line=self._guard(durable.append_line))
+        runs.durable = SimpleNamespace(append_line=self._guard(durable.append_line))
         try:
             await self.controller.start()
         except Died:
@@ -680,7 +683,7 @@ class Life:
     async def __aexit__(self, *_: object) -> None:
         self.dead = True
         await self.controller.close()
-        looks.durable = durable
+        runs.durable = durable
 
     async def until(self, true: Callable[[], Any], seconds: float = 2000) -> Any:
         """Wait until it is true, or this life has ended."""

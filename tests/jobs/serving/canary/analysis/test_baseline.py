@@ -33,15 +33,15 @@ def test_the_times_add_up_over_steps_and_boots_until_they_suffice_and_are_frozen
     router = Router()
     baseline = Baseline(router, "kubectl", "v1", CanaryPolicy(baseline_requests=90), ("b1", 3))
     router.generations = [part(3, 0.0, 50), part(4, 0.0, 20), part(5, 0.1, 20), part(5, 0.0, 20, release="v0")]
-    assert not asyncio.run(baseline.look())
-    assert not asyncio.run(baseline.look())
+    assert not asyncio.run(baseline.update())
+    assert not asyncio.run(baseline.update())
     assert (baseline.answers, baseline.is_known) == (40, False)
     router.boot, router.generations = "b2", [part(1, 0.1, 50, seconds=0.1)]
-    assert asyncio.run(baseline.look())
+    assert asyncio.run(baseline.update())
     bucket = next(bound for bound in BOUNDS if bound >= 0.1)
     assert (baseline.answers, baseline.limits.total) == (90, round(1.25 * bucket, 6))
     router.generations = [part(1, 0.1, 500, seconds=5.0)]
-    assert not asyncio.run(baseline.look())
+    assert not asyncio.run(baseline.update())
     assert baseline.limits.total == round(1.25 * bucket, 6)
 
 

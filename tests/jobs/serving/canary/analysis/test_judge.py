@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation, Golden, decide, figures, golden_due
-from jobs.serving.canary.analysis.runs import Heading, Look, read, replay
+from jobs.serving.canary.analysis.runs import AnalysisRun, Heading, read, replay
 
 POLICY = CanaryPolicy(steps=(0.1, 0.5), step_seconds=60, min_requests=200, max_seconds=600)
 GOOD = Golden(asked=16, same=16, step_elapsed=60)
@@ -219,7 +219,7 @@ def test_the_order_in_which_generations_are_known_changes_nothing(found, random)
 @given(any_evidence())
 def test_what_was_kept_of_a_look_decides_the_same_again(found):
     decision = decide(POLICY, found)
-    look = Look(
+    run = AnalysisRun(
         attempt=0,
         evidence=found,
         action=decision.action,
@@ -227,8 +227,8 @@ def test_what_was_kept_of_a_look_decides_the_same_again(found):
         figures=figures(POLICY, found),
     )
     heading = Heading(rollout="r", policy=POLICY)
-    kept = "".join(f"{line.model_dump_json()}\n" for line in (heading, look)).encode()
-    assert [again.difference for again in replay(*read(kept, "looks"))] == [None]
+    kept = "".join(f"{line.model_dump_json()}\n" for line in (heading, run)).encode()
+    assert [again.difference for again in replay(*read(kept, "log"))] == [None]
     forged = "go_on" if decision.action != "go_on" else "promote"
-    other = look.model_copy(update={"action": forged})
+    other = run.model_copy(update={"action": forged})
     assert [again.difference is None for again in replay(heading, [other])] == [False]

@@ -57,7 +57,7 @@ def test_only_generations_of_this_rollout_with_traffic_for_its_canary_count():
         [],
     )
     observation = observe(router)
-    asyncio.run(observation.look())
+    asyncio.run(observation.update())
     assert [(part.key, part.step, part.current) for part in observation.generations] == [
         ("b1:5", 0, False),
         ("b1:7", 0, True),
@@ -73,9 +73,9 @@ def test_samples_are_read_once_in_pages_and_counted_under_their_generation():
     ]
     router = Router("b1", [generation(7, 0.1)], kept)
     observation = observe(router)
-    asyncio.run(observation.look())
+    asyncio.run(observation.update())
     kept.append(sample(5, 7, "canary"))
-    asyncio.run(observation.look())
+    asyncio.run(observation.update())
     (part,) = observation.generations
     assert (part.canary.sampled, part.canary.bad) == (3, 1)
     assert (part.champion.sampled, part.champion.bad) == (1, 0)
@@ -84,9 +84,9 @@ def test_samples_are_read_once_in_pages_and_counted_under_their_generation():
 def test_a_routers_restart_begins_new_counts_and_keeps_the_old():
     router = Router("b1", [generation(7, 0.1)], [sample(1, 7, "canary")])
     observation = observe(router)
-    asyncio.run(observation.look())
+    asyncio.run(observation.update())
     router.boot, router.generations, router.kept = "b2", [generation(7, 0.1, finished=4)], [sample(1, 7, "canary")]
-    asyncio.run(observation.look())
+    asyncio.run(observation.update())
     assert [(part.key, part.canary.finished) for part in observation.generations] == [("b1:7", 10), ("b2:7", 4)]
     assert [part.canary.sampled for part in observation.generations] == [1, 1]
 
@@ -97,7 +97,7 @@ def test_what_was_known_before_an_interruption_is_carried_and_not_counted_twice(
         for key in ("b0:2", "b1:5")
     )
     observation = observe(Router("b1", [generation(5, 0.1), generation(7, 0.1)], []), carried)
-    asyncio.run(observation.look())
+    asyncio.run(observation.update())
     assert [(part.key, part.current, part.canary.finished) for part in observation.generations] == [
         ("b0:2", False, 1),
         ("b1:5", False, 10),

@@ -1,4 +1,4 @@
-"""Looks are kept so that they can be decided again, and a look that was meddled with is found."""
+"""Analysis runs are kept so that they can be decided again, and one that was altered is found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from include.errors import DataError
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation, Golden
-from jobs.serving.canary.analysis.runs import Heading, Looks, read, replay
+from jobs.serving.canary.analysis.runs import AnalysisLog, Heading, read, replay
 
 POLICY = CanaryPolicy(steps=(0.5,), step_seconds=10, min_requests=200)
 
@@ -31,10 +31,10 @@ def evidence(requests: int, failed: int = 0) -> Evidence:
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "looks.jsonl"
-    looks = Looks(path, Heading(rollout="r", policy=POLICY))
-    assert looks.last() is None
+    analysis_log = AnalysisLog(path, Heading(rollout="r", policy=POLICY))
+    assert analysis_log.last() is None
     for requests, failed in ((50, 0), (100, 1), (200, 2), (220, 40)):
-        looks.append(0, evidence(requests, failed))
+        analysis_log.append(0, evidence(requests, failed))
     return path
 
 
@@ -46,56 +46,56 @@ def replayed(path) -> subprocess.CompletedProcess[str]:
 def test_a_replay_decides_alike(path):
     done = replayed(path)
     assert done.returncode == 0, done.stderr
-    assert "look 4  step 1  22.0 s  roll_back  errors: 40 of the canary's 220" in done.stdout
-    assert done.stdout.endswith("4 looks of r: every decision the same\n")
+    assert "analysis run 4  step 1  22.0 s  roll_back  errors: 40 of the canary's 220" in done.stdout
+    assert done.stdout.endswith("4 analysis runs of r: every decision the same\n")
 
 
 @pytest.mark.parametrize(
     ("meddle", "says"),
     [
-        (lambda look: look.update(action="promote"), "recorded promote"),
-        (lambda look: look["evidence"]["generations"][0]["canary"].update(failed=0, bad=0), "decided promote"),
-        (lambda look: look["figures"].update(canary_requests=7), "figure canary_requests: recorded 7.0, computed 220"),
-        (lambda look: look["figures"].pop("bad_bound"), "figure bad_bound: recorded None"),
+        (lambda run: run.update(action="promote"), "recorded promote"),
+        (lambda run: run["evidence"]["generations"][0]["canary"].update(failed=0, bad=0), "decided promote"),
+        (lambda run: run["figures"].update(canary_requests=7), "figure canary_requests: recorded 7.0, computed 220"),
+        (lambda run: run["figures"].pop("bad_bound"), "figure bad_bound: recorded None"),
     ],
 )
 def test_a_difference_is_70_and_named(path, meddle, says):
     lines = path.read_text().splitlines()
-    look = json.loads(lines[-1])
-    meddle(look)
-    path.write_text("\n".join([*lines[:-1], json.dumps(look)]) + "\n")
+    run = json.loads(lines[-1])
+    meddle(run)
+    path.write_text("\n".join([*lines[:-1], json.dumps(run)]) + "\n")
     done = replayed(path)
     assert done.returncode == 70
-    assert "look 4 is decided otherwise now" in done.stderr
+    assert "analysis run 4 is decided otherwise now" in done.stderr
     assert says in done.stderr
 
 
 def test_a_line_that_a_crash_tore_does_not_count_and_is_taken_away(path):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"attempt": 0, "evid')
-    assert Looks(path, Heading(rollout="r", policy=POLICY)).last().action == "roll_back"
-    Looks(path, Heading(rollout="r", policy=POLICY)).append(1, evidence(240))
-    _, looks = read(path.read_bytes(), "looks")
-    assert [look.attempt for look in looks] == [0, 0, 0, 0, 1]
+    assert AnalysisLog(path, Heading(rollout="r", policy=POLICY)).last().action == "roll_back"
+    AnalysisLog(path, Heading(rollout="r", policy=POLICY)).append(1, evidence(240))
+    _, runs = read(path.read_bytes(), "log")
+    assert [run.attempt for run in runs] == [0, 0, 0, 0, 1]
     assert path.read_bytes().startswith(whole)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"rollout": "r", "pol'])
-def test_a_file_without_a_whole_line_has_no_look_and_takes_the_first(path, left):
+def test_a_file_without_a_whole_line_has_no_analysis_run_and_takes_the_first(path, left):
     path.write_bytes(left)
-    looks = Looks(path, Heading(rollout="r", policy=POLICY))
-    assert looks.last() is None
-    looks.append(0, evidence(50))
-    heading, found = read(path.read_bytes(), "looks")
+    analysis_log = AnalysisLog(path, Heading(rollout="r", policy=POLICY))
+    assert analysis_log.last() is None
+    analysis_log.append(0, evidence(50))
+    heading, found = read(path.read_bytes(), "log")
     assert (heading.rollout, len(found)) == ("r", 1)
 
 
-def test_what_is_not_a_look_is_told_with_its_line(path):
+def test_what_is_not_an_analysis_run_is_named_by_its_line(path):
     lines = path.read_text().splitlines()
     lines[2] = '{"attempt": "x"}'
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match="line 3: not a look"):
-        read(path.read_bytes(), "looks")
+    with pytest.raises(DataError, match="line 3: not an analysis run"):
+        read(path.read_bytes(), "log")
     assert replayed(path).returncode == 65
 
 
@@ -104,7 +104,7 @@ def test_a_missing_file_is_64(tmp_path):
 
 
 @pytest.mark.parametrize("left", [b"", b'{"rollout": "r", "pol'])
-def test_a_rollout_without_looks_has_nothing_to_replay(tmp_path, left):
+def test_a_rollout_without_analysis_runs_has_nothing_to_replay(tmp_path, left):
     (tmp_path / "looks.jsonl").write_bytes(left)
     assert replayed(tmp_path / "looks.jsonl").returncode == 0
 

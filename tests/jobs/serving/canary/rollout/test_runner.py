@@ -10,11 +10,11 @@ import pytest
 from include.artifacts.store import Store
 from include.release.rollouts import CanaryPolicy, Quality, RolloutStatus
 from jobs.serving.canary.analysis.observation import Observation
-from jobs.serving.canary.analysis.runs import Look, read, replay
+from jobs.serving.canary.analysis.runs import AnalysisRun, read, replay
 from jobs.serving.canary.controller import RefusedError
-from jobs.serving.canary.rollout import runner as rollout
+from jobs.serving.canary.rollout import runner
 from jobs.serving.canary.state import evidence
-from tests.jobs.serving.canary.world import POLICY, TARGET, Life, Traffic, World, run_virtually
+from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually
 
 
 def policy(**changes: object) -> CanaryPolicy:
@@ -30,7 +30,7 @@ def release(world: World, *, rate: int = 20, before=None, **changes: object):
     """Version 1 is live, version 2 is released; returns how that ended and the target."""
 
     async def work():
-        async with Life(world) as life, Traffic(world, rate):
+        async with Life(world) as life, Clients(world, rate):
             await first_release(life)
             if before:
                 before()
@@ -68,14 +68,14 @@ def test_a_good_canary_is_led_through_its_steps_and_promoted(world):
     assert messages[-1] == "finished: promoted"
 
 
-def test_every_look_is_kept_and_decided_alike_again(world):
+def test_every_analysis_run_is_kept_and_decided_alike_again(world):
     status, _ = release(world)
     store, name = Store.of(status.evidence)
-    heading, looks = read(store.read_bytes(name, "looks.jsonl"), "looks")
+    heading, runs = read(store.read_bytes(name, "looks.jsonl"), "log")
     assert heading.policy == POLICY
-    assert looks[-1].action == "promote"
-    assert [again.difference for again in replay(heading, looks)] == [None] * len(looks)
-    assert looks[-1].figures == status.figures
+    assert runs[-1].action == "promote"
+    assert [again.difference for again in replay(heading, runs)] == [None] * len(runs)
+    assert runs[-1].figures == status.figures
     assert store.read_json(name, "status.json")["outcome"] == "promoted"
     assert "# Release on kubectl: promoted" in store.read_bytes(name, "report.md").decode()
 
@@ -121,7 +121,7 @@ def test_a_canary_that_misbehaves_live_goes_back_and_says_why(world, misbehave, 
 
 def test_a_canary_whose_process_dies_goes_back_while_the_champion_answers(world):
     async def work():
-        async with Life(world) as life, Traffic(world, 1):
+        async with Life(world) as life, Clients(world, 1):
             await first_release(life)
             life.controller.submit(world.request(2, 1))
             await life.until(lambda: 0.1 in world.weights)
@@ -135,7 +135,7 @@ def test_a_canary_whose_process_dies_goes_back_while_the_champion_answers(world)
 
 def test_golden_prompts_that_change_under_traffic_send_it_back(world):
     async def work():
-        async with Life(world) as life, Traffic(world, 1):
+        async with Life(world) as life, Clients(world, 1):
             await first_release(life)
             life.controller.submit(world.request(2, 1, policy=policy(quality=Quality(check_references=False))))
             await life.until(lambda: 0.1 in world.weights)
@@ -185,7 +185,7 @@ def test_an_engine_that_is_gone_refuses(world):
 
 def test_a_release_that_is_live_already_is_promoted_at_once(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             return await life.release(world.request(1, 1, id="again")), life.controller.target(TARGET)
 
@@ -210,12 +210,12 @@ def test_want_of_evidence_never_promotes(world, fault):
     assert world.triton.loaded == {world.name(1)}
 
 
-def looks_of(status: RolloutStatus) -> list[Look]:
+def runs_of(status: RolloutStatus) -> list[AnalysisRun]:
     """As they are in the evidence, decided again."""
     store, name = Store.of(status.evidence)
-    heading, looks = read(store.read_bytes(name, "looks.jsonl"), "looks")
-    assert [again.difference for again in replay(heading, looks)] == [None] * len(looks)
-    return looks
+    heading, runs = read(store.read_bytes(name, "looks.jsonl"), "log")
+    assert [again.difference for again in replay(heading, runs)] == [None] * len(runs)
+    return runs
 
 
 def test_a_canary_whose_latency_was_never_judged_is_not_promoted(world):
@@ -224,7 +224,7 @@ def test_a_canary_whose_latency_was_never_judged_is_not_promoted(world):
     assert any(
         "latency is not judged yet" in why and "of 100000 answers of the champion" in why for why in status.reasons
     )
-    assert not any(look.evidence.latency_judged for look in looks_of(status))
+    assert not any(run.evidence.latency_judged for run in runs_of(status))
 
 
 def test_times_that_the_router_cannot_count_are_not_judged_and_never_promote(world):
@@ -240,7 +240,7 @@ def test_latency_is_judged_as_soon_as_the_champion_has_answered_enough(world, sl
     status, _ = release(world, policy=late, before=lambda: world.slow.update({world.name(2): slow}))
     assert status.outcome == outcome, status.reasons
     assert world.weights[:4] == [0.0, 0.0, 0.1, 0.1], "the limit is set within the first step"
-    judged = [look.evidence.latency_judged for look in looks_of(status)]
+    judged = [run.evidence.latency_judged for run in runs_of(status)]
     assert not judged[0] and judged[-1]
     if outcome == "rolled_back":
         assert status.reasons[0].startswith("latency: ")
@@ -262,7 +262,7 @@ def test_a_held_canary_keeps_its_weight_until_a_person_lets_it_go_on(world):
                 life.controller.resume("release-2")
             await life.until(lambda: life.controller.rollout("release-2").state == "held")
             weight = world.router.weight(TARGET)
-            async with Traffic(world):
+            async with Clients(world):
                 await asyncio.sleep(200)
                 held = life.controller.rollout("release-2")
                 life.controller.resume("release-2")
@@ -273,7 +273,7 @@ def test_a_held_canary_keeps_its_weight_until_a_person_lets_it_go_on(world):
     assert weight == 0.1
     assert held.state == "held", "good evidence alone does not end it"
     assert status.outcome == "promoted"
-    assert looks_of(status)[-1].evidence.resumes == 1, "said twice is once"
+    assert runs_of(status)[-1].evidence.resumes == 1, "said twice is once"
 
 
 def test_a_held_canary_goes_back_when_nobody_comes(world):
@@ -289,7 +289,7 @@ def test_a_held_canary_that_does_harm_goes_back_by_itself(world):
             life.controller.submit(world.request(2, 1, policy=policy(inconclusive="hold")))
             await life.until(lambda: life.controller.rollout("release-2").state == "held")
             world.failing[world.name(2)] = 0.5
-            async with Traffic(world):
+            async with Clients(world):
                 return await life.until_ended("release-2")
 
     assert run_virtually(work()).outcome == "rolled_back"
@@ -297,7 +297,7 @@ def test_a_held_canary_that_does_harm_goes_back_by_itself(world):
 
 def test_abort_sends_it_back_and_leaves_nothing(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             life.controller.submit(world.request(2, 1))
             await life.until(lambda: 0.1 in world.weights)
@@ -322,7 +322,7 @@ def test_a_promoted_rollout_cannot_be_aborted(world):
 
 def test_back_and_forward_again_in_seconds(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             await life.release(world.request(2, 1))
             loads = len(world.triton.loads)
@@ -357,7 +357,7 @@ def test_a_rollback_to_nothing_is_refused(world, version, says):
 
 def test_a_rollback_supersedes_a_canary(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             await life.release(world.request(2, 1))
             life.controller.submit(world.request(3, 2))
@@ -375,7 +375,7 @@ def test_a_rollback_supersedes_a_canary(world):
 
 def test_a_rollback_asked_for_while_a_promoted_release_drains_waits_for_it(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             world.in_flight[world.name(1)] = 1
             life.controller.submit(world.request(2, 1))
@@ -403,12 +403,12 @@ def test_a_rollback_waits_for_no_request_in_flight_and_for_no_evidence(world, mo
         commit(*arguments)
 
     monkeypatch.setattr(evidence, "commit", store)
-    monkeypatch.setattr(rollout, "_EVIDENCE_TRIES", 300)
+    monkeypatch.setattr(runner, "_EVIDENCE_TRIES", 300)
 
     async def work():
         nonlocal refuses
         refuses = False
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             refuses = True
             world.in_flight[world.name(1)] = 1
@@ -448,7 +448,7 @@ def test_one_rollout_at_a_time_and_the_same_request_twice_is_one(world):
 
 def test_a_warm_release_goes_when_its_time_is_over(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             await life.release(world.request(2, 1, policy=policy(warm_seconds=1e-6)))
             await asyncio.sleep(5)
@@ -463,7 +463,7 @@ def test_a_warm_release_goes_when_its_time_is_over(world):
 
 def test_retiring_takes_everything_away(world):
     async def work():
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             life.controller.submit(world.request(2, 1))
             await life.until(lambda: 0.1 in world.weights)
@@ -493,10 +493,10 @@ def test_what_a_retired_target_left_loaded_goes_when_triton_lets_it(world):
 
 
 def test_a_fault_of_the_controller_is_called_one_and_ends_the_rollout(world, monkeypatch):
-    async def look(_observation):
+    async def update(_observation):
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr(Observation, "look", look)
+    monkeypatch.setattr(Observation, "update", update)
     status, _ = release(world)
     assert (status.outcome, status.restarts) == ("rolled_back", 3)
     assert "a fault of the controller (AttributeError: no such thing)" in status.reasons[0]

@@ -1,4 +1,4 @@
-"""A tier of pods that come, go and fail, each with a real agent's API before a Triton that is told what to do."""
+"""A tier of pods that come, go and fail, each with a real agent's API before a Triton that does what a test says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKEN = "planted-token"
 
 
 class Triton:
-    """Loads and answers as it is told."""
+    """A Triton that loads and answers as a test says."""
 
     def __init__(self) -> None:
         self.up = True
@@ -113,10 +113,10 @@ def drive(folder: Path, work: Callable[[Tier, Pods], Awaitable[Any]], count: int
     return asyncio.run(run())
 
 
-async def bring(pods: Pods, live: LiveRelease) -> str:
+async def deploy(pods: Pods, live: LiveRelease) -> str:
     """Under the name that it has."""
-    name = await pods.called(live)
-    await pods.bring(live.model_copy(update={"name": name}))
+    name = await pods.release_name(live)
+    await pods.deploy(live.model_copy(update={"name": name}))
     return name
 
 
@@ -133,34 +133,34 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> LiveRelease:
 
 def test_every_pod_has_what_is_installed_and_loaded_under_one_name(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.called(live)
+        name = await pods.release_name(live)
         assert name.startswith("kubectl-v1-")
-        assert await pods.lacking(name) == sorted(tier.addresses)
-        await bring(pods, live)
-        assert await pods.installed() == await pods.loaded() == {name} and await pods.lacking(name) == []
-        assert await pods.holds(live.release)
+        assert await pods.not_ready(name) == sorted(tier.addresses)
+        await deploy(pods, live)
+        assert await pods.installed() == await pods.loaded() == {name} and await pods.not_ready(name) == []
+        assert await pods.has_engine(live.release)
         assert [prompt.answer for prompt in await pods.golden(live.release)] == ["a"]
         # A name that an earlier image gave it stays, whatever the code of today would call it.
         old = live.model_copy(update={"name": "kubectl-v1-old"})
-        assert await bring(pods, old) == "kubectl-v1-old"
+        assert await deploy(pods, old) == "kubectl-v1-old"
         for each in (name, "kubectl-v1-old"):
             await pods.unload(each)
         for each in (name, "kubectl-v1-old"):
             await pods.remove(each)
-        assert await pods.installed() == set() and not await pods.holds(live.release)
+        assert await pods.installed() == set() and not await pods.has_engine(live.release)
 
     drive(tmp_path, work)
 
 
 def test_a_new_pod_lacks_what_the_others_have_and_is_given_it(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await bring(pods, live)
+        name = await deploy(pods, live)
         tier.tritons[1].ready.clear()
         assert await pods.loaded() == {name}  # the other still serves it
-        assert await pods.lacking(name) == [tier.addresses[1]]
-        assert await pods.problem(name, 1) is None  # only who has it is asked
-        await bring(pods, live)
-        assert await pods.lacking(name) == []
+        assert await pods.not_ready(name) == [tier.addresses[1]]
+        assert await pods.probe(name, 1) is None  # only who has it is asked
+        await deploy(pods, live)
+        assert await pods.not_ready(name) == []
 
     drive(tmp_path, work)
 
@@ -168,11 +168,11 @@ def test_a_new_pod_lacks_what_the_others_have_and_is_given_it(tmp_path: Path, li
 def test_a_pod_that_is_away_keeps_nobody_waiting_and_is_named(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
         await tier.leave(1)
-        name = await bring(pods, live)
+        name = await deploy(pods, live)
         assert await pods.loaded() == {name} and await pods.live()
-        assert await pods.lacking(name) == [] and list(await pods.silent()) == [tier.addresses[1]]
+        assert await pods.not_ready(name) == [] and list(await pods.unreachable()) == [tier.addresses[1]]
         await tier.leave(0)
-        assert not await pods.live() and len(await pods.silent()) == 2
+        assert not await pods.live() and len(await pods.unreachable()) == 2
         with pytest.raises(NotAvailableError, match="no pod of the stable tier answers"):
             await pods.loaded()
 
@@ -191,21 +191,21 @@ def test_who_holds_another_token_is_told_so(tmp_path: Path, capsys: pytest.Captu
 
 def test_one_server_will_do_where_another_refuses_or_does_not_answer(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        named = live.model_copy(update={"name": await pods.called(live)})
+        named = live.model_copy(update={"name": await pods.release_name(live)})
         tier.tritons[1].refuses.add(named.name)
-        await pods.bring(named, one_will_do=True)
+        await pods.deploy(named, any_server=True)
         assert await pods.loaded() == {named.name}
         tier.tritons[1].ready.add(named.name)
         tier.tritons[1].dead.add(named.name)
-        assert await pods.problem(named.name, 1) is not None
-        assert await pods.problem(named.name, 1, one_will_do=True) is None
+        assert await pods.probe(named.name, 1) is not None
+        assert await pods.probe(named.name, 1, any_server=True) is None
         for _ in range(2):  # the golden prompts of a rollback
             assert (await pods.generate(named.name, messages=[], timeout=5)).text == "yes"
         tier.tritons[0].ready.clear()
         tier.tritons[1].ready.clear()
         tier.tritons[0].refuses.add(named.name)
         with pytest.raises(TritonError, match="avx512_vnni"):
-            await pods.bring(named, one_will_do=True)
+            await pods.deploy(named, any_server=True)
 
     drive(tmp_path, work)
 
@@ -213,8 +213,8 @@ def test_one_server_will_do_where_another_refuses_or_does_not_answer(tmp_path: P
 def test_a_pod_on_its_way_out_is_left_alone(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
         tier.apis[1].leaving = True
-        name = await bring(pods, live)
-        assert await pods.lacking(name) == []
+        name = await deploy(pods, live)
+        assert await pods.not_ready(name) == []
         assert tier.tritons[1].ready == set()
 
     drive(tmp_path, work)
@@ -222,11 +222,11 @@ def test_a_pod_on_its_way_out_is_left_alone(tmp_path: Path, live: LiveRelease) -
 
 def test_what_one_pod_refuses_is_told_with_its_reason_and_the_others_have_it(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.called(live)
+        name = await pods.release_name(live)
         tier.tritons[1].refuses.add(name)
         with pytest.raises(TritonError, match=f"{tier.addresses[1]}.*avx512_vnni"):
-            await bring(pods, live)
-        assert await pods.lacking(name) == [tier.addresses[1]] and tier.tritons[0].ready == {name}
+            await deploy(pods, live)
+        assert await pods.not_ready(name) == [tier.addresses[1]] and tier.tritons[0].ready == {name}
 
     drive(tmp_path, work)
 
@@ -235,25 +235,25 @@ def test_a_pod_that_takes_no_requests_of_the_release_that_is_followed_does_not_m
     tmp_path: Path, live: LiveRelease
 ) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await pods.called(live)
+        name = await pods.release_name(live)
         tier.tritons[1].refuses.add(name)
         tier.tritons[0].ready.add("former")
-        await pods.bring(live.model_copy(update={"name": name}), "former")
-        assert await pods.lacking(name, "former") == []
-        assert await pods.lacking(name, "nowhere") == await pods.lacking(name) == [tier.addresses[1]]
+        await pods.deploy(live.model_copy(update={"name": name}), "former")
+        assert await pods.not_ready(name, "former") == []
+        assert await pods.not_ready(name, "nowhere") == await pods.not_ready(name) == [tier.addresses[1]]
 
     drive(tmp_path, work)
 
 
 def test_a_pod_is_given_a_release_once_whoever_waits_for_it(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        named = live.model_copy(update={"name": await pods.called(live)})
-        await pods.supply(named)
+        named = live.model_copy(update={"name": await pods.release_name(live)})
+        await pods.start_deploy(named)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
-                await pods.bring(named)
-        await asyncio.gather(pods.bring(named), pods.bring(named))
-        assert await pods.lacking(named.name) == []
+                await pods.deploy(named)
+        await asyncio.gather(pods.deploy(named), pods.deploy(named))
+        assert await pods.not_ready(named.name) == []
         assert [triton.loads for triton in tier.tritons] == [1, 1]
 
     drive(tmp_path, work)
@@ -264,27 +264,27 @@ def test_an_engine_that_is_gone_is_an_artifact_error_here_too(tmp_path: Path, li
 
     async def work(tier: Tier, pods: Pods) -> None:
         with pytest.raises(ArtifactError, match="engine-9"):
-            await bring(pods, live.model_copy(update={"release": live.release.model_copy(update={"engine": gone})}))
+            await deploy(pods, live.model_copy(update={"release": live.release.model_copy(update={"engine": gone})}))
 
     drive(tmp_path, work)
 
 
 def test_only_the_pod_whose_release_has_died_is_given_a_fresh_one(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await bring(pods, live)
+        name = await deploy(pods, live)
         tier.tritons[1].dead.add(name)
-        problem = await pods.problem(name, 1)
+        problem = await pods.probe(name, 1)
         assert problem is not None and tier.addresses[1] in str(problem)
         await pods.reload(name)
         assert [triton.reloads for triton in tier.tritons] == [[], [name]]
-        assert await pods.problem(name, 1) is None
+        assert await pods.probe(name, 1) is None
 
     drive(tmp_path, work)
 
 
 def test_requests_take_turns(tmp_path: Path, live: LiveRelease) -> None:
     async def work(tier: Tier, pods: Pods) -> None:
-        name = await bring(pods, live)
+        name = await deploy(pods, live)
         for _ in range(6):
             assert (await pods.generate(name, messages=[], timeout=5)).text == "yes"
         assert [triton.asked for triton in tier.tritons] == [3, 3]
@@ -301,9 +301,9 @@ def test_a_name_that_is_not_known_yet_stands_for_no_pod(monkeypatch: pytest.Monk
     async def run() -> None:
         async with Finder(["triton-agents-canary:8003"], TOKEN) as find:
             pods = Pods("the canary tier", find)
-            assert not await pods.live() and await pods.silent() == {}
+            assert not await pods.live() and await pods.unreachable() == {}
             with pytest.raises(NotAvailableError, match="no pod of the canary tier answers"):
-                await pods.lacking("a")
+                await pods.not_ready("a")
 
     asyncio.run(run())
 

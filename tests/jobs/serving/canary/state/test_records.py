@@ -22,11 +22,11 @@ def test_what_is_needed_is_the_same_from_the_controller_and_from_its_records(tmp
             life.controller.submit(world.request(2, 1))
             return life.controller.state()
 
-    told = run_virtually(work())
+    running = run_virtually(work())
     kept = Records(tmp_path / "canary").state()
-    assert kept.unfinished == told.unfinished == (world.request(2, 1),)
+    assert kept.unfinished == running.unfinished == (world.request(2, 1),)
     assert [target.champion.release for target in kept.targets] == [world.release(1)]
-    assert [target.champion for target in told.targets] == [target.champion for target in kept.targets]
+    assert [target.champion for target in running.targets] == [target.champion for target in kept.targets]
 
 
 @pytest.mark.parametrize(

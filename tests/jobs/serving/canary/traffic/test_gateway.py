@@ -209,7 +209,7 @@ def test_a_route_that_is_not_as_it_has_to_be_is_left_alone(tmp_path: Path, rule:
 
 def test_outside_a_pod_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(Exception, match="there is no Kubernetes API to reach from here"):
+    with pytest.raises(Exception, match="no Kubernetes API can be reached from here"):
         Api.of_this_pod()
 
 
@@ -379,7 +379,7 @@ import functools, runpy
 from pathlib import Path
 from jobs.serving.canary import data_plane
 from jobs.serving.canary.traffic import http_route
-data_plane.Peers = functools.partial(data_plane.Peers, timing=data_plane.Timing(lease={lease}))
+data_plane.DataPlane = functools.partial(data_plane.DataPlane, timing=data_plane.Timing(lease={lease}))
 http_route.Api.of_this_pod = lambda: http_route.Api({url!r}, Path({token!r}), None, "anemone")
 runpy.run_module("jobs.serving.canary", run_name="__main__", alter_sys=True)
 """
@@ -436,7 +436,7 @@ def test_a_gateway_leads_a_bad_canary_one_whose_controller_dies_and_a_good_one(
     async def run() -> None:
         async with gatewayed(tmp_path, engines) as services:
             first = await services.lead(services.request(1))
-            assert first.outcome == "promoted", services.told(first)
+            assert first.outcome == "promoted", services.describe(first)
             async with Clients(services.gateway_port) as clients:
                 await _a_bad_canary_loses_its_traffic(services)
                 await _without_the_controller_the_canary_is_out_of_force_though_the_weights_stay(services)
@@ -448,7 +448,7 @@ def test_a_gateway_leads_a_bad_canary_one_whose_controller_dies_and_a_good_one(
 
 async def _a_bad_canary_loses_its_traffic(services: Gatewayed) -> None:
     bad = await services.lead(services.request(2, 1, drill="failing"))
-    assert bad.outcome == "rolled_back", services.told(bad)
+    assert bad.outcome == "rolled_back", services.describe(bad)
     assert services.kubernetes.weights == [1000, 0]
     assert (await services.target()).champion.release.version == "1"
 
@@ -474,7 +474,7 @@ async def _without_the_controller_the_canary_is_out_of_force_though_the_weights_
 async def _a_good_canary_is_led_by_the_weights_and_promoted(services: Gatewayed) -> None:
     before = len(services.kubernetes.patches)
     second = await services.lead(services.request(2, 1))
-    assert second.outcome == "promoted", services.told(second)
+    assert second.outcome == "promoted", services.describe(second)
     assert second.figures["canary_requests"] >= 60
     assert services.kubernetes.weights == [1000, 0]
     patches = services.kubernetes.patches[before:]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from include.release.rollouts import CanaryPolicy
-from tests.jobs.serving.canary.world import POLICY, TARGET, FakePod, Life, Traffic, World, run_virtually
+from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, FakePod, Life, World, run_virtually
 
 QUICK = CanaryPolicy.model_validate(
     {**POLICY.model_dump(), "steps": (0.5,), "step_seconds": 5, "baseline_requests": 20, "min_requests": 150}
@@ -27,7 +27,7 @@ def live(world: World, work: Callable[[Life], Awaitable[Any]]) -> Any:
     """Do something in the life of a controller that has version 1 live, under traffic."""
 
     async def run() -> Any:
-        async with Life(world) as life, Traffic(world):
+        async with Life(world) as life, Clients(world):
             first = await life.release(world.request(1))
             assert first.outcome == "promoted", first.reasons
             return await work(life)
@@ -107,7 +107,7 @@ def test_a_stable_pod_that_is_silent_keeps_no_release_from_being_promoted(world:
 
     status = live(world, work)
     assert status.outcome == "promoted", status.reasons
-    assert any("stable1" in note.message for note in status.notes), "it is told which pod it was promoted without"
+    assert any("stable1" in note.message for note in status.notes), "a note names the pod that it was promoted without"
     assert world.lost == 0
 
 
@@ -187,8 +187,8 @@ def test_a_tier_that_is_away_does_not_keep_the_other_from_being_looked_after(wor
         for pod in away:
             pod.up = False
         there[0].triton.loaded.add("left-over")
-        there[0].told = None
-        await life.until(lambda: "left-over" not in there[0].triton.loaded and there[0].told is not None, 30)
+        there[0].required = None
+        await life.until(lambda: "left-over" not in there[0].triton.loaded and there[0].required is not None, 30)
 
     live(world, work)
 
@@ -235,7 +235,7 @@ def test_a_new_pod_that_reads_a_large_engine_keeps_nothing_else_waiting(world: W
         world.stable.append(new)
         world.canary[0].triton.restart()
         await life.until(lambda: life.controller.rollout("release-2").restarts == 1, 10)
-        await life.until(lambda: new.told is not None, 10)
+        await life.until(lambda: new.required is not None, 10)
         began = asyncio.get_running_loop().time()
         back = await life.release(world.rollback("back", 1))
         return back, asyncio.get_running_loop().time() - began
@@ -249,7 +249,7 @@ def test_what_the_router_still_leads_to_is_not_unloaded(world: World) -> None:
     """A controller dies after the promotion, the router is away, and the former champion is not to be kept warm."""
 
     async def work() -> None:
-        async with Traffic(world):
+        async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
                 policy = QUICK.model_copy(update={"warm_seconds": 1e-6})
@@ -284,7 +284,7 @@ def test_a_champion_that_no_pod_can_load_does_not_take_the_pods_from_the_others(
         await asyncio.sleep(30)
         assert all(pod.ready for pod in world.stable)
         world.unloadable.clear()
-        await life.until(lambda: all(pod.told == {name, world.name(1)} and pod.ready for pod in world.stable), 120)
+        await life.until(lambda: all(pod.required == {name, world.name(1)} and pod.ready for pod in world.stable), 120)
 
     live(world, work)
 
@@ -305,8 +305,8 @@ def test_after_a_restart_each_pod_has_the_champion_before_the_warm_release(
     for pod in world.stable:
         (first, _), (second, beside) = pod.triton.begun
         assert (first, second) == (world.name(2), world.name(1)) and world.name(2) in beside
-    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert told.count("repair") == 1 and "repair_failed" not in told, "that an engine is being read is no failure"
+    events = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert events.count("repair") == 1 and "repair_failed" not in events, "that an engine is being read is no failure"
 
 
 def test_a_release_waits_no_longer_than_patience_for_a_pod_whose_node_is_lost_while_it_is_given_it(
@@ -384,7 +384,7 @@ def test_without_records_a_new_pod_is_not_ready_before_it_has_what_the_router_le
     world: World, router: str
 ) -> None:
     async def work() -> None:
-        async with Traffic(world):
+        async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
             shutil.rmtree(world.folder / "canary")
@@ -393,7 +393,7 @@ def test_without_records_a_new_pod_is_not_ready_before_it_has_what_the_router_le
             world.router.up = router == "there"
             async with Life(world):
                 await asyncio.sleep(20)
-            assert new.told == ({world.name(1)} if router == "there" else None)
+            assert new.required == ({world.name(1)} if router == "there" else None)
             assert not new.ready and world.stable[0].ready
 
     run_virtually(work())
