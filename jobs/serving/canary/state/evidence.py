@@ -52,7 +52,8 @@ def _name(rollout: str) -> str:
 
 def _code() -> str:
     """Return the SHA-256 (hex) of the controller's code."""
-    return digest({path.name: file_digest(path) for path in Path(__file__).parent.glob("*.py")})
+    package = Path(__file__).parents[1]
+    return digest({str(path.relative_to(package)): file_digest(path) for path in package.rglob("*.py")})
 
 
 def _report(rollout: Rollout) -> str:
