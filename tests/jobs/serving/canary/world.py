@@ -443,6 +443,7 @@ class World:
         failing, slow, garbled: shares, by release, of requests that go wrong.
         weights: of every route that was ever set.
         lost: requests that no arm answered.
+        on_save: called with each rollout's record right after it was made durable.
         stable, canary: the pods of two tiers; none of either on one machine, which has one Triton.
     """
 
@@ -464,6 +465,7 @@ class World:
         self.garbled_live: set[str] = set()
         self.weights: list[float] = []
         self.sent = self.lost = 0
+        self.on_save: Callable[[Rollout], None] = lambda _rollout: None
         self.triton = FakeTriton(self, self.installed)
         self.router = FakeRouter(self)
         self.stable = [FakePod(self, f"stable{number}") for number in range(stable)]
@@ -636,6 +638,13 @@ class Life:
         self.records = Records(world.folder / "canary")
         for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):
             setattr(self.records, save, self._guard(getattr(self.records, save)))
+        save_rollout = self.records.save_rollout
+
+        def save_and_report(rollout: Rollout) -> None:
+            save_rollout(rollout)
+            world.on_save(rollout)
+
+        self.records.save_rollout = save_and_report  # type: ignore[method-assign]
         self.controller = Controller(self.records, data_plane)
 
     def _pods(self, name: str, pods: list[FakePod]) -> Pods:
