@@ -8,17 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from include.specs.base import Artifact
 from tests.faults.scenario import scenario
-from tests.jobs.serving.canary.services import Clients, make_engines
+from tests.jobs.serving.canary.services import Clients
 from tests.jobs.serving.canary.tiers import Cluster, Pod, are_ready, cluster, leaves, until
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Artifact]:
-    return make_engines(tmp_path_factory.mktemp("engines"))
 
 
 @scenario(

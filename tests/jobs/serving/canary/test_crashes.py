@@ -13,14 +13,9 @@ import os
 import pytest
 
 from include.errors import DataError
-from include.release.rollouts import CanaryPolicy, RolloutStatus
+from include.release.rollouts import RolloutStatus
 from jobs.serving.canary.state.records import Rollout
-from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually
-
-QUICK = CanaryPolicy.model_validate(
-    {**POLICY.model_dump(), "steps": (0.5,), "step_seconds": 5, "look_seconds": 5, "baseline_requests": 20}
-    | {"min_requests": 150}
-)
+from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, Life, World, run_virtually
 
 
 async def _settle(life: Life, rollout: str) -> RolloutStatus:

@@ -5,16 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from include.specs.base import Artifact
-from tests.jobs.serving.canary.services import Clients, make_engines
+from tests.jobs.serving.canary.services import Clients
 from tests.jobs.serving.canary.tiers import are_ready, call, cluster, is_empty, rollback, until
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Artifact]:
-    return make_engines(tmp_path_factory.mktemp("engines"))
 
 
 def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path, engines: dict[int, Artifact]) -> None:

@@ -50,6 +50,10 @@ POLICY = CanaryPolicy(
     alpha=1e-6,
     quality=Quality(golden_prompts=4),
 )
+QUICK = CanaryPolicy.model_validate(
+    {**POLICY.model_dump(), "steps": (0.5,), "step_seconds": 5, "baseline_requests": 20, "min_requests": 150}
+)
+"""One step, for tests of what comes before or after the steps."""
 
 
 class _Selector(selectors.DefaultSelector):

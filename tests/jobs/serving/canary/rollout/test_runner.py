@@ -16,6 +16,9 @@ from jobs.serving.canary.rollout import runner
 from jobs.serving.canary.state import evidence
 from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually
 
+SEEDS = pytest.mark.parametrize("world", range(5), indirect=True)
+"""What chance could decide is tried with traffic that is drawn several times."""
+
 
 def policy(**changes: object) -> CanaryPolicy:
     return CanaryPolicy.model_validate({**POLICY.model_dump(), **changes})
@@ -55,6 +58,7 @@ def test_the_first_release_is_live_once_it_has_proven_itself(world):
     assert world.weights == [0.0]
 
 
+@SEEDS
 def test_a_good_canary_is_led_through_its_steps_and_promoted(world):
     status, target = release(world)
     assert status.outcome == "promoted"
@@ -68,6 +72,7 @@ def test_a_good_canary_is_led_through_its_steps_and_promoted(world):
     assert messages[-1] == "finished: promoted"
 
 
+@SEEDS
 def test_every_analysis_run_is_kept_and_decided_alike_again(world):
     status, _ = release(world)
     store, name = Store.of(status.evidence)
@@ -100,6 +105,7 @@ def test_a_drill_with_nothing_to_go_back_to_is_refused(world):
     assert world.triton.loads == []
 
 
+@SEEDS
 @pytest.mark.parametrize(
     ("misbehave", "says"),
     [
@@ -195,6 +201,7 @@ def test_a_release_that_is_live_already_is_promoted_at_once(world):
     assert target.previous == ()
 
 
+@SEEDS
 @pytest.mark.parametrize("fault", ["no traffic", "both bad", "no counts"])
 def test_want_of_evidence_never_promotes(world, fault):
     def before() -> None:
@@ -234,6 +241,7 @@ def test_times_that_the_router_cannot_count_are_not_judged_and_never_promote(wor
     assert any("latency is not judged: the champion's own times are beyond" in why for why in status.reasons)
 
 
+@SEEDS
 @pytest.mark.parametrize(("slow", "outcome"), [(0.05, "promoted"), (0.8, "rolled_back")])
 def test_latency_is_judged_as_soon_as_the_champion_has_answered_enough(world, slow, outcome):
     late = policy(baseline_requests=200, baseline_seconds=2)

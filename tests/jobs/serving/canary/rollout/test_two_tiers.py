@@ -10,12 +10,7 @@ from typing import Any
 
 import pytest
 
-from include.release.rollouts import CanaryPolicy
-from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, FakePod, Life, World, run_virtually
-
-QUICK = CanaryPolicy.model_validate(
-    {**POLICY.model_dump(), "steps": (0.5,), "step_seconds": 5, "baseline_requests": 20, "min_requests": 150}
-)
+from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, FakePod, Life, World, run_virtually
 
 
 @pytest.fixture

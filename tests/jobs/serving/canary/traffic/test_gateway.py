@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import random
 import signal
@@ -21,196 +20,17 @@ from include.specs.base import Artifact
 from jobs.serving.canary import __main__ as canary_main
 from jobs.serving.canary.traffic import gateway as gateway_module
 from jobs.serving.canary.traffic.gateway import Gateway
-from jobs.serving.canary.traffic.http_route import GROUP, Api, HTTPRoute
+from jobs.serving.canary.traffic.http_route import Api, HTTPRoute
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from jobs.serving.canary.traffic.router import Router
 from jobs.serving.router.routes import Split
-from tests.jobs.serving.canary.services import TARGET, TOKEN, Clients, Services, make_engines, running
+from tests.jobs.serving.canary.services import TARGET, TOKEN, Clients, Services, running
+from tests.jobs.serving.canary.traffic.kubernetes_api import KubernetesApi
 from tests.jobs.serving.router.conftest import CANARY, CHAMPION
 from tests.jobs.serving.router.conftest import TOKEN as ROUTER_TOKEN
 from tests.jobs.serving.router.conftest import Router as RealRouter
 from tests.jobs.serving.router.conftest import running as real_router
 from tests.ports import free_ports
-
-ROUTE = {
-    "apiVersion": GROUP,
-    "kind": "HTTPRoute",
-    "metadata": {"name": "models", "namespace": "anemone", "resourceVersion": "7"},
-    "spec": {
-        "parentRefs": [{"name": "front"}],
-        "rules": [
-            {
-                "name": "other",
-                "backendRefs": [{"name": "router", "port": 8000, "weight": 5}, {"name": "router-canary"}],
-            },
-            {
-                "name": "models",
-                "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": []}}],
-                "timeouts": {"request": "60s"},
-                "backendRefs": [
-                    {"name": "router", "port": 8000, "filters": [{"type": "RequestMirror"}]},
-                    {"name": "router-canary", "port": 8000, "weight": 0},
-                ],
-            },
-        ],
-    },
-}
-
-
-class KubernetesApi:
-    """As much of an API server as one HTTPRoute needs, JSON Patch (RFC 6902) and its conflicts included.
-
-    Attributes:
-        meddle: called before each patch is looked at.
-        objection: what an admission policy has against every patch, if anything.
-    """
-
-    def __init__(self) -> None:
-        self.route = copy.deepcopy(ROUTE)
-        self.patches: list[Any] = []
-        self.tokens: set[str] = set()
-        self.meddle: Callable[[], None] = lambda: None
-        self.objection: str | None = None
-
-    @property
-    def weights(self) -> list[Any]:
-        return [ref.get("weight") for ref in self.route["spec"]["rules"][1]["backendRefs"]]
-
-    def touch(self) -> None:
-        self.route["metadata"]["resourceVersion"] = str(int(self.route["metadata"]["resourceVersion"]) + 1)
-
-    @asynccontextmanager
-    async def served(self) -> AsyncIterator[str]:
-        async def handle(request: web.Request) -> web.Response:
-            self.tokens.add(request.headers["Authorization"])
-            if request.path != f"/apis/{GROUP}/namespaces/anemone/httproutes/models":
-                return _status(404, f'httproutes "{request.path}" not found')
-            if request.method == "GET":
-                return web.json_response(self.route)
-            self.meddle()
-            assert request.content_type == "application/json-patch+json"
-            return self._patch(await request.json())
-
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
-
-    def _patch(self, operations: list[dict[str, Any]]) -> web.Response:
-        self.patches.append(operations)
-        if self.objection is not None:
-            return _status(422, 'HTTPRoute "models" is invalid', self.objection)
-        patched = copy.deepcopy(self.route)
-        for operation in operations:
-            *path, last = operation["path"].strip("/").split("/")
-            place: Any = patched
-            for key in path:
-                place = place[int(key) if isinstance(place, list) else key]
-            if operation["op"] == "test":
-                if place[last] != operation["value"]:
-                    return _status(422, "the server rejected our request due to an error in our request")
-            else:
-                assert operation["op"] == "add" or last in place
-                place[last] = operation["value"]
-        if patched["metadata"]["resourceVersion"] != self.route["metadata"]["resourceVersion"]:
-            return _status(409, "the object has been modified")
-        self.route = patched
-        self.touch()
-        return web.json_response(self.route)
-
-
-def _status(code: int, message: str, *causes: str) -> web.Response:
-    details = {"causes": [{"message": cause} for cause in causes]}
-    return web.json_response({"kind": "Status", "message": message, "details": details, "code": code}, status=code)
-
-
-def drive(api: KubernetesApi, folder: Path, work: Callable[[HTTPRoute], Any], rule: str = "models") -> Any:
-    (folder / "token").write_text("planted-token\n")
-
-    async def run() -> Any:
-        async with api.served() as url:
-            given = Api(url, folder / "token", None, "anemone")
-            async with HTTPRoute(given, "anemone/models", rule, "router", "router-canary") as route:
-                return await work(route)
-
-    return asyncio.run(run())
-
-
-def test_two_numbers_are_changed_and_nothing_else(tmp_path: Path) -> None:
-    api = KubernetesApi()
-
-    async def work(route: HTTPRoute) -> float:
-        await route.set(0.05)
-        await route.set(0.05)
-        return await route.weight()
-
-    assert drive(api, tmp_path, work) == 0.05
-    assert api.weights == [950, 50]
-    assert len(api.patches) == 1
-    expected = copy.deepcopy(ROUTE)
-    for ref, weight in zip(expected["spec"]["rules"][1]["backendRefs"], (950, 50), strict=True):
-        ref["weight"] = weight
-    assert api.route["spec"] == expected["spec"]
-    assert api.tokens == {"Bearer planted-token"}
-
-
-def test_a_change_by_somebody_else_is_read_and_kept(tmp_path: Path) -> None:
-    api = KubernetesApi()
-
-    def add_a_rule_in_front() -> None:
-        api.meddle = lambda: None
-        api.route["spec"]["rules"].insert(0, {"name": "new", "backendRefs": [{"name": "blog", "weight": 3}]})
-        api.touch()
-
-    api.meddle = add_a_rule_in_front
-    drive(api, tmp_path, lambda route: route.set(0.25))
-    assert len(api.patches) == 2
-    assert api.route["spec"]["rules"][0] == {"name": "new", "backendRefs": [{"name": "blog", "weight": 3}]}
-    assert [ref["weight"] for ref in api.route["spec"]["rules"][2]["backendRefs"]] == [750, 250]
-
-
-def test_who_changes_it_all_the_time_wins_and_is_told_of(tmp_path: Path) -> None:
-    api = KubernetesApi()
-    api.meddle = api.touch
-    with pytest.raises(ConflictError, match="changed by somebody else all the time.*the object has been modified"):
-        drive(api, tmp_path, lambda route: route.set(0.25))
-    assert api.weights == [None, 0]
-
-
-def test_what_the_api_does_not_allow_is_told_in_its_own_words_and_asked_once(tmp_path: Path) -> None:
-    api = KubernetesApi()
-    api.objection = "spec.rules[1]: weights are changed on weekdays only"
-    with pytest.raises(RouterError, match="422.*weights are changed on weekdays only.*nobody else") as told:
-        drive(api, tmp_path, lambda route: route.set(0.25))
-    assert not isinstance(told.value, ConflictError) and len(api.patches) == 1
-
-
-@pytest.mark.parametrize(
-    ("rule", "change", "says"),
-    [
-        ("absent", lambda rule: None, "there are 0 rules of that name"),
-        ("models", lambda rule: rule["backendRefs"].pop(), "name the Service router-canary once"),
-        ("models", lambda rule: rule["backendRefs"].append({"name": "third"}), "other backends"),
-    ],
-)
-def test_a_route_that_is_not_as_it_has_to_be_is_left_alone(tmp_path: Path, rule: str, change: Any, says: str) -> None:
-    api = KubernetesApi()
-    change(api.route["spec"]["rules"][1])
-    with pytest.raises(RouterError, match=says):
-        drive(api, tmp_path, lambda route: route.set(0.25), rule)
-    assert not api.patches
-
-
-def test_outside_a_pod_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(Exception, match="no Kubernetes API can be reached from here"):
-        Api.of_this_pod()
 
 
 @dataclass
@@ -421,11 +241,6 @@ async def gatewayed(folder: Path, engines: dict[int, Artifact]) -> AsyncIterator
         services.api = url
         async with running(services):
             yield services
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Artifact]:
-    return make_engines(tmp_path_factory.mktemp("engines"))
 
 
 def test_a_gateway_leads_a_bad_canary_one_whose_controller_dies_and_a_good_one(
