@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from include.errors import AnemoneError
 from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
 from jobs.serving.canary.data_plane import DataPlane
+from jobs.serving.canary.placement import Placement
 from jobs.serving.canary.rollout.runner import Runner
-from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
 from jobs.serving.canary.target import Target
-from jobs.serving.canary.traffic.interface import RouterError
 from jobs.serving.router.log import log
 
 HISTORY = timedelta(days=90)
@@ -41,14 +38,13 @@ class Controller:
         self._records = records
         self._data_plane = data_plane
         self._targets: dict[str, Target] = {}
+        self._placement = Placement(data_plane, self._targets)
         self._rollouts: dict[str, Rollout] = {}
         """Ended rollouts only; the others are with their runner."""
         self._runners: dict[str, list[Runner]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._housekeeping: list[asyncio.Task[None]] = []
-        self._logged_problems: dict[tuple[str, str], str] = {}
-        """By event and tier: why it failed the last time."""
         self._sequence = 0
         self._retiring = asyncio.Lock()
 
@@ -80,7 +76,7 @@ class Controller:
             else:
                 self._start_tasks(target)
         # In a task of its own each: unloading a release may take as long as its last request.
-        for name, work in (("collect", self._collect_garbage), ("set_readiness", self._set_readiness)):
+        for name, work in (("collect", self._collect_garbage), ("set_readiness", self._placement.set_readiness)):
             self._housekeeping.append(asyncio.create_task(self._repeat(work, task=name)))
         log("started", targets=len(self._targets), unfinished=sum(map(len, self._runners.values())))
 
@@ -226,7 +222,7 @@ class Controller:
         return self._targets[name]
 
     def _runner(self, rollout: Rollout, target: Target) -> Runner:
-        return Runner(rollout, target, self._records, self._collect, self._set_readiness)
+        return Runner(rollout, target, self._records, self._placement)
 
     def _find(self, rollout: str) -> Rollout | None:
         runner = self._running(rollout)
@@ -296,7 +292,7 @@ class Controller:
     async def _collect_garbage(self) -> None:
         """Forget old rollouts, and unload what no target needs, be it of a target that was retired."""
         self._forget_old()
-        await self._collect()
+        await self._placement.collect()
 
     def _forget_old(self) -> None:
         """Forget rollouts that ended longer ago than `HISTORY`, and whose evidence is in the store."""
@@ -305,84 +301,11 @@ class Controller:
             self._records.forget_rollout(rollout.id)
             del self._rollouts[rollout.id]
 
-    async def _collect(self) -> None:
-        """Unload and remove the releases that no target needs any more."""
-        await asyncio.gather(*map(self._collect_from, self._data_plane.tiers))
-
-    async def _collect_from(self, servers: Servers) -> None:
-        """Unload and remove releases of one tier; one that fails does not hold up the others."""
-        problems: list[str] = []
-        try:
-            idle = (await servers.loaded() | await servers.installed()) - self._needed(servers)
-            idle -= await self._routed(servers) if idle else set()
-        except (RouterError, AnemoneError, OSError) as error:
-            problems.append(str(error))
-        else:
-            await asyncio.gather(*(self._remove_release(servers, name, problems) for name in sorted(idle)))
-        self._log_change("collect_pending", servers, "; ".join(problems))
-
-    async def _remove_release(self, servers: Servers, name: str, problems: list[str]) -> None:
-        async with servers.collecting[name]:
-            if name in self._needed(servers):
-                return
-            with _collected(problems):
-                if name in await servers.loaded():
-                    log("unload", tier=servers.name, release=name)
-                    await servers.unload(name)
-                if name in await servers.installed():
-                    await servers.remove(name)
-
-    def _log_change(self, event: str, servers: Servers, problem: str) -> None:
-        if problem and problem != self._logged_problems.get((event, servers.name)):
-            log(event, tier=servers.name, error=problem)
-        self._logged_problems[event, servers.name] = problem
-
-    def _needed(self, servers: Servers) -> set[str]:
-        stable = servers is self._data_plane.stable
-        return {name for target in self._targets.values() for name in (target.needed() if stable else target.needs)}
-
-    async def _routed(self, servers: Servers) -> set[str]:
-        """Return the releases of a tier that the router sends clients to, whatever the records say: they stay."""
-        data_plane = self._data_plane
-        routed = await data_plane.router.routed()
-        arms = [
-            arm for arm, tier in (("champion", data_plane.stable), ("canary", data_plane.canary)) if tier is servers
-        ]
-        return set().union(*(routed[arm] for arm in arms))
-
-    async def _set_readiness(self) -> None:
-        """Say to each tier which releases a server of it has to have before clients are sent there."""
-        champions = {name for target in self._targets.values() if (name := target.champion_name)}
-        canaries = {target.canary.name for target in self._targets.values() if target.canary}
-        known = champions | canaries | {name for target in self._targets.values() for name in target.known()}
-        both = self._data_plane.stable is self._data_plane.canary
-        asked = [(self._data_plane.stable, champions | canaries if both else champions)]
-        if not both:
-            asked.append((self._data_plane.canary, canaries))
-        await asyncio.gather(*(self._set_readiness_of(servers, names, known) for servers, names in asked))
-
-    async def _set_readiness_of(self, servers: Servers, names: set[str], known: set[str]) -> None:
-        """Set the releases of one tier; where records are lost, those that the router has routes to count, too."""
-        try:
-            try:
-                names = names | (await self._routed(servers) - known)
-            except RouterError:
-                if not names:
-                    raise
-            if len(names) > 1:
-                # A release that no server has would make every server unready for the clients of the others, too.
-                names = names & await servers.loaded() or names
-            await servers.set_readiness(names)
-        except (RouterError, AnemoneError, OSError) as error:
-            self._log_change("readiness_pending", servers, str(error))
-        else:
-            self._log_change("readiness_pending", servers, "")
-
     async def _finish_retirement(self, target: Target) -> None:
         """Remove a target's route, its loaded releases and its history."""
         target.needs.clear()
         await self._data_plane.retry_forever("the target is retired", lambda: target.set_route(target.champion_only()))
-        await self._collect()
+        await self._placement.collect()
         for runner in self._runners.pop(target.name, []):
             self._records.forget_rollout(runner.rollout.id)
         for rollout in [one for one in self._rollouts.values() if one.request.target == target.name]:
@@ -392,11 +315,3 @@ class Controller:
         del self._targets[target.name]
         self._wake.pop(target.name, None)
         log("retired", target=target.name)
-
-
-@contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except (AnemoneError, OSError) as error:
-        problems.append(str(error))

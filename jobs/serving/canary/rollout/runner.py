@@ -10,7 +10,7 @@ again at the first step; whatever happens after it goes forward. Every action ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from include.errors import AnemoneError
 from include.release.rollouts import LiveRelease, Outcome, RolloutStatus
 from jobs.serving.canary.analysis.observation import in_flight
-from jobs.serving.canary.data_plane import DataPlane
+from jobs.serving.canary.placement import Placement
 from jobs.serving.canary.rollout.actions import Actions
 from jobs.serving.canary.rollout.journal import Journal
 from jobs.serving.canary.rollout.resolution import resolve
@@ -44,26 +44,13 @@ class Runner:
         evidence_task: stores the evidence after the end of a rollout whose successor did not wait for it; else None.
     """
 
-    def __init__(
-        self,
-        rollout: Rollout,
-        target: Target,
-        records: Records,
-        collect: Callable[[], Coroutine[Any, Any, None]],
-        set_readiness: Callable[[], Awaitable[None]],
-    ) -> None:
-        """
-        Args:
-            collect: unloads and removes the releases that no target needs.
-            set_readiness: says to the servers what they have to have before clients are sent there.
-        """
+    def __init__(self, rollout: Rollout, target: Target, records: Records, placement: Placement) -> None:
         self.target = target
         self.evidence_task: asyncio.Task[Rollout] | None = None
         self._journal = Journal(rollout, records)
         self._records = records
-        self._collect = collect
-        self._set_readiness = set_readiness
-        self._data_plane: DataPlane = target.data_plane
+        self._placement = placement
+        self._data_plane = target.data_plane
         self._halt = asyncio.Event()
         self._expedited = asyncio.Event()
         self._collecting: asyncio.Task[None] | None = None
@@ -263,7 +250,7 @@ class Runner:
         if former is not None:
             self.target.needs.add(former.name)
         # A server without the release gets no more requests; and Triton may have been started again since.
-        await self._set_readiness()
+        await self._placement.set_readiness()
         await self._data_plane.retry_forever("the new champion is loaded", lambda: self.target.ensure_loaded(champion))
         await self._route_champion()
         self._journal.set_status(weight=0.0)
@@ -280,7 +267,7 @@ class Runner:
             await self._drain(name)
             self._journal.save("rolling_back", f"{name} has no traffic any more")
             self.target.needs.discard(name)
-            self._collecting = await self._unless_expedited(self._collect())
+            self._collecting = await self._unless_expedited(self._placement.collect())
 
     async def _route_champion(self) -> None:
         await self._data_plane.retry_forever(
