@@ -7,9 +7,9 @@ decided by `judge.decide` alone. Answers take a time that is drawn from a lognor
 what the controller calls so: beyond the limit that it would freeze from as many of the champion's times as the policy
 asks for, with the policy's tolerance. Where the traffic is too low for that before the first step, slow answers count
 from when the champion has answered enough. The other rules see the same requests: "twice the champion's rate in a
-window of a minute, twice in a row", and a one-sided z-test of the cumulative counts at every look, at the same alpha.
-Neither of them can promote; they are asked for a roll back for as long as the rollout lasts, and for at least the time
-that a good canary takes.
+window of a minute, twice in a row", and a one-sided z-test of the cumulative counts at every analysis run, at the same
+alpha. Neither of them can promote; they are asked for a rollback for as long as the rollout lasts, and for at least the
+time that a good canary takes.
 
 Fails where the judge breaks a promise: more false roll backs than alpha, or more promotions of a canary at or above
 the limit than its alpha, by more than three standard errors.
@@ -36,7 +36,7 @@ from jobs.serving.router.counts import Histogram
 
 POLICY = CanaryPolicy()
 LOW_TRAFFIC = POLICY.model_copy(update={"look_seconds": 60.0, "max_seconds": 6 * 3600.0})
-"""One looks as often as there is something to see."""
+"""An analysis run as often as there is something to see."""
 
 MEDIAN_SECONDS, SPREAD = 0.2, 0.5
 """Of an answer's time: median and standard deviation of its natural logarithm."""
@@ -50,7 +50,7 @@ def _constant(rate: float) -> Callable[[float], float]:
 
 
 def _drifting(seconds: float) -> float:
-    """Between 0 and 2% and back, every half an hour."""
+    """Return a rate that goes from 0 to 2% and back every half an hour."""
     return 0.01 * (1 - math.cos(2 * math.pi * seconds / 1800))
 
 
@@ -99,7 +99,7 @@ def settings() -> Iterator[Setting]:
 
 
 def freeze(policy: CanaryPolicy, draw: np.random.Generator) -> float:
-    """The limit of a slow answer in seconds, as the controller freezes it from the champion's times."""
+    """Return the limit of a slow answer in seconds, as the controller freezes it from the champion's times."""
     histogram = Histogram()
     for seconds in draw.lognormal(math.log(MEDIAN_SECONDS), SPREAD, policy.baseline_requests).tolist():
         histogram.add(seconds)
@@ -109,36 +109,36 @@ def freeze(policy: CanaryPolicy, draw: np.random.Generator) -> float:
 
 
 def share_beyond(limit: float, times_as_long: float = 1.0) -> float:
-    """Of the answers, those that take longer."""
+    """Return the share of the answers that take longer than a limit."""
     return 1 - NormalDist(math.log(MEDIAN_SECONDS * times_as_long), SPREAD).cdf(math.log(limit))
 
 
 class Requests:
-    """Requests of one look after another, drawn in blocks: (finished, failed, slow) of both arms."""
+    """Requests of one analysis run after another, drawn in blocks: (finished, failed, slow) of both arms."""
 
     def __init__(self, setting: Setting, policy: CanaryPolicy, limit: float, draw: np.random.Generator) -> None:
         self._setting = setting
         self._slow = (share_beyond(limit, setting.times_as_long), share_beyond(limit))
         self._seconds = policy.look_seconds
         self._draw = draw
-        self._look = 0
+        self._runs = 0
         self._weight = -1.0
         self._block: Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]] = iter(())
 
     def next(self, weight: float) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Canary's and champion's."""
+        """Return the next requests of canary and champion."""
         if weight != self._weight:
             self._weight, self._block = weight, iter(())
         found = next(self._block, None)
         if found is None:
             self._block = self._make(weight)
             found = next(self._block)
-        self._look += 1
+        self._runs += 1
         return found
 
     def _make(self, weight: float) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
         setting, draw = self._setting, self._draw
-        times = [self._seconds * (self._look + offset) for offset in range(_BLOCK)]
+        times = [self._seconds * (self._runs + offset) for offset in range(_BLOCK)]
         arms = []
         for share, rate, slow in (
             (weight, setting.canary, self._slow[0]),
@@ -167,7 +167,7 @@ class Rules:
     threshold: bool = False
     z_test: bool = False
 
-    def look(self, canary: tuple[int, int, int], champion: tuple[int, int, int]) -> None:
+    def update(self, canary: tuple[int, int, int], champion: tuple[int, int, int]) -> None:
         seen = (canary[0], canary[self.event], champion[0], champion[self.event])
         self.window.append(seen)
         self.totals = [total + number for total, number in zip(self.totals, seen, strict=True)]
@@ -183,18 +183,18 @@ class Rules:
 
 @dataclass(frozen=True)
 class Ended:
-    """How one rollout ended."""
+    """The end of one rollout."""
 
     action: str
     requests: int
-    looks: int
+    analysis_runs: int
     slow: float
     threshold: bool
     z_test: bool
 
 
 def simulate(setting: Setting, draw: np.random.Generator) -> Ended:
-    """One rollout, by the same sequence of evidence that the controller would see."""
+    """Simulate one rollout, by the same sequence of evidence that the controller would see."""
     policy = setting.policy
     limit = freeze(policy, draw)
     requests = Requests(setting, policy, limit, draw)
@@ -204,15 +204,15 @@ def simulate(setting: Setting, draw: np.random.Generator) -> Ended:
     rules = Rules(event, deque(maxlen=max(1, round(_WINDOW_SECONDS / policy.look_seconds))))
     least = math.ceil(len(policy.steps) * policy.step_seconds / policy.look_seconds)
     before: list[Generation] = []
-    step, entered, look = 0, 0.0, 0
+    step, entered, run = 0, 0.0, 0
     canary, champion = [0, 0, 0], [0, 0, 0]
     ended: tuple[str, int, int] | None = None
-    while ended is None or look < least:
-        look += 1
+    while ended is None or run < least:
+        run += 1
         seen_canary, seen_champion = requests.next(policy.steps[step])
         if not judged:
             seen_canary, seen_champion = (*seen_canary[:2], 0), (*seen_champion[:2], 0)
-        rules.look(seen_canary, seen_champion)
+        rules.update(seen_canary, seen_champion)
         if ended is not None:
             continue
         for total, seen in ((canary, seen_canary), (champion, seen_champion)):
@@ -227,7 +227,7 @@ def simulate(setting: Setting, draw: np.random.Generator) -> Ended:
             champion=_arm(champion),
             canary=_arm(canary),
         )
-        elapsed = look * policy.look_seconds
+        elapsed = run * policy.look_seconds
         limit_found = False
         if not judged:
             baseline += seen_champion[0] - seen_champion[1]
@@ -247,7 +247,7 @@ def simulate(setting: Setting, draw: np.random.Generator) -> Ended:
         )
         action = decide(policy, evidence).action
         if action not in ("go_on", "next_step"):
-            ended = (action, sum(part.canary.finished for part in (*before, now)), look)
+            ended = (action, sum(part.canary.finished for part in (*before, now)), run)
         elif action == "next_step" or limit_found:
             before.append(now)
             canary, champion = [0, 0, 0], [0, 0, 0]
@@ -257,18 +257,18 @@ def simulate(setting: Setting, draw: np.random.Generator) -> Ended:
 
 
 def _arm(counts: list[int]) -> Arm:
-    """Every answer is read, and those that failed are the bad ones."""
+    """Return the counts of an arm of which every answer is read, and only those that failed are bad."""
     finished, failed, slow = counts
     return Arm.model_construct(finished=finished, failed=failed, slow=slow, sampled=finished, bad=failed)
 
 
 def at_limit(setting: Setting) -> bool:
-    """Whether the canary fails at least as often as the policy allows, all the time."""
+    """Return whether the canary fails at least as often as the policy allows, all the time."""
     return min(setting.canary(seconds) for seconds in range(0, 3600, 60)) >= setting.policy.max_bad_rate
 
 
 def broken_promise(setting: Setting, runs: list[Ended]) -> str | None:
-    """What the judge did more often than it may."""
+    """Return what the judge did more often than it may, None where it kept its promises."""
     policy = setting.policy
 
     def exceeds(action: str, alpha: float) -> bool:
@@ -285,8 +285,9 @@ def broken_promise(setting: Setting, runs: list[Ended]) -> str | None:
 def measure(small: bool) -> list[frame.Row]:
     count = 20 if small else 1000
     print(
-        "| requests/s | arms | rolled back | promoted | inconclusive | canary's requests, looks to a verdict (median) "
-        "| threshold rule: rolled back | z-test: rolled back |\n|---|---|---|---|---|---|---|---|"
+        "| requests/s | arms | rolled back | promoted | inconclusive | "
+        "canary's requests, analysis runs to a verdict (median) | threshold rule: rolled back | z-test: rolled back |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     began, broken = time.monotonic(), []
     slow: list[float] = []
@@ -298,7 +299,7 @@ def measure(small: bool) -> list[frame.Row]:
         shares = [sum(run.action == action for run in runs) for action in ("roll_back", "promote", "inconclusive")]
         others = [sum(getattr(run, rule) for run in runs) for rule in ("threshold", "z_test")]
         cells = [f"{count / len(runs):.1%}" for count in (*shares, *others)]
-        medians = [statistics.median(getattr(run, key) for run in runs) for key in ("requests", "looks")]
+        medians = [statistics.median(getattr(run, key) for run in runs) for key in ("requests", "analysis_runs")]
         middle = f"{medians[0]:.0f}, {medians[1]:.0f}"
         print(f"| {setting.label} | {setting.name} | {' | '.join([*cells[:3], middle, *cells[3:]])} |", flush=True)
         if not setting.is_harmful:
