@@ -1,4 +1,4 @@
-"""A serving side of its own with a live release, clients that never stop, and a proxy at each seam."""
+"""Services with a live release, clients that never stop, and a proxy between each two services."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from include.release.rollouts import RolloutStatus
+from include.release.rollouts import RolloutRequest, RolloutStatus
 from include.specs.base import Artifact
-from tests.faults.serving.between import Between
+from tests.faults.serving.proxy import Proxy
 from tests.jobs.serving.canary.services import Clients, Services, make_engines, running
 from tests.ports import free_ports
 
@@ -29,22 +29,35 @@ class Live:
 
     services: Services
     clients: Clients
-    router_to_triton: Between
-    controller_to_router: Between
+    router_to_triton: Proxy
+    controller_to_router: Proxy
 
-    def ended_as(self, status: RolloutStatus, *outcomes: str) -> RolloutStatus:
-        assert status.outcome in outcomes, self.services.describe(status)
+    async def canary_under_traffic(self, **policy: Any) -> RolloutStatus:
+        """Ask for version 2; return its status once it gets traffic."""
+        request = self.services.request(2, 1, **policy)
+        await self.services.ask(request)
+        return await self.services.until(request.id, lambda status: status.state == "step" and status.weight > 0)
+
+    async def roll_out(self, request: RolloutRequest, outcome: str) -> RolloutStatus:
+        """Ask for a rollout, and wait for its end, which has to be this one."""
+        await self.services.ask(request)
+        return await self.ended(request.id, outcome)
+
+    async def ended(self, rollout: str, outcome: str, restarts: int = 0, seconds: float = 120) -> RolloutStatus:
+        """Wait for a rollout's end, which has to be this one."""
+        status = await self.services.ended(rollout, seconds)
+        assert (status.outcome, status.restarts) == (outcome, restarts), self.services.describe(status)
         return status
 
     async def serves(self, version: int) -> None:
-        """All of the traffic is on this version, and it answers."""
+        """Check that all of the traffic is on this version, and that it answers."""
         target = await self.services.until_healthy()
         assert target.champion is not None and target.champion.release.version == str(version)
         route = await self.services.route()
         assert (route["champion"], route["canary"], route["weight"]) == (target.champion.name, None, 0)
 
     async def nobody_noticed(self) -> None:
-        """No client has got anything but an answer, from the first request on."""
+        """Check that every client has got an answer, from the first request on."""
         sent = self.clients.sent
         while self.clients.sent < sent + 10:
             await asyncio.sleep(0.05)
@@ -71,10 +84,10 @@ async def live(folder: Path, engines: dict[int, Artifact], options: dict[str, Se
     )
     async with (
         running(services),
-        Between(to_triton, services.triton_http) as router_to_triton,
-        Between(to_router, services.admin) as controller_to_router,
+        Proxy(to_triton, services.triton_http) as router_to_triton,
+        Proxy(to_router, services.admin) as controller_to_router,
     ):
-        first = await services.lead(services.request(1))
+        first = await services.roll_out(services.request(1))
         assert first.outcome == "promoted", services.describe(first)
         async with Clients(services.router_port, rate) as clients:
             yield Live(services, clients, router_to_triton, controller_to_router)

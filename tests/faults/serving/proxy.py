@@ -1,4 +1,4 @@
-"""A real proxy between two real parts: it passes everything on, but for what a test has it do wrong."""
+"""A proxy between two services, which passes everything on except where a test spoils it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aiohttp import web
 Spoil = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
-class Between:
-    """Listens on `port`, and asks `behind`.
+class Proxy:
+    """Listens on `port`, and passes requests on to the service at `behind`.
 
     Attributes:
-        spoil: looks at each request first; what it returns is the answer, None lets the request through.
-        spoilt: so many were answered by it.
+        spoil: called with each request first; what it returns is the answer, None lets the request through.
+        spoilt: number of requests that it answered.
     """
 
     def __init__(self, port: int, behind: str) -> None:
@@ -60,7 +60,7 @@ class Between:
 
 
 async def broken_off(request: web.Request, *begun: bytes) -> web.StreamResponse:
-    """A stream that begins, and whose connection then breaks."""
+    """Begin a stream, then break its connection."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for chunk in begun:

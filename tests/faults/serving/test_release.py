@@ -21,10 +21,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from include.release.rollouts import RolloutRequest, RolloutStatus
+from include.release.rollouts import RolloutRequest
 from tests.faults.scenario import scenario
-from tests.faults.serving.between import Spoil, broken_off
 from tests.faults.serving.conftest import Live
+from tests.faults.serving.proxy import Spoil, broken_off
 from tests.jobs.serving.canary.services import TARGET, TOKEN, Services, make_engines
 
 WithLive = Callable[..., None]
@@ -32,10 +32,6 @@ Reads = Callable[[str], None]
 
 CANARY = "-v2-"
 """In the name of version 2's release, and so in the path by which the router asks it."""
-
-
-def under_way(status: RolloutStatus) -> bool:
-    return status.state == "step" and status.weight > 0
 
 
 # The judge is blind.
@@ -73,15 +69,12 @@ def only_counts(spoil: Spoil) -> Spoil:
 def test_counts_gone(with_live: WithLive, reads: Reads, spoil: Spoil) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1, max_seconds=6)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic(max_seconds=6)).id
         live.controller_to_router.spoil = only_counts(spoil)
-        await services.until(request.id, lambda status: status.outcome is not None)
+        await services.until(rollout, lambda status: status.outcome is not None)
         # It would wait two minutes for the end of requests that it cannot see.
         live.controller_to_router.spoil = None
-        status = live.ended_as(await services.ended(request.id), "inconclusive")
-        assert status.restarts == 0, services.describe(status)
+        status = await live.ended(rollout, "inconclusive")
         assert any("the router's counts could not be read" in reason for reason in status.reasons)
         await live.serves(1)
         await live.nobody_noticed()
@@ -98,17 +91,15 @@ def test_counts_gone(with_live: WithLive, reads: Reads, spoil: Spoil) -> None:
 def test_counts_gone_for_a_while(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic()).id
         live.controller_to_router.spoil = only_counts(not_found)
         blind = await services.until(
-            request.id, lambda status: any("counts could not be read" in reason for reason in status.reasons)
+            rollout, lambda status: any("counts could not be read" in reason for reason in status.reasons)
         )
         assert blind.outcome is None
         await asyncio.sleep(3)
         live.controller_to_router.spoil = None
-        live.ended_as(await services.ended(request.id), "promoted")
+        await live.ended(rollout, "promoted")
         await live.serves(2)
         await live.nobody_noticed()
         reads(next(reason for reason in blind.reasons if "counts could not be read" in reason))
@@ -139,10 +130,10 @@ def test_zero_traffic(with_live: WithLive, reads: Reads, inconclusive: str, at_l
             held = await services.until(request.id, lambda status: status.state == "held")
             reads(held.notes[-1].message)
             await services.call("POST", f"/rollouts/{request.id}/abort", {"reason": "nobody asks for it at night"})
-            status = live.ended_as(await services.ended(request.id), "rolled_back")
+            status = await live.ended(request.id, "rolled_back")
             assert status.reasons == ("aborted: nobody asks for it at night",)
         else:
-            status = live.ended_as(await services.ended(request.id), "inconclusive")
+            status = await live.ended(request.id, "inconclusive")
             assert f"not enough evidence after {at_least:.0f} s" in status.reasons[0]
             assert any("0 of" in reason for reason in status.reasons)
             reads("; ".join(status.reasons[:2]))
@@ -162,14 +153,12 @@ def test_zero_traffic(with_live: WithLive, reads: Reads, inconclusive: str, at_l
 def test_a_newer_release_meanwhile(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic()).id
         newer = services.request(1, 1, name="newer").model_dump(mode="json")
         code, document = await services.call("POST", "/rollouts", newer)
-        assert (code, document["rollout"]) == (409, request.id)
+        assert (code, document["rollout"]) == (409, rollout)
         reads(document["error"])
-        live.ended_as(await services.ended(request.id), "promoted")
+        await live.ended(rollout, "promoted")
         code, _ = await services.call("GET", "/rollouts/newer")
         assert code == 404
         await live.serves(2)
@@ -205,8 +194,8 @@ def test_rollback_pressed_while_promoting(with_live: WithLive, reads: Reads) -> 
             assert (await services.until("back", lambda status: True)).state == "pending"
             let_go.set()
             assert (await held).status == 200
-        promoted = live.ended_as(await services.ended(request.id), "promoted")
-        back = live.ended_as(await services.ended("back"), "promoted")
+        promoted = await live.ended(request.id, "promoted")
+        back = await live.ended("back", "promoted")
         assert promoted.notes[-1].time <= back.notes[0].time
         await live.serves(1)
         await live.nobody_noticed()
@@ -242,8 +231,7 @@ def test_both_arms_bad(with_live: WithLive, reads: Reads) -> None:
         services = live.services
         live.router_to_triton.spoil = fails_every(3, "-v1-", CANARY)
         # A rescue by the champion is asked for in the same way, so that it fails as often.
-        status = await services.lead(services.request(2, 1, max_seconds=12))
-        live.ended_as(status, "inconclusive")
+        status = await live.roll_out(services.request(2, 1, max_seconds=12), "inconclusive")
         assert status.figures["canary_failed"] > 0 and status.figures["champion_failed"] > 0
         assert any("that does not yet show a rate below 0.1" in reason for reason in status.reasons)
         live.router_to_triton.spoil = None
@@ -262,7 +250,7 @@ def test_the_champion_alone_is_bad(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
         live.router_to_triton.spoil = fails_every(3, "-v1-")
-        status = live.ended_as(await services.lead(services.request(2, 1)), "promoted")
+        status = await live.roll_out(services.request(2, 1), "promoted")
         assert status.figures["champion_failed"] > 0
         await live.serves(2)
         reads(status.notes[-1].message)
@@ -278,7 +266,7 @@ def test_the_champion_alone_is_bad(with_live: WithLive, reads: Reads) -> None:
 def test_latency_fine_but_text_garbage(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        status = live.ended_as(await services.lead(services.request(2, 1, "garbled")), "rolled_back")
+        status = await live.roll_out(services.request(2, 1, "garbled"), "rolled_back")
         assert status.reasons[0].startswith(("quality: ", "golden prompts: "))
         assert not any(reason.startswith(("errors", "latency")) for reason in status.reasons)
         await live.serves(1)
@@ -323,7 +311,7 @@ def test_garbage_on_the_wire(with_live: WithLive, reads: Reads, garbage: str) ->
     async def body(live: Live) -> None:
         services = live.services
         live.router_to_triton.spoil = spoil
-        status = live.ended_as(await services.lead(services.request(2, 1)), "rolled_back")
+        status = await live.roll_out(services.request(2, 1), "rolled_back")
         assert status.reasons[0].startswith("errors: "), services.describe(status)
         assert "bug " not in services.log("router")
         await live.serves(1)
@@ -347,7 +335,7 @@ def test_streams_cut(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
         live.router_to_triton.spoil = spoil
-        status = live.ended_as(await services.lead(services.request(2, 1, max_seconds=90)), "rolled_back")
+        status = await live.roll_out(services.request(2, 1, max_seconds=90), "rolled_back")
         assert status.reasons[0].startswith("errors: "), services.describe(status)
         await live.serves(1)
         told = live.clients.failed
@@ -366,13 +354,13 @@ def test_streams_cut(with_live: WithLive, reads: Reads) -> None:
 def test_triton_slower_than_its_limits(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        name = (await services.until(request.id, under_way)).name
+        canary = await live.canary_under_traffic()
+        rollout, name = canary.id, canary.name
+        assert name is not None
         (stub,) = stubs(services.folder, name)
         stub.send_signal(signal.SIGSTOP)
         try:
-            status = live.ended_as(await services.ended(request.id, 170), "rolled_back")
+            status = await live.ended(rollout, "rolled_back", seconds=170)
             await live.serves(1)
         finally:
             stub.send_signal(signal.SIGCONT)
@@ -432,10 +420,11 @@ def store_folder(services: Services) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "outcome", "says"),
     [
         pytest.param(
             deleted_in_store,
+            "refused",
             "is gone",
             marks=scenario(
                 given="a former release that is no longer loaded",
@@ -445,6 +434,7 @@ def store_folder(services: Services) -> Path:
         ),
         pytest.param(
             flipped_in_store,
+            "rolled_back",
             "model.bin",
             marks=scenario(
                 given="a former release that is no longer loaded",
@@ -455,18 +445,17 @@ def store_folder(services: Services) -> Path:
     ],
 )
 def test_an_engine_is_gone_before_its_rollback(
-    with_live: WithLive, reads: Reads, tmp_path: Path, damage: Callable[[Services], None], says: str
+    with_live: WithLive, reads: Reads, tmp_path: Path, damage: Callable[[Services], None], outcome: str, says: str
 ) -> None:
     async def body(live: Live) -> None:
         services = live.services
         former = (await services.target()).champion.name
-        live.ended_as(await services.lead(services.request(2, 1, warm_seconds=0.5)), "promoted")
+        await live.roll_out(services.request(2, 1, warm_seconds=0.5), "promoted")
         async with asyncio.timeout(60):
             while (services.folder / "models" / former).exists():
                 await asyncio.sleep(0.1)
         damage(services)
-        status = await services.lead(RolloutRequest(id="back", kind="rollback", target=TARGET))
-        live.ended_as(status, "refused", "rolled_back")
+        status = await live.roll_out(RolloutRequest(id="back", kind="rollback", target=TARGET), outcome)
         assert says in status.reasons[0]
         await live.serves(2)
         await live.nobody_noticed()
@@ -523,15 +512,15 @@ def test_a_models_folder_is_deleted_under_triton(with_live: WithLive, reads: Rea
     async def body(live: Live) -> None:
         services = live.services
         name = (await services.target()).champion.name
-        request = services.request(2, 1)
         if whose == "canary":
-            await services.ask(request)
-            name = (await services.until(request.id, under_way)).name
+            # Long enough for the controller to notice before it is promoted.
+            canary = await live.canary_under_traffic(step_seconds=6)
+            name = canary.name
         folder = services.folder / "models" / name
         shutil.rmtree(folder)
         if whose == "canary":
-            status = live.ended_as(await services.ended(request.id), "promoted", "rolled_back")
-            await live.serves(2 if status.outcome == "promoted" else 1)
+            status = await live.ended(canary.id, "promoted", restarts=1)
+            await live.serves(2)
             reads(status.notes[-2].message)
         else:
             async with asyncio.timeout(30):
@@ -597,9 +586,7 @@ def test_a_full_disk_under(
 ) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic()).id
         full(services, whose, True)
         # The controller is patient with its router for a minute.
         async with asyncio.timeout(100):
@@ -611,9 +598,9 @@ def test_a_full_disk_under(
         await live.nobody_noticed()
         assert live.clients.sent > sent
         full(services, whose, False)
-        status = live.ended_as(await services.ended(request.id), "promoted", "rolled_back")
+        status = await live.ended(rollout, "promoted", restarts=1)
         records_are_whole(services)
-        await live.serves(2 if status.outcome == "promoted" else 1)
+        await live.serves(2)
         await live.nobody_noticed()
         found = [note.message for note in status.notes if sign in note.message]
         reads(found[0] if found else await logged(services, "canary", sign))
@@ -635,9 +622,7 @@ def records_are_whole(services: Services) -> None:
 def test_the_whole_disk_is_full(with_live: WithLive, reads: Reads, small_disk: Path) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic()).id
         filler = small_disk / "filler"
         fill(filler)
         async with asyncio.timeout(60):
@@ -652,8 +637,8 @@ def test_the_whole_disk_is_full(with_live: WithLive, reads: Reads, small_disk: P
                 await asyncio.sleep(0.1)
         records_are_whole(services)
         filler.unlink()
-        status = live.ended_as(await services.ended(request.id), "promoted", "rolled_back")
-        await live.serves(2 if status.outcome == "promoted" else 1)
+        status = await live.ended(rollout, "promoted", restarts=1)
+        await live.serves(2)
         reads(next(note.message for note in status.notes if "begins again" in note.message))
 
     with_live(body, folder=small_disk)
@@ -690,9 +675,7 @@ async def answers(session: aiohttp.ClientSession, services: Services) -> bool:
 def test_the_lease_expires_under_a_stopped_controller(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic()).id
         services.signal("canary", signal.SIGSTOP)
         began = time.monotonic()
         try:
@@ -705,8 +688,8 @@ def test_the_lease_expires_under_a_stopped_controller(with_live: WithLive, reads
             assert (await services.route())["generation"] == generation
         finally:
             services.signal("canary", signal.SIGCONT)
-        status = live.ended_as(await services.ended(request.id), "promoted", "rolled_back", "inconclusive")
-        await live.serves(2 if status.outcome == "promoted" else 1)
+        await live.ended(rollout, "promoted")
+        await live.serves(2)
         await live.nobody_noticed()
         reads(await logged(services, "router", "lease_lapsed"))
 
@@ -721,13 +704,11 @@ def test_the_lease_expires_under_a_stopped_controller(with_live: WithLive, reads
 def test_the_token_changes(with_live: WithLive, reads: Reads) -> None:
     async def body(live: Live) -> None:
         services = live.services
-        request = services.request(2, 1)
-        await services.ask(request)
-        await services.until(request.id, under_way)
+        rollout = (await live.canary_under_traffic()).id
         (services.folder / "token").write_text("another")
-        code, document = await services.call("GET", f"/rollouts/{request.id}", token="another")
+        code, document = await services.call("GET", f"/rollouts/{rollout}", token="another")
         assert code == 401
-        live.ended_as(await services.ended(request.id), "promoted")
+        await live.ended(rollout, "promoted")
         await live.serves(2)
         services.processes["canary"].send_signal(signal.SIGTERM)
         services.processes["router"].send_signal(signal.SIGTERM)

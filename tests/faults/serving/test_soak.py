@@ -19,7 +19,7 @@ from tests.jobs.serving.canary.services import TARGET, Clients, Services, runnin
 
 MINUTES = float(os.environ.get("ANEMONE_SOAK_MINUTES") or 0)
 EVERY_SECONDS = 60.0
-LOOK_SECONDS = 5.0
+SAMPLE_SECONDS = 5.0
 
 GROWTH = {"router": 2.0, "controller": 1.0, "tritonserver": 3.0, "stubs": 3.0}
 """MB a minute at most, after the warm-up. The router keeps the latest 20,000 answers to be judged, which takes it some
@@ -30,7 +30,7 @@ FOLDER_MB_A_RELEASE = 2.0
 
 @dataclass
 class Figures:
-    """What was measured, a row a look: seconds, and MB, open files and threads by process."""
+    """What was measured, a row a sample: seconds, and MB, open files and threads by process."""
 
     seconds: list[float] = field(default_factory=list)
     memory: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in GROWTH})
@@ -40,7 +40,7 @@ class Figures:
     scratch: list[int] = field(default_factory=list)
     folder: list[float] = field(default_factory=list)
 
-    def look(self, services: Services, began: float) -> None:
+    def sample(self, services: Services, began: float) -> None:
         stubs = descendants(services.processes["triton"].pid)
         pids = {
             "router": [services.processes["router"].pid],
@@ -148,7 +148,7 @@ async def lead(services: Services, number: int) -> str:
         wanted = "rolled_back"
     else:
         request, wanted = services.request(3 - live, live, name=name), "promoted"
-    status = await services.lead(request)
+    status = await services.roll_out(request)
     assert status.outcome == wanted, services.describe(status)
     return wanted
 
@@ -172,7 +172,7 @@ def test_nothing_grows(
     async def work() -> None:
         nonlocal releases, clients
         async with running(services):
-            assert (await services.lead(services.request(1))).outcome == "promoted"
+            assert (await services.roll_out(services.request(1))).outcome == "promoted"
             async with Clients(services.router_port) as clients:
                 began = time.monotonic()
                 leading: asyncio.Task[str] | None = None
@@ -182,8 +182,8 @@ def test_nothing_grows(
                             leading.result()
                         leading = asyncio.create_task(lead(services, releases))
                         releases += 1
-                    figures.look(services, began)
-                    await asyncio.sleep(LOOK_SECONDS)
+                    figures.sample(services, began)
+                    await asyncio.sleep(SAMPLE_SECONDS)
                 assert leading is not None
                 leading.result()
 

@@ -23,7 +23,7 @@ from tests.jobs.serving.canary.tiers import Cluster, Pod, are_ready, cluster, le
 def test_a_new_pod_takes_no_requests_before_it_has_the_champion(tmp_path: Path, engines: dict[int, Artifact]) -> None:
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
-            live = await services.lead(services.request(1))
+            live = await services.roll_out(services.request(1))
             lost = services.stable[1]
             lost.kill()
             await until(lambda: only(services, services.stable[0]))
@@ -55,13 +55,13 @@ def test_what_a_stable_pod_cannot_take_over_is_not_promoted(
 ) -> None:
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
-            live = await services.lead(services.request(1))
+            live = await services.roll_out(services.request(1))
             # A folder in which nothing can be made any more, as on a full or broken disk.
             broken = services.stable[1].folder / "models"
             broken.rename(broken.with_name("models-away"))
             broken.write_text("")
             async with Clients(services.router_port) as clients:
-                second = await services.lead(services.request(2, 1), seconds=240)
+                second = await services.roll_out(services.request(2, 1), seconds=240)
             assert second.outcome == "rolled_back" and "cannot take" in second.reasons[0], services.describe(second)
             assert services.stable[1].agent in second.reasons[0]
             assert not clients.failed
@@ -81,7 +81,7 @@ def test_an_agent_says_that_it_is_leaving_and_stays_until_its_triton_has_gone(
 ) -> None:
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
-            first = await services.lead(services.request(1))
+            first = await services.roll_out(services.request(1))
             await until(lambda: are_ready(services.stable))
             pod = services.stable[1]
             triton, agent = pod.processes
@@ -91,7 +91,7 @@ def test_an_agent_says_that_it_is_leaving_and_stays_until_its_triton_has_gone(
                 assert (await pod.ready())[0] == 503
                 await until(lambda: only(services, services.stable[0]))
                 given = services.balancer.given["stable1"]
-                second = await services.lead(services.request(2, 1))
+                second = await services.roll_out(services.request(2, 1))
                 assert second.outcome == "promoted", services.describe(second)
                 assert agent.poll() is None
                 assert (await pod.state())["ready"] == [first.name]
@@ -111,7 +111,7 @@ def test_an_agent_says_that_it_is_leaving_and_stays_until_its_triton_has_gone(
 def test_a_router_that_has_lost_its_routes_is_told_them(tmp_path: Path, engines: dict[int, Artifact]) -> None:
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
-            live = await services.lead(services.request(1))
+            live = await services.roll_out(services.request(1))
             services.kill("router")
             for path in tmp_path.glob("router.json*"):
                 path.unlink()

@@ -39,7 +39,7 @@ class Actions:
         the release is not ready for clients. The canary gets no requests meanwhile, since nothing judges it.
 
         Raises:
-            UnreachableError: no server of the tier, or not the router, has answered for as long.
+            UnreachableError: the router, or every server of the tier, was unreachable for as long.
         """
         data_plane = self._data_plane
         stable, outage = data_plane.stable, data_plane.timing.outage

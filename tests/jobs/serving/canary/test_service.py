@@ -73,7 +73,7 @@ def test_status_abort_and_resume_from_the_command_line_through_no_proxy(idle: Se
         environment = {**os.environ, **DEAD_PROXIES}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
-    asyncio.run(idle.lead(idle.request(1)))
+    asyncio.run(idle.roll_out(idle.request(1)))
     assert json.loads(ask("status", f"target:{TARGET}").stdout)["champion"]["release"]["version"] == "1"
     assert json.loads(ask("status", "release-1-none").stdout)["outcome"] == "promoted"
     refused = ask("abort", "release-1-none")

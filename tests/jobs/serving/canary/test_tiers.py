@@ -13,7 +13,7 @@ from tests.jobs.serving.canary.tiers import are_ready, call, cluster, is_empty, 
 def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path, engines: dict[int, Artifact]) -> None:
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
-            first = await services.lead(services.request(1))
+            first = await services.roll_out(services.request(1))
             assert first.outcome == "promoted", services.describe(first)
             for pod in services.stable:
                 assert (await pod.state())["ready"] == [first.name]
@@ -21,7 +21,7 @@ def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path,
             await until(lambda: is_empty(services.canary[0]))
 
             async with Clients(services.router_port) as clients:
-                second = await services.lead(services.request(2, 1))
+                second = await services.roll_out(services.request(2, 1))
                 assert second.outcome == "promoted", services.describe(second)
             assert clients.sent > 60 and not clients.failed
             route = await services.route()
@@ -30,7 +30,7 @@ def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path,
                 assert (await pod.state())["ready"] == sorted([first.name, second.name])  # the former stays warm
             await until(lambda: is_empty(services.canary[0]))
 
-            back = await services.lead(rollback(services))
+            back = await services.roll_out(rollback(services))
             assert back.outcome == "promoted" and back.champion.name == first.name
 
     asyncio.run(run())
@@ -39,7 +39,7 @@ def test_a_release_goes_from_the_canary_tier_to_every_stable_pod(tmp_path: Path,
 def test_nothing_is_done_without_the_token(tmp_path: Path, engines: dict[int, Artifact]) -> None:
     async def run() -> None:
         async with cluster(tmp_path, engines) as services:
-            await services.lead(services.request(1))
+            await services.roll_out(services.request(1))
             agent = f"http://{services.stable[0].agent}"
             for method, path in (
                 ("GET", "/state"),

@@ -250,7 +250,7 @@ def test_a_gateway_leads_a_bad_canary_one_whose_controller_dies_and_a_good_one(
 
     async def run() -> None:
         async with gatewayed(tmp_path, engines) as services:
-            first = await services.lead(services.request(1))
+            first = await services.roll_out(services.request(1))
             assert first.outcome == "promoted", services.describe(first)
             async with Clients(services.gateway_port) as clients:
                 await _a_bad_canary_loses_its_traffic(services)
@@ -262,7 +262,7 @@ def test_a_gateway_leads_a_bad_canary_one_whose_controller_dies_and_a_good_one(
 
 
 async def _a_bad_canary_loses_its_traffic(services: Gatewayed) -> None:
-    bad = await services.lead(services.request(2, 1, drill="failing"))
+    bad = await services.roll_out(services.request(2, 1, drill="failing"))
     assert bad.outcome == "rolled_back", services.describe(bad)
     assert services.kubernetes.weights == [1000, 0]
     assert (await services.target()).champion.release.version == "1"
@@ -288,7 +288,7 @@ async def _without_the_controller_the_canary_is_out_of_force_though_the_weights_
 
 async def _a_good_canary_is_led_by_the_weights_and_promoted(services: Gatewayed) -> None:
     before = len(services.kubernetes.patches)
-    second = await services.lead(services.request(2, 1))
+    second = await services.roll_out(services.request(2, 1))
     assert second.outcome == "promoted", services.describe(second)
     assert second.figures["canary_requests"] >= 60
     assert services.kubernetes.weights == [1000, 0]
