@@ -15,7 +15,7 @@ import pytest
 from include.errors import DataError
 from include.release.rollouts import RolloutStatus
 from jobs.serving.canary.state.records import Rollout
-from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, Life, World, run_virtually
+from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, Life, World, run_virtually, with_champion
 
 
 async def _settle(life: Life, rollout: str) -> RolloutStatus:
@@ -172,76 +172,68 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("what", ["router", "triton", "triton away", "router away"])
 def test_router_or_triton_dies_at_any_state(world, moment, what):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await life.release(world.request(1))
-            peer = world.router if "router" in what else world.triton
-            down = asyncio.Event()
+    async def work(life):
+        peer = world.router if "router" in what else world.triton
+        down = asyncio.Event()
 
-            def take_down(rollout: Rollout) -> None:
-                if (rollout.status.state, rollout.status.weight) == MOMENTS[moment] and not down.is_set():
-                    peer.up = False
-                    down.set()
+        def take_down(rollout: Rollout) -> None:
+            if (rollout.status.state, rollout.status.weight) == MOMENTS[moment] and not down.is_set():
+                peer.up = False
+                down.set()
 
-            world.on_save = take_down
-            life.controller.submit(world.request(2, 1))
-            await down.wait()
-            await asyncio.sleep(15 if "away" in what else 0.1)
-            peer.restart()
-            status = await _settle(life, "release-2")
-            _check(world, life, status, 2)
-            return status
+        world.on_save = take_down
+        life.controller.submit(world.request(2, 1))
+        await down.wait()
+        await asyncio.sleep(15 if "away" in what else 0.1)
+        peer.restart()
+        status = await _settle(life, "release-2")
+        _check(world, life, status, 2)
+        return status
 
-    status = run_virtually(work())
+    status = with_champion(world, work)
     lost_the_canary = "triton" in what and moment in ("smoke", "baseline", "step")
     assert (status.outcome, status.restarts) == ("promoted", int(lost_the_canary)), status.reasons
 
 
 @pytest.mark.parametrize("during", ["rest", "step"])
 def test_a_champion_whose_process_dies_is_loaded_again(world, during):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await life.release(world.request(1))
-            if during == "step":
-                life.controller.submit(world.request(2, 1))
-                await life.until(lambda: 0.1 in world.weights)
-            world.dead_stubs.add(world.name(1))
-            await life.until(lambda: not life.controller.target(TARGET).healthy, 30)
-            await life.until(lambda: life.controller.target(TARGET).healthy, 30)
-            return world.dead_stubs
+    async def work(life):
+        if during == "step":
+            life.controller.submit(world.request(2, 1))
+            await life.until(lambda: 0.1 in world.weights)
+        world.dead_stubs.add(world.name(1))
+        await life.until(lambda: not life.controller.target(TARGET).healthy, 30)
+        await life.until(lambda: life.controller.target(TARGET).healthy, 30)
+        return world.dead_stubs
 
-    assert run_virtually(work()) == set()
+    assert with_champion(world, work) == set()
 
 
 def test_a_warm_release_that_does_not_load_does_not_keep_the_champion_from_its_repair(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await life.release(world.request(1))
-            await life.release(world.request(2, 1, policy=QUICK))
-            world.unloadable.add(world.name(1))
-            world.triton.loaded.discard(world.name(1))
-            world.dead_stubs.add(world.name(2))
-            await life.until(lambda: not life.controller.target(TARGET).healthy, 30)
-            await life.until(lambda: life.controller.target(TARGET).healthy, 30)
-            world.unloadable.clear()
-            await life.until(lambda: world.name(1) in world.triton.loaded, 120)
-            return world.dead_stubs
+    async def work(life):
+        await life.release(world.request(2, 1, policy=QUICK))
+        world.unloadable.add(world.name(1))
+        world.triton.loaded.discard(world.name(1))
+        world.dead_stubs.add(world.name(2))
+        await life.until(lambda: not life.controller.target(TARGET).healthy, 30)
+        await life.until(lambda: life.controller.target(TARGET).healthy, 30)
+        world.unloadable.clear()
+        await life.until(lambda: world.name(1) in world.triton.loaded, 120)
+        return world.dead_stubs
 
-    assert run_virtually(work()) == set()
+    assert with_champion(world, work) == set()
 
 
 def test_after_a_restart_of_triton_the_champion_is_loaded_before_the_warm_release(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await life.release(world.request(1))
-            await life.release(world.request(2, 1, policy=QUICK))
-            world.triton.load_seconds = 20.0
-            world.triton.restart()
-            world.triton.begun.clear()
-            await life.until(lambda: len(world.triton.loaded) == 2, 100)
-            return world.triton.begun
+    async def work(life):
+        await life.release(world.request(2, 1, policy=QUICK))
+        world.triton.load_seconds = 20.0
+        world.triton.restart()
+        world.triton.begun.clear()
+        await life.until(lambda: len(world.triton.loaded) == 2, 100)
+        return world.triton.begun
 
-    (first, _), (second, beside) = run_virtually(work())
+    (first, _), (second, beside) = with_champion(world, work)
     assert (first, second) == (world.name(2), world.name(1)) and world.name(2) in beside
 
 
@@ -311,17 +303,15 @@ def test_a_router_that_lost_its_routes_gets_them_again(world):
 
 
 def test_a_lease_that_lapses_for_a_while_gives_the_weight_back(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await life.release(world.request(1))
-            life.controller.submit(world.request(2, 1))
-            await life.until(lambda: 0.1 in world.weights)
-            world.router.leases.clear()
-            lapsed = world.router.weight(TARGET)
-            await life.until(lambda: world.router.weight(TARGET) > 0, 30)
-            return lapsed, await life.until_ended("release-2")
+    async def work(life):
+        life.controller.submit(world.request(2, 1))
+        await life.until(lambda: 0.1 in world.weights)
+        world.router.leases.clear()
+        lapsed = world.router.weight(TARGET)
+        await life.until(lambda: world.router.weight(TARGET) > 0, 30)
+        return lapsed, await life.until_ended("release-2")
 
-    lapsed, status = run_virtually(work())
+    lapsed, status = with_champion(world, work)
     assert lapsed == 0
     assert status.outcome == "promoted"
 

@@ -15,7 +15,7 @@ import asyncio
 import json
 import random
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -718,3 +718,15 @@ class Life:
         """Ask for a rollout, and wait for its end."""
         self.controller.submit(request)
         return await self.until_ended(request.id)
+
+
+def with_champion(world: World, work: Callable[[Life], Awaitable[Any]]) -> Any:
+    """Do something in the life of a controller that has version 1 live, under traffic."""
+
+    async def run() -> Any:
+        async with Life(world) as life, Clients(world):
+            first = await life.release(world.request(1))
+            assert first is not None and first.outcome == "promoted", first
+            return await work(life)
+
+    return run_virtually(run())

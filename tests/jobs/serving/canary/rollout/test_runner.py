@@ -14,7 +14,7 @@ from jobs.serving.canary.analysis.runs import AnalysisRun, read, replay
 from jobs.serving.canary.controller import RefusedError
 from jobs.serving.canary.rollout import runner
 from jobs.serving.canary.state import evidence
-from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually
+from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually, with_champion
 
 SEEDS = pytest.mark.parametrize("world", range(5), indirect=True)
 """What chance could decide is tried with traffic that is drawn several times."""
@@ -190,12 +190,10 @@ def test_an_engine_that_is_gone_refuses(world):
 
 
 def test_a_release_that_is_live_already_is_promoted_at_once(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            return await life.release(world.request(1, 1, id="again")), life.controller.target(TARGET)
+    async def work(life):
+        return await life.release(world.request(1, 1, id="again")), life.controller.target(TARGET)
 
-    status, target = run_virtually(work())
+    status, target = with_champion(world, work)
     assert status.outcome == "promoted"
     assert any("is live already" in note.message for note in status.notes)
     assert target.previous == ()
@@ -304,16 +302,14 @@ def test_a_held_canary_that_does_harm_goes_back_by_itself(world):
 
 
 def test_abort_sends_it_back_and_leaves_nothing(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            life.controller.submit(world.request(2, 1))
-            await life.until(lambda: 0.1 in world.weights)
-            life.controller.abort("release-2", "I do not like it")
-            life.controller.abort("release-2", "twice is once")
-            return await life.until_ended("release-2")
+    async def work(life):
+        life.controller.submit(world.request(2, 1))
+        await life.until(lambda: 0.1 in world.weights)
+        life.controller.abort("release-2", "I do not like it")
+        life.controller.abort("release-2", "twice is once")
+        return await life.until_ended("release-2")
 
-    status = run_virtually(work())
+    status = with_champion(world, work)
     assert (status.outcome, status.reasons) == ("rolled_back", ("aborted: I do not like it",))
     assert world.triton.loaded == {world.name(1)} == world.installed()
 
@@ -329,19 +325,17 @@ def test_a_promoted_rollout_cannot_be_aborted(world):
 
 
 def test_back_and_forward_again_in_seconds(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            await life.release(world.request(2, 1))
-            loads = len(world.triton.loads)
-            began = asyncio.get_running_loop().time()
-            back = await life.release(world.rollback("back"))
-            took = asyncio.get_running_loop().time() - began
-            reloaded = len(world.triton.loads) - loads
-            forward = await life.release(world.rollback("forth", 2))
-            return back, took, reloaded, forward, life.controller.target(TARGET)
+    async def work(life):
+        await life.release(world.request(2, 1))
+        loads = len(world.triton.loads)
+        began = asyncio.get_running_loop().time()
+        back = await life.release(world.rollback("back"))
+        took = asyncio.get_running_loop().time() - began
+        reloaded = len(world.triton.loads) - loads
+        forward = await life.release(world.rollback("forth", 2))
+        return back, took, reloaded, forward, life.controller.target(TARGET)
 
-    back, took, reloaded, forward, target = run_virtually(work())
+    back, took, reloaded, forward, target = with_champion(world, work)
     assert reloaded == 0
     assert (back.outcome, forward.outcome) == ("promoted", "promoted")
     assert back.champion.release.version == "1"
@@ -364,16 +358,14 @@ def test_a_rollback_to_nothing_is_refused(world, version, says):
 
 
 def test_a_rollback_supersedes_a_canary(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            await life.release(world.request(2, 1))
-            life.controller.submit(world.request(3, 2))
-            await life.until(lambda: life.controller.rollout("release-3").state == "step")
-            back = await life.release(world.rollback("back", 1))
-            return back, life.controller.rollout("release-3"), life.controller.target(TARGET)
+    async def work(life):
+        await life.release(world.request(2, 1))
+        life.controller.submit(world.request(3, 2))
+        await life.until(lambda: life.controller.rollout("release-3").state == "step")
+        back = await life.release(world.rollback("back", 1))
+        return back, life.controller.rollout("release-3"), life.controller.target(TARGET)
 
-    back, canary, target = run_virtually(work())
+    back, canary, target = with_champion(world, work)
     assert back.outcome == "promoted"
     assert (canary.outcome, canary.reasons) == ("rolled_back", ("superseded by the rollback back",))
     assert target.champion.name == world.name(1)
@@ -382,19 +374,17 @@ def test_a_rollback_supersedes_a_canary(world):
 
 
 def test_a_rollback_asked_for_while_a_promoted_release_drains_waits_for_it(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            world.in_flight[world.name(1)] = 1
-            life.controller.submit(world.request(2, 1))
-            await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
-            life.controller.submit(world.rollback("back"))
-            waiting = life.controller.rollout("back").state
-            world.in_flight.clear()
-            back = await life.until_ended("back")
-            return waiting, life.controller.rollout("release-2"), back, life.controller.target(TARGET)
+    async def work(life):
+        world.in_flight[world.name(1)] = 1
+        life.controller.submit(world.request(2, 1))
+        await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
+        life.controller.submit(world.rollback("back"))
+        waiting = life.controller.rollout("back").state
+        world.in_flight.clear()
+        back = await life.until_ended("back")
+        return waiting, life.controller.rollout("release-2"), back, life.controller.target(TARGET)
 
-    waiting, forward, back, target = run_virtually(work())
+    waiting, forward, back, target = with_champion(world, work)
     assert waiting == "pending"
     assert (forward.outcome, back.outcome) == ("promoted", "promoted")
     assert target.champion.name == world.name(1)
@@ -455,33 +445,29 @@ def test_one_rollout_at_a_time_and_the_same_request_twice_is_one(world):
 
 
 def test_a_warm_release_goes_when_its_time_is_over(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            await life.release(world.request(2, 1, policy=policy(warm_seconds=1e-6)))
-            await asyncio.sleep(5)
-            warm = set(world.triton.loaded)
-            back = await life.release(world.rollback("back"))
-            return warm, back
+    async def work(life):
+        await life.release(world.request(2, 1, policy=policy(warm_seconds=1e-6)))
+        await asyncio.sleep(5)
+        warm = set(world.triton.loaded)
+        back = await life.release(world.rollback("back"))
+        return warm, back
 
-    warm, back = run_virtually(work())
+    warm, back = with_champion(world, work)
     assert warm == {world.name(2)}
     assert back.outcome == "promoted", "it is loaded again from its engine"
 
 
 def test_retiring_takes_everything_away(world):
-    async def work():
-        async with Life(world) as life, Clients(world):
-            await first_release(life)
-            life.controller.submit(world.request(2, 1))
-            await life.until(lambda: 0.1 in world.weights)
-            assert await life.controller.retire(TARGET) is True
-            assert await life.controller.retire(TARGET) is False
-            assert (world.router.routes, world.triton.loaded, world.installed()) == ({}, set(), set())
-            assert world.rollouts() == []
-            await first_release(life)
+    async def work(life):
+        life.controller.submit(world.request(2, 1))
+        await life.until(lambda: 0.1 in world.weights)
+        assert await life.controller.retire(TARGET) is True
+        assert await life.controller.retire(TARGET) is False
+        assert (world.router.routes, world.triton.loaded, world.installed()) == ({}, set(), set())
+        assert world.rollouts() == []
+        await first_release(life)
 
-    run_virtually(work())
+    with_champion(world, work)
 
 
 def test_what_a_retired_target_left_loaded_goes_when_triton_lets_it(world):

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, FakePod, Life, World, run_virtually
+from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, FakePod, Life, World, run_virtually, with_champion
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path, stable=2, canary=1)
-
-
-def live(world: World, work: Callable[[Life], Awaitable[Any]]) -> Any:
-    """Do something in the life of a controller that has version 1 live, under traffic."""
-
-    async def run() -> Any:
-        async with Life(world) as life, Clients(world):
-            first = await life.release(world.request(1))
-            assert first.outcome == "promoted", first.reasons
-            return await work(life)
-
-    return run_virtually(run())
 
 
 async def promote(life: Life, number: int, former: int, **changes: Any) -> None:
@@ -55,7 +42,7 @@ def test_a_rollback_needs_the_stable_tier_alone(world: World, away: str) -> None
         await life.until(lambda: not pods[0].triton.loaded, 30)
         return back, took
 
-    back, took = live(world, work)
+    back, took = with_champion(world, work)
     assert (back.outcome, back.champion.name) == ("promoted", world.name(1)), back.reasons
     assert took < 5
     assert world.lost == 0
@@ -74,7 +61,7 @@ def test_a_rollback_reads_an_engine_that_is_cold_again_and_proves_it(world: Worl
         world.garbled.clear()
         return refused, garbled, await life.release(world.rollback("back", 1))
 
-    refused, garbled, back = live(world, work)
+    refused, garbled, back = with_champion(world, work)
     assert refused.outcome == "rolled_back" and "avx512_vnni" in refused.reasons[0]
     assert garbled.outcome == "rolled_back" and "0 of 4 golden prompts" in garbled.reasons[0]
     assert back.outcome == "promoted"
@@ -86,7 +73,7 @@ def test_a_release_that_loads_slowly_on_one_stable_pod_is_promoted(world: World)
         world.stable[1].triton.load_seconds = 150.0  # patience is 30 s
         await promote(life, 2, 1)
 
-    live(world, work)
+    with_champion(world, work)
     assert all(world.name(2) in pod.triton.loaded for pod in world.stable)
     assert world.lost == 0
 
@@ -100,7 +87,7 @@ def test_a_stable_pod_that_is_silent_keeps_no_release_from_being_promoted(world:
         await life.until(lambda: world.name(2) in world.stable[1].triton.loaded, 30)
         return status
 
-    status = live(world, work)
+    status = with_champion(world, work)
     assert status.outcome == "promoted", status.reasons
     assert any("stable1" in note.message for note in status.notes), "a note names the pod that it was promoted without"
     assert world.lost == 0
@@ -111,7 +98,7 @@ def test_a_stable_pod_that_refuses_keeps_a_release_from_being_promoted_and_is_na
         world.stable[1].refuses = "no space left on device"
         return await life.release(world.request(2, 1, policy=QUICK))
 
-    status = live(world, work)
+    status = with_champion(world, work)
     assert status.outcome == "rolled_back"
     assert "stable1: no space left on device" in status.reasons[0]
     assert world.lost == 0
@@ -124,7 +111,7 @@ def test_a_stable_pod_that_cannot_say_what_it_has_stops_a_release_but_no_rollbac
         third = await life.release(world.request(3, 2, policy=QUICK))
         return third, await life.release(world.rollback("back"))
 
-    third, back = live(world, work)
+    third, back = with_champion(world, work)
     assert third.outcome == "rolled_back" and "stable1: the repository cannot be read" in third.reasons[0]
     assert back.outcome == "promoted" and back.champion.name == world.name(1)
 
@@ -142,7 +129,7 @@ def test_a_stable_tier_that_is_away_is_not_the_releases_fault(world: World) -> N
             pod.triton.restart()
         return await life.until_ended("release-2")
 
-    status = live(world, work)
+    status = with_champion(world, work)
     assert (status.outcome, status.restarts) == ("promoted", 1), status.reasons
 
 
@@ -156,7 +143,7 @@ def test_a_canary_pod_that_is_replaced_while_it_is_given_a_release_is_not_the_re
         world.canary[:] = [FakePod(world, "canary-new")]
         return await life.until_ended("release-2")
 
-    status = live(world, work)
+    status = with_champion(world, work)
     assert status.outcome == "promoted", status.reasons
     assert world.lost == 0
 
@@ -171,7 +158,7 @@ def test_a_canary_pod_that_joins_under_traffic_is_given_the_canary(tmp_path: Pat
         await life.until(lambda: world.canary[1].ready and world.name(2) in world.canary[1].triton.loaded, 30)
         return await life.until_ended("release-2")
 
-    status = live(world, work)
+    status = with_champion(world, work)
     assert (status.outcome, status.restarts) == ("promoted", 0), status.reasons
 
 
@@ -185,7 +172,7 @@ def test_a_tier_that_is_away_does_not_keep_the_other_from_being_looked_after(wor
         there[0].required = None
         await life.until(lambda: "left-over" not in there[0].triton.loaded and there[0].required is not None, 30)
 
-    live(world, work)
+    with_champion(world, work)
 
 
 def test_one_release_that_does_not_unload_keeps_no_other_from_being_collected(world: World) -> None:
@@ -194,7 +181,7 @@ def test_one_release_that_does_not_unload_keeps_no_other_from_being_collected(wo
         world.canary[0].triton.loaded |= {"a-stuck", "left-over"}
         await life.until(lambda: world.canary[0].triton.loaded == {"a-stuck"}, 30)
 
-    live(world, work)
+    with_champion(world, work)
 
 
 @pytest.mark.parametrize("other", ["refuses", "silent"])
@@ -212,7 +199,7 @@ def test_a_new_stable_pod_is_given_the_champion_whatever_another_does(world: Wor
         await asyncio.sleep(60)
         return read, life.controller.target(TARGET).healthy
 
-    read, healthy = live(world, work)
+    read, healthy = with_champion(world, work)
     assert world.stable[0].installs == read, "who has it is not made to read it again"
     assert healthy, "others answer"
     assert len(world.stable[1].installs) < 12, "who refuses is not asked every two seconds"
@@ -235,7 +222,7 @@ def test_a_new_pod_that_reads_a_large_engine_keeps_nothing_else_waiting(world: W
         back = await life.release(world.rollback("back", 1))
         return back, asyncio.get_running_loop().time() - began
 
-    back, took = live(world, work)
+    back, took = with_champion(world, work)
     assert back.outcome == "promoted" and took < 10
     assert world.lost == 0
 
@@ -281,7 +268,7 @@ def test_a_champion_that_no_pod_can_load_does_not_take_the_pods_from_the_others(
         world.unloadable.clear()
         await life.until(lambda: all(pod.required == {name, world.name(1)} and pod.ready for pod in world.stable), 120)
 
-    live(world, work)
+    with_champion(world, work)
 
 
 def test_after_a_restart_each_pod_has_the_champion_before_the_warm_release(
@@ -296,7 +283,7 @@ def test_after_a_restart_each_pod_has_the_champion_before_the_warm_release(
             pod.triton.load_seconds = 20.0
         await life.until(lambda: all(pod.triton.loaded == {world.name(1), world.name(2)} for pod in world.stable), 200)
 
-    live(world, work)
+    with_champion(world, work)
     for pod in world.stable:
         (first, _), (second, beside) = pod.triton.begun
         assert (first, second) == (world.name(2), world.name(1)) and world.name(2) in beside
@@ -315,7 +302,7 @@ def test_a_release_waits_no_longer_than_patience_for_a_pod_whose_node_is_lost_wh
         began = asyncio.get_running_loop().time()
         return await life.until_ended("release-2"), asyncio.get_running_loop().time() - began
 
-    status, took = live(world, work)
+    status, took = with_champion(world, work)
     assert status.outcome == "promoted", status.reasons
     assert took < 90  # patience is 30 s, before it is given up and before it is gone on without
 
@@ -337,7 +324,7 @@ def test_a_rollback_needs_one_stable_pod_and_the_others_are_not_ready(world: Wor
         back = await life.until_ended("back")
         return back, asyncio.get_running_loop().time() - began, bad.ready
 
-    back, took, ready = live(world, work)
+    back, took, ready = with_champion(world, work)
     assert (back.outcome, back.champion.name) == ("promoted", world.name(1)), back.reasons
     assert took < 60 and not ready
     assert world.lost == 0
@@ -355,7 +342,7 @@ def test_a_rollback_bears_a_refusal_that_passes(world: World) -> None:
             pod.refuses = None
         return await life.until_ended("back")
 
-    assert live(world, work).outcome == "promoted"
+    assert with_champion(world, work).outcome == "promoted"
     assert world.lost == 0
 
 
@@ -371,7 +358,7 @@ def test_a_canary_has_no_traffic_while_the_stable_tier_takes_the_release_over(wo
         assert world.lost == lost
         return weight
 
-    assert live(world, work) == 0
+    assert with_champion(world, work) == 0
 
 
 @pytest.mark.parametrize("router", ["there", "away"])
@@ -400,7 +387,7 @@ def test_what_the_router_can_never_lead_is_refused_before_it_is_loaded(world: Wo
         world.router.refusal = "the route serves another target: give this one a route of its own"
         return await life.release(world.request(2, 1))
 
-    status = live(world, work)
+    status = with_champion(world, work)
     assert (status.outcome, status.reasons) == ("refused", (world.router.refusal,))
     assert world.canary[0].installs == [world.name(1)]
 
@@ -415,7 +402,7 @@ def test_a_release_that_does_not_unload_holds_no_rollback_up(world: World) -> No
         back = await life.release(world.rollback("back"))
         return back, asyncio.get_running_loop().time() - began
 
-    back, took = live(world, work)
+    back, took = with_champion(world, work)
     assert back.outcome == "promoted" and took < 5
 
 
@@ -428,7 +415,7 @@ def test_while_a_pod_loads_its_champion_again_the_route_is_kept(world: World) ->
         world.router.routes.clear()
         await life.until(lambda: TARGET in world.router.routes, 10)
 
-    live(world, work)
+    with_champion(world, work)
 
 
 def _last_note(life: Life, rollout: str) -> str:
