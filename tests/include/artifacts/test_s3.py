@@ -21,8 +21,8 @@ from include.artifacts.s3.backend import scratch_folder
 from include.artifacts.store import Store
 from include.artifacts.uses import Run, note_uses
 from include.errors import ArtifactError, ConfigurationError, TryAgainError
-from include.retention import Policy, decide
-from jobs.retention.stock import take_stock
+from include.retention import Policy, make_plan
+from jobs.retention.inventory import take_inventory
 from jobs.retention.sweep import sweep
 from tests.ports import free_home_port
 from tests.s3 import server
@@ -504,7 +504,7 @@ def test_a_sweep_takes_what_nothing_needs_and_leaves_what_it_cannot_read(
     store.write_spec("gone-1", "{}")
     note_uses(store, Run(dag_id="customize", run_id="x"), ["merge-1", "never"])
     store.create("broken-1/manifest.json", b"{")
-    stock = take_stock(store, lambda held: [])
-    plan = decide(stock, Policy(keep_days=30), datetime.now(UTC) + timedelta(days=60), store=store.root)
+    inventory = take_inventory(store, lambda artifacts: [])
+    plan = make_plan(inventory, Policy(keep_days=30), datetime.now(UTC) + timedelta(days=60), store=store.root)
     assert sweep(store, plan, plan, lambda *_, **__: None).spared == []
     assert [entry.path for entry in store.listing()] == ["broken-1/manifest.json"]
