@@ -1,4 +1,4 @@
-"""What came out of runs, as a table for the end: verdict, reason, figures, where to look."""
+"""The results of runs, as a table for the end: verdict, reason, figures, where to look."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from include.home import home
 from include.laptop.home import python_of
 from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
-from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run
+from include.laptop.watch import Run
 
-_ROLLOUT_TASKS = {RELEASE: "canary", ROLLBACK: "rollback"}
-_GATES = ("data_quality_gate", "evaluation_gate")
 _FIGURES = (
     "tuned_exact_match",
     "gain",
@@ -26,7 +24,7 @@ _FIGURES = (
     "base_few_shot_exact_match",
     "champion_difference",
 )
-"""Of the evaluation gate's numbers, those worth a place in the table."""
+"""Of the evaluation's numbers, those worth a place in the table; of a run that is not evaluated all are shown."""
 
 _ROLLOUT_FIGURES = (
     "canary_requests",
@@ -93,30 +91,33 @@ def _facts(airflow: Airflow, run: Run) -> dict[str, str]:
 
 
 def _figures(run: Run) -> list[str]:
-    if run.dag != CUSTOMIZE:
-        stage = run.stage(_ROLLOUT_TASKS[run.dag])
-        return [f"{key} {stage.figures[key]}" for key in _ROLLOUT_FIGURES if stage and key in stage.figures]
-    found = {key: text for task in _GATES if (stage := run.stage(task)) for key, text in stage.figures.items()}
-    return [f"{key} {_short(found[key])}" for key in _FIGURES if key in found]
+    if run.rollout is not None:
+        figures = run.rollout.figures
+        return [f"{key} {figures[key]}" for key in _ROLLOUT_FIGURES if key in figures]
+    found = {key: text for gate in run.gates for key, text in gate.figures.items()}
+    chosen = _FIGURES if run.stage("evaluate") is not None else tuple(found)
+    return [f"{key} {_short(found[key])}" for key in chosen if key in found]
 
 
 def _verdict(airflow: Airflow, run: Run) -> str:
-    if run.state == "success" and run.dag == CUSTOMIZE:
-        return "[green]passed every gate; registered as a candidate[/]"
+    if run.state == "success" and run.rollout is not None:
+        live = airflow.xcom(run.dag, run.run_id or "", run.rollout.task)
+        return f"[green]live: version {live['version']}, as {live['release']}[/]"
     if run.state == "success":
-        promoted = airflow.xcom(run.dag, run.run_id or "", _ROLLOUT_TASKS[run.dag])
-        return f"[green]live: version {promoted['version']}, as {promoted['release']}[/]"
+        registered = "; registered as a candidate" if run.stage("register") is not None else ""
+        return f"[green]passed every gate{registered}[/]" if run.gates else "[green]succeeded[/]"
     stopped = run.stopped_by
     return f"[red]stopped by {stopped.task}[/]" if stopped else f"[red]{run.state}[/]"
 
 
 def _pages(airflow: Airflow, run: Run, run_id: str) -> dict[str, str]:
-    """Return the pages to read next: the run's own, and the check's report or the rollout's evidence."""
-    pages = {"report": _page(airflow.xcom(run.dag, run_id, "report"), "report.html") if run.dag != ROLLBACK else None}
-    if run.dag == CUSTOMIZE:
-        pages["data docs"] = _page(airflow.xcom(run.dag, run_id, "check"), "index.html")
-    else:
-        pages["evidence"] = _page(airflow.xcom(run.dag, run_id, _ROLLOUT_TASKS[run.dag], key="evidence"), "report.md")
+    """Return what a person can read on: the run's own page, the check's report, the rollout's evidence."""
+    pages = {}
+    for name, task, file in (("report", "report", "report.html"), ("data docs", "check", "index.html")):
+        if run.stage(task) is not None:
+            pages[name] = _page(airflow.xcom(run.dag, run_id, task), file)
+    if run.rollout is not None:
+        pages["evidence"] = _page(airflow.xcom(run.dag, run_id, run.rollout.task, key="evidence"), "report.md")
     return {name: page for name, page in pages.items() if page}
 
 
@@ -143,4 +144,5 @@ def _page(uri: object, name: str) -> str | None:
 
 
 def _short(text: str) -> str:
-    return f"{float(text):.3f}"
+    value = float(text)
+    return f"{value:,.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from include.laptop.watch import CUSTOMIZE, RELEASE, ROLLBACK, Run, Stage
+from include.laptop.watch import Run, Stage
 
 _MARKS = {
     "success": ("✓", "green"),
@@ -25,7 +25,6 @@ _MARKS = {
     "deferred": ("▶", "yellow"),
     "up_for_retry": ("⟳", "yellow"),
 }
-_SUCCEEDED = {CUSTOMIZE: "registered", RELEASE: "live", ROLLBACK: "live"}
 _GOING_ON = ("running", "deferred", "up_for_retry")
 _REUSED = ("↺", "cyan")
 _QUIET_SECONDS = 15.0
@@ -90,7 +89,7 @@ def _table(runs: Sequence[Run]) -> Table:
         if run.state == "waiting":
             now, progress, figures = "announced", None, ""
         elif run.ended:
-            now = f"stopped by {stopped.task}" if stopped else _SUCCEEDED.get(run.dag, "done")
+            now = f"stopped by {stopped.task}" if stopped else _achieved(run)
             progress, figures = None, ""
         else:
             leading = max(current, key=lambda stage: (stage.progress is not None, stage.seconds), default=None)
@@ -100,6 +99,12 @@ def _table(runs: Sequence[Run]) -> Table:
         bar = ProgressBar(total=1, completed=progress, width=16) if progress is not None else ""
         table.add_row(run.title, marks, now, bar, figures, f"{run.seconds:.0f} s")
     return table
+
+
+def _achieved(run: Run) -> str:
+    if run.rollout is not None:
+        return "live"
+    return "registered" if run.stage("register") is not None else "done"
 
 
 def _mark(stage: Stage) -> tuple[str, str]:

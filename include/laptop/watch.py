@@ -31,14 +31,16 @@ class Stage:
 
     Attributes:
         state: Airflow's task state; None before it was scheduled.
+        operator: its class's name; empty before it was scheduled.
         progress: 0…1 of the running job, where it says so.
         latest: the numbers of its newest `key=value` line. `figures`: all its numbers, the newest of each name.
         reused: the artifact existed, and nothing was run.
-        error: of a failed task, the sentence it ended with.
+        error: of a failed task, the message it ended with.
     """
 
     task: str
     state: str | None = None
+    operator: str = ""
     seconds: float = 0.0
     progress: float | None = None
     latest: dict[str, str] = field(default_factory=dict)
@@ -95,6 +97,16 @@ class Run:
         """Return the stage of that task id; None before the run exists."""
         return next((stage for stage in self.stages if stage.task == task), None)
 
+    @property
+    def gates(self) -> list[Stage]:
+        """The stages that judge."""
+        return [stage for stage in self.stages if stage.operator == "GateSensor"]
+
+    @property
+    def rollout(self) -> Stage | None:
+        """The stage that brings a release to the traffic, if any."""
+        return next((stage for stage in self.stages if stage.operator == "CanaryRolloutOperator"), None)
+
     def update(self, airflow: Airflow) -> None:
         """Ask Airflow how far the run is; do nothing before it exists and after it has ended."""
         if self.run_id is None or self.ended:
@@ -112,6 +124,7 @@ class Run:
 
     def _update(self, stage: Stage, instance: dict[str, Any], airflow: Airflow) -> None:
         stage.state, stage.seconds = instance["state"], _seconds(instance)
+        stage.operator = instance["operator"] or ""
         if stage.state in _LOGGING and instance["try_number"]:
             stage.read(airflow.log(self.dag, self.run_id or "", stage.task, instance["try_number"]))
         stage.settled = stage.state in ENDED

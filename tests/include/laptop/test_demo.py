@@ -22,6 +22,10 @@ TASKS = {
     RELEASE: ["canary", "promote", "report"],
     ROLLBACK: ["rollback", "promote"],
 }
+OPERATORS = {
+    **dict.fromkeys(("data_quality_gate", "evaluation_gate"), "GateSensor"),
+    **dict.fromkeys(("canary", "rollback"), "CanaryRolloutOperator"),
+}
 REASONS = {
     "rotten": ("data_quality_gate", "fail: too many duplicates"),
     "poisoned": ("evaluation_gate", "fail: exact match .7 is below .8"),
@@ -83,6 +87,7 @@ class Airflow:
         return [
             {
                 "task_id": task,
+                "operator": OPERATORS.get(task, "LocalJobOperator"),
                 "state": ("failed" if failure and task == failure[0] else "success") if ended else "running",
                 **common,
             }

@@ -6,9 +6,11 @@ import pytest
 from rich.console import Console
 
 from include.laptop.acts import Act, unexpected
+from include.laptop.report import print_report
 from include.laptop.screen import Screen
 from include.laptop.watch import CUSTOMIZE, RELEASE, Run, Stage
 
+CANARY = "CanaryRolloutOperator"
 LOG = [
     {"event": "::group::Log message source details"},
     {"event": "DAG bundles loaded: dags-folder", "level": "info"},
@@ -88,8 +90,8 @@ def test_a_release_is_live_where_a_candidate_is_registered() -> None:
     output = io.StringIO()
     runs = [
         run_with(Stage("register", "success"), state="success"),
-        run_with(Stage("canary", "success"), state="success", title="first release", dag=RELEASE),
-        run_with(Stage("canary", "deferred"), state="running", title="better release", dag=RELEASE),
+        run_with(Stage("canary", "success", CANARY), state="success", title="first release", dag=RELEASE),
+        run_with(Stage("canary", "deferred", CANARY), state="running", title="better release", dag=RELEASE),
     ]
     with Screen(Console(file=output, width=120, force_terminal=True, color_system=None), runs) as screen:
         screen.show()
@@ -97,6 +99,43 @@ def test_a_release_is_live_where_a_candidate_is_registered() -> None:
     assert "registered" in good
     assert "live" in first
     assert "canary" in better
+
+
+class Airflow:
+    """As far as the table at the end asks it."""
+
+    url = "http://airflow"
+
+    def run_url(self, dag: str, run: str) -> str:
+        return f"{self.url}/dags/{dag}/runs/{run}"
+
+    def xcom(self, dag: str, run: str, task: str, key: str = "return_value") -> object:
+        return {"version": "3", "release": "kubectl-v3"} if (task, key) == ("canary", "return_value") else None
+
+
+def told(run: Run) -> str:
+    output = io.StringIO()
+    print_report(Console(file=output, width=200), Airflow(), [run])
+    return output.getvalue()
+
+
+def test_what_came_out_of_any_dag_is_told_by_its_own_tasks() -> None:
+    gate = Stage("teacher_gate", "success", "GateSensor", figures={"loss_ratio": "0.51234", "kept": "200"})
+    lines = told(run_with(Stage("distill", "success"), gate, state="success", title="mine", dag="distill"))
+    assert "passed every gate" in lines and "candidate" not in lines
+    assert "loss_ratio 0.512 · kept 200" in lines
+    assert "succeeded" in told(run_with(Stage("plan", "success"), state="success", dag="mine"))
+
+
+def test_what_came_out_of_the_houses_own_dags_is_told() -> None:
+    gate = Stage("evaluation_gate", "success", "GateSensor", figures={"gain": "0.9", "tuned_exact_match": "0.95"})
+    stages = (Stage("evaluate", "success"), gate, Stage("register", "success"))
+    good = told(run_with(*stages, state="success"))
+    assert "passed every gate; registered as a candidate" in good
+    assert "tuned_exact_match 0.950 · gain 0.900" in good
+    canary = Stage("canary", "success", CANARY, figures={"canary_failed": "0", "step": "2"})
+    live = told(run_with(canary, state="success", dag=RELEASE))
+    assert "live: version 3, as kubectl-v3" in live and "canary_failed 0" in live and "step 2" not in live
 
 
 def act(run: Run, stopped_by: str | None = None, verdict: str = "fail: ", lost: int = 0) -> Act:
