@@ -16,9 +16,9 @@ from operators import (
     GateSensor,
     customize_schedule,
     default_args,
+    planned_customization,
     recipe_choices,
     report_at_the_end,
-    resolved_recipe,
     stage,
 )
 
@@ -70,7 +70,7 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
 def customize():
     @task(multiple_outputs=True)
     def recipe() -> dict:
-        return resolved_recipe(get_current_context())
+        return planned_customization(get_current_context())
 
     plan = recipe()
     base = stage("base", plan["base"])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from include.errors import ConfigurationError
 from include.platforms.cluster import Cluster
+from include.recipes.resolved import Section
 from include.specs.finetune import Config, Lora
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -33,22 +34,22 @@ class Memory(NamedTuple):
         return self.weights + self.gradients + self.moments
 
 
-def require_gpus(sections: Mapping[str, Any], cluster: Cluster) -> None:
+def require_gpus(sections: Mapping[str, Section | None], cluster: Cluster) -> None:
     """Check that every stage of a resolved recipe has one process for each GPU of its pods.
 
     Args:
-        sections: as `include.recipes.resolve` gives them.
+        sections: the recipe's, by stage.
 
     Raises:
         ConfigurationError: a stage has more processes a node than its size has GPUs, or fewer; or the platform lacks
             its size.
     """
     for stage, section in sections.items():
-        if not isinstance(section, Mapping) or "job" not in section:
+        if section is None:
             continue
-        name = cluster.size_name(section["job"], section.get("size"))
-        gpus = cluster.size(section["job"], section.get("size")).gpus
-        config = section["config"]
+        name = cluster.size_name(section.job, section.size)
+        gpus = cluster.size(section.job, section.size).gpus
+        config = section.config
         processes = config.get("processes", 1) // config.get("nodes", 1)
         if gpus and gpus != processes:
             raise ConfigurationError(

@@ -60,7 +60,7 @@ class PairedCounts:
         return (self.first_only - self.second_only) / self.rows
 
     def scaled(self, rows: float) -> PairedCounts:
-        """The same shares in another number of rows."""
+        """Return the same shares in another number of rows."""
         factor = rows / self.rows
         return PairedCounts(
             self.both * factor, self.first_only * factor, self.second_only * factor, self.neither * factor
@@ -68,7 +68,7 @@ class PairedCounts:
 
 
 def wilson_interval(successes: float, rows: float, confidence: float = 0.95) -> Interval:
-    """Confidence interval of a proportion: Wilson's score interval, without continuity correction.
+    """Return the confidence interval of a proportion: Wilson's score interval, without continuity correction.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927)
     209–212; method 3 in R. G. Newcombe, Statistics in Medicine 17 (1998) 857–872.
@@ -89,7 +89,7 @@ def wilson_interval(successes: float, rows: float, confidence: float = 0.95) -> 
 
 
 def paired_difference_interval(counts: PairedCounts, confidence: float = 0.95) -> Interval:
-    """Confidence interval of `counts.difference`: Newcombe's hybrid score interval for paired proportions.
+    """Return the confidence interval of `counts.difference`: Newcombe's hybrid score interval for paired proportions.
 
     The Wilson intervals of the two marginal shares are joined with the correlation of the pairs, whose estimate is
     corrected for continuity. It keeps close to its nominal coverage also near 0 and 1, where the Wald interval
@@ -111,7 +111,7 @@ def paired_difference_interval(counts: PairedCounts, confidence: float = 0.95) -
 
 
 def rows_to_decide(counts: PairedCounts, margin: float, confidence: float = 0.95, most: int = 1_000_000) -> int | None:
-    """Rows, in all, at which the interval would leave `-margin` on one side, if the shares stay as they are.
+    """Return the rows, in all, at which the interval would leave `-margin` on one side, if the shares stay as they are.
 
     Returns:
         The smallest such number of rows, `counts.rows` where they decide already, or None where `most` would not

@@ -3,7 +3,7 @@
     from operators import GateSensor, default_args, report_at_the_end, stage
 
 Nothing is imported before it is used: a DAG file pays for what it names, and Kubernetes' provider is imported on
-clusters only. `examples/dags` shows a DAG of one's own.
+clusters only. `examples/distill` shows a DAG of one's own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from operators.local.operator import LocalJobOperator as LocalJobOperator
     from operators.notifications import promotion_callbacks as promotion_callbacks
     from operators.recipes import customize_schedule as customize_schedule
+    from operators.recipes import planned_customization as planned_customization
     from operators.recipes import recipe_choices as recipe_choices
     from operators.recipes import resolved_recipe as resolved_recipe
     from operators.release.planning import announced_releases as announced_releases
@@ -59,6 +60,7 @@ _MODULES = {
     "LONG_RETRIES": "defaults",
     "model_choices": "release.planning",
     "plan_section": "retention",
+    "planned_customization": "recipes",
     "planned_release": "release.planning",
     "PodJobOperator": "kubernetes.pod_operator",
     "promotion": "release.planning",

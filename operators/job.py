@@ -13,6 +13,7 @@ from include.artifacts.uses import Run
 from include.events import format_event
 from include.job_plan import JobPlan
 from include.platforms import Platform, current_platform
+from include.recipes.resolved import Section
 from operators.links import MadeArtifactLink
 from operators.store import platform_store, store_of
 
@@ -29,9 +30,8 @@ class JobOperator(BaseOperator):
     An event of each outlet asset carries {"artifact": URI, "metrics": the manifest's}.
 
     Args:
-        section: a section of a resolved recipe: {"job": the verb as in `python -m jobs.<job>`, "config": its
-            configuration, "size": the recipe's choice of a size of pods, if it has one}; None where the recipe lacks
-            the stage: the task then returns None.
+        section: a section of a resolved recipe (`include.recipes.resolved.Section`) as JSON; None where the recipe
+            lacks the stage: the task then returns None.
         inputs: artifact URI by input name; an input that is None is left out.
         links: on the task's page in the web UI.
     """
@@ -71,10 +71,10 @@ class JobOperator(BaseOperator):
 
     def plan(self, context: Context, *, image: str | None = None) -> JobPlan:
         """Validate the task's job and name its output. Raises what `JobPlan.prepare` does."""
-        assert self.section is not None
+        section = Section.of(self.section)
         return JobPlan.prepare(
-            self.section["job"],
-            config=self.section["config"],
+            section.job,
+            config=section.config,
             inputs=self.inputs,
             store=self.store,
             refresh=context["run_id"] if self.task_id in context["params"].get("refresh", ()) else "",

@@ -1,7 +1,8 @@
-"""The form of `customize`: which recipes there are, and what a run makes of the one that was chosen."""
+"""Recipes in a form: which there are, and what a run makes of the one that was chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from airflow.sdk import CronTriggerTimetable
 from include.errors import ConfigurationError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
+from include.recipes.resolved import ResolvedRecipe, Section
 from include.sizing import require_gpus
 from operators.errors import record_failure
 
@@ -17,32 +19,55 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-@record_failure
-def resolved_recipe(context: Context) -> dict[str, Any]:
-    """The run's recipe with the form's overrides, one section a stage (see `include.recipes.resolve`).
+STAGES = ("ingest", "curate", "check", "finetune", "merge", "evaluate", "champion")
+"""Jobs of `customize` that a recipe need not name."""
 
-    `ingest` gets the run's data set as its source: the Param `data`, or the newest file of the arrivals folder.
+
+@record_failure
+def resolved_recipe(context: Context, stages: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the run's recipe with the form's overrides, as the plan of its stages (`ResolvedRecipe.plan`).
+
+    For the first task of any DAG with the Params `recipe` and `overrides`.
+
+    Args:
+        stages: jobs that the DAG runs whatever the recipe holds.
     """
-    params = context["params"]
-    sections = resolve(params["recipe"], params["overrides"])
-    if (cluster := current_platform().cluster) is not None:
-        require_gpus(sections, cluster)
-    sections["ingest"]["config"]["source"] = params["data"] or _newest_arrival()
-    sections["ingest"]["config"]["announced"] = (context["dag_run"].conf or {}).get("digest")
+    return _resolved(context, stages).plan()
+
+
+@record_failure
+def planned_customization(context: Context) -> dict[str, Any]:
+    """Return the plan of a run of `customize`: its recipe, the data set that it takes, and how it registers.
+
+    The data set is that of the Param `data`, or the newest file of the arrivals folder.
+    """
+    recipe = _resolved(context, STAGES)
+    source = context["params"]["data"] or _newest_arrival()
+    announced = (context["dag_run"].conf or {}).get("digest")
     registration = {
-        "model": sections["model"],
-        "recipe": sections["name"],
+        "model": recipe.model,
+        "recipe": recipe.name,
         "run_id": context["run_id"],
-        "gate": sections["gates"]["evaluation"],
+        "gate": recipe.limits("evaluation"),
     }
-    sections["register"] = {"job": "register", "config": registration}
-    return sections
+    return recipe.with_stages(
+        ingest=recipe.section("ingest").with_config(source=source, announced=announced),
+        register=Section(job="register", config=registration),
+    ).plan()
 
 
 def recipe_choices() -> list[str]:
-    """For the form: every recipe, the platform's own first."""
+    """Return every recipe for the form, the platform's own first."""
     default = current_platform().arrivals.recipe
     return [default, *(name for name in recipe_names() if name != default)]
+
+
+def _resolved(context: Context, stages: Iterable[str]) -> ResolvedRecipe:
+    params = context["params"]
+    recipe = resolve(params["recipe"], params["overrides"], stages)
+    if (cluster := current_platform().cluster) is not None:
+        require_gpus(recipe.stages, cluster)
+    return recipe
 
 
 def _newest_arrival() -> str:
@@ -55,6 +80,6 @@ def _newest_arrival() -> str:
 
 
 def customize_schedule() -> CronTriggerTimetable | None:
-    """The platform's cron, or none."""
+    """Return the platform's cron, or none."""
     cron = current_platform().cron
     return CronTriggerTimetable(cron, timezone="UTC") if cron else None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import get_current_context, task
+from airflow.sdk import XComArg, get_current_context, task
 
 from include.errors import AnemoneError
 from include.recipes import resolve
+from include.recipes.resolved import Section
 from operators.errors import FAILURE_MESSAGE_KEY
+from operators.gates.sensor import GateSensor
 from operators.links import EVIDENCE_KEY, ReportLink
 from operators.stages import stage
 
@@ -24,7 +26,8 @@ def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | 
     run ended, so a stopped run stays red and a good one is not failed by its report.
 
     Args:
-        made: by input of the job `report`, the task that returns the artifact's URI.
+        made: the tasks whose artifacts the page tells of, by the names that it gives them. Those of `Inputs` in
+            `include/specs/report.py` have sections of their own; any other name will do.
         rollout: the task that leads the canary, if there is one.
     """
     dag = next(iter(made.values())).dag
@@ -36,7 +39,7 @@ def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | 
     def outcome() -> dict[str, Any]:
         return run_outcome(get_current_context(), tasks, canary)
 
-    ended = outcome()
+    ended: Any = outcome()
     before >> ended.operator
     report = stage("report", ended["section"], inputs=ended["inputs"], links=(ReportLink(),))
     ended.operator.as_teardown()
@@ -44,46 +47,71 @@ def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | 
 
 
 def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -> dict[str, Any]:
-    """What the job `report` needs to know of this run.
+    """Return what the job `report` needs to know of this run.
 
     Args:
         made: task id by input of the job.
         canary: id of the task that leads the canary.
 
     Returns:
-        {"section": {"job", "config"}, "inputs": URI by name, None where the run made no such artifact}.
+        {"section": of the job, "inputs": URI by name, None where the run made no such artifact}.
     """
     ti, run, params = context["ti"], context["dag_run"], context["params"]
-    tasks = [task.task_id for task in context["dag"].tasks if not task.is_teardown]
-    states = ti.get_task_states(dag_id=ti.dag_id, task_ids=tasks, run_ids=[run.run_id]).get(run.run_id, {})
+    tasks = [task for task in context["dag"].tasks if not task.is_teardown]
+    names = [task.task_id for task in tasks]
+    states = ti.get_task_states(dag_id=ti.dag_id, task_ids=names, run_ids=[run.run_id]).get(run.run_id, {})
     endings = [
         {
-            "task": name,
-            "state": states.get(name),
-            "sentence": ti.xcom_pull(task_ids=name, key=FAILURE_MESSAGE_KEY) if states.get(name) == "failed" else None,
+            "task": task.task_id,
+            "state": states.get(task.task_id),
+            "message": ti.xcom_pull(task_ids=task.task_id, key=FAILURE_MESSAGE_KEY)
+            if states.get(task.task_id) == "failed"
+            else None,
+            "gate": task.gate if isinstance(task, GateSensor) else None,
         }
-        for name in tasks
+        for task in tasks
     ]
     inputs = {role: ti.xcom_pull(task_ids=name) for role, name in made.items()}
     if canary is not None:
         inputs["rollout"] = ti.xcom_pull(task_ids=canary, key=EVIDENCE_KEY)
+    recipe = _of_the_recipe(params)
+    judged = {
+        task.gate: limits[task.gate]
+        for task in tasks
+        if isinstance(task, GateSensor) and task.gate in (limits := _limits(ti, task))
+    }
+    assert run.start_date is not None
     config = {
         "dag": ti.dag_id,
         "run_id": run.run_id,
         "started": run.start_date.isoformat(),
         "tasks": endings,
-        "recipe": params["recipe"],
-        "overrides": params["overrides"],
+        "roles": list(inputs),
+        "rollout": canary,
+        "recipe": params.get("recipe", ""),
+        "overrides": params.get("overrides", {}),
         "drill": params.get("drill", "none"),
-        **_of_the_recipe(params),
+        **recipe,
+        "gates": {**recipe.get("gates", {}), **judged},
     }
-    return {"section": {"job": "report", "config": config}, "inputs": inputs}
+    return {"section": Section(job="report", config=config).document(), "inputs": inputs}
 
 
 def _of_the_recipe(params: Mapping[str, Any]) -> dict[str, Any]:
+    if "recipe" not in params:
+        return {}
     try:
-        sections = resolve(params["recipe"], params["overrides"])
+        recipe = resolve(params["recipe"], params.get("overrides", {}))
     except AnemoneError:
         # That ended the run, and the page says so.
         return {}
-    return {"purpose": sections["description"], "gate": sections["gates"]["evaluation"]}
+    return {"purpose": recipe.description, "gates": recipe.gates}
+
+
+def _limits(ti: Any, gate: GateSensor) -> Mapping[str, Any]:
+    """Return the limits that a gate was given, wherever they came from."""
+    given: Any = gate.gates
+    if isinstance(given, XComArg):
+        ((source, key),) = given.iter_references()
+        given = ti.xcom_pull(task_ids=source.task_id, key=key)
+    return given or {}

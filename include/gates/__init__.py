@@ -1,30 +1,53 @@
-"""Gates turn what a job found out into a verdict: pure functions from a result document to a `Verdict`."""
+"""Gates turn what a job found out into a verdict: pure functions from result files to a `Verdict`.
+
+A gate is one module of this package, and its name is the module's. It holds one `GATE`; nothing else names it but the
+DAGs and recipes that use it.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeGuard, TypeVar
+
+from include.errors import ArtifactError, ConfigurationError
+from include.model import Model
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON document is a finite number that a float can hold."""
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Return whether a value of a JSON document is a finite number that a float can hold."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
         return False
 
 
+class Limit(Model):
+    """One limit with its number, in words, and whether it was kept."""
+
+    name: str
+    observed: str
+    limit: str
+    kept: bool
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate decided, and why.
+    """A gate's decision and its reasons.
 
     Attributes:
         outcome: only "pass" lets a run go on; "inconclusive" says that more rows could still decide.
         reasons: one line each; for "fail" and "inconclusive" every limit that was missed, with the observed value.
         figures: the numbers the decision rests on, by name.
+        limits: what the numbers were held against, for a table.
 
     Raises:
         ValueError: a verdict that is not a pass but names no reason, or a pass that rests on a figure which is not a
@@ -34,6 +57,7 @@ class Verdict:
     outcome: Outcome
     reasons: tuple[str, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcome != "pass" and not self.reasons:
@@ -51,3 +75,68 @@ class Verdict:
         """One line for a log or a form: the outcome, then the reasons, or the figures where all is well."""
         details = self.reasons or tuple(f"{name} {value:.4g}" for name, value in self.figures.items())
         return f"{self.outcome}: {'; '.join(details)}" if details else self.outcome
+
+
+L = TypeVar("L", bound=Model)
+
+
+@dataclass(frozen=True)
+class Gate(Generic[L]):
+    """One rule by which artifacts are judged.
+
+    Attributes:
+        job: whose artifacts it judges.
+        limits: model of the recipe's section `gates.<name>`; every limit has a default.
+        files: of the artifact, that it reads. `.json` is parsed, `.jsonl` is a list of its rows, others are bytes.
+        judge: from the limits and the content of each file, in the order of `files`, to the verdict. Whatever the
+            files hold, it answers: what is missing, empty or not a number never passes.
+        remedy: a message for the person who finds the red task; `{artifact}` stands for the artifact's URI.
+    """
+
+    job: str
+    limits: type[L]
+    files: tuple[str, ...]
+    judge: Callable[..., Verdict]
+    remedy: str
+
+    def verdict(self, limits: L, artifact: str, read: Callable[[str], bytes]) -> Verdict:
+        """Return the verdict on one artifact.
+
+        Args:
+            artifact: its URI, for messages.
+            read: gives the content of one of its files.
+
+        Raises:
+            ArtifactError: a file is missing or not what its name says.
+        """
+        return self.judge(limits, *(_parsed(artifact, file, read(file)) for file in self.files))
+
+
+def gate_names() -> list[str]:
+    """Return the name of every gate, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def find_gate(name: str) -> Gate[Any]:
+    """Return the gate of that name. Raises ConfigurationError for an unknown one, with the nearest known name."""
+    names = gate_names()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+        raise ConfigurationError(f"there is no gate {name!r}: {hint}")
+    return import_module(f"include.gates.{name}").GATE
+
+
+def _parsed(artifact: str, file: str, content: bytes) -> Any:
+    suffix = Path(file).suffix
+    try:
+        if suffix == ".json":
+            return json.loads(content)
+        if suffix == ".jsonl":
+            # Only "\n" ends a line: text may hold the other line breaks that splitlines() knows.
+            return [json.loads(line) for line in content.split(b"\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{artifact}: {file} is not JSON ({error}): clear the task that made it with refresh"
+        ) from None
+    return content

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from include.gates import Verdict, is_number
+from include.gates import Gate, Limit, Verdict, is_number
+from include.model import Model
+
+
+class Limits(Model):
+    """None of its own: they stand in the suite of expectations that the data was checked against."""
 
 
 def data_quality(result: Any) -> Verdict:
-    """The verdict over a check's `result.json` (as in `include.specs.check.Spec`).
+    """Return the verdict over a check's `result.json` (as in `include.specs.check.Spec`).
 
     Passes only if at least one row and one expectation were looked at, every expectation succeeded, and each
     observed something: what is missing, empty or NaN is a reason to fail. There is no inconclusive outcome: a data
@@ -21,6 +26,7 @@ def data_quality(result: Any) -> Verdict:
     if not isinstance(result, dict):
         return Verdict("fail", ("the check's result is not an object: run the check again",))
     reasons: list[str] = []
+    limits: list[Limit] = []
     figures: dict[str, float] = {}
     rows, expectations = result.get("rows"), result.get("expectations")
     if is_number(rows) and rows > 0:
@@ -38,10 +44,40 @@ def data_quality(result: Any) -> Verdict:
         observed, limit = expectation.get("observed"), expectation.get("limit") or "unknown"
         if is_number(observed):
             figures[name] = float(observed)
+        limits.append(_limit(name, expectation))
         if expectation.get("success") is not True:
             reasons.append(str(expectation.get("message") or f"{name}: {observed}, limit {limit}"))
         elif not is_number(observed):
             reasons.append(f"{name}: observed {observed}, limit {limit}: nothing was measured, so it does not count")
     if not reasons and result.get("success") is not True:
         reasons.append("the check itself did not succeed, though every expectation did: run the check again")
-    return Verdict("fail" if reasons else "pass", tuple(reasons), figures)
+    return Verdict("fail" if reasons else "pass", tuple(reasons), figures, tuple(limits))
+
+
+def _limit(name: str, expectation: dict[str, Any]) -> Limit:
+    limit = str(expectation.get("limit"))
+    return Limit(
+        name=name,
+        observed=_observed(expectation.get("observed"), limit),
+        limit=limit,
+        kept=expectation.get("success") is True,
+        note=str(expectation.get("message") or "").partition(f"limit {limit}")[2].strip(),
+    )
+
+
+def _observed(value: Any, limit: str) -> str:
+    if not is_number(value):
+        return "nothing"
+    if limit.endswith("%"):
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if value == int(value) and value > 1 else f"{value:.4g}"
+
+
+GATE = Gate(
+    job="check",
+    limits=Limits,
+    files=("result.json",),
+    judge=lambda _limits, result: data_quality(result),
+    remedy="Mend the data set and announce it again; removed.jsonl of the curated artifact names every row that was "
+    "removed, and why, and {artifact} holds the whole report.",
+)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from include.gates import Verdict, is_number
+from include.gates import Gate, Limit, Verdict, is_number
 from include.model import Model
 from include.statistics import PairedCounts, paired_difference_interval, rows_to_decide
 
@@ -47,7 +48,7 @@ class EvaluationGate(Model):
 
 
 def judge_evaluation(gate: EvaluationGate, results: Mapping[str, Any], scores: Iterable[Mapping[str, Any]]) -> Verdict:
-    """The verdict on one evaluation.
+    """Return the verdict on one evaluation.
 
     Args:
         results: the evaluation's `results.json`.
@@ -58,7 +59,11 @@ def judge_evaluation(gate: EvaluationGate, results: Mapping[str, Any], scores: I
         number, rows that are missing or doubled, a table that does not follow from its rows); "inconclusive" where
         more rows could decide; "pass" otherwise.
     """
-    rows = list(scores)
+    verdict = _judged(gate, results, list(scores))
+    return replace(verdict, limits=_limits(gate, verdict.figures))
+
+
+def _judged(gate: EvaluationGate, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Verdict:
     try:
         defects = _defects(results, rows)
     except (AttributeError, TypeError):
@@ -85,7 +90,7 @@ def judge_evaluation(gate: EvaluationGate, results: Mapping[str, Any], scores: I
 
 
 def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why the evaluation cannot be judged at all; empty where it can."""
+    """Return why the evaluation cannot be judged at all; nothing where it can."""
     models = results.get("models")
     if not isinstance(models, Mapping):
         return [f"results.json has no table of models: {_REMEDY}"]
@@ -96,7 +101,7 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
         return ["no held-out row was scored: give the recipe a held-out set, or a heldout_fraction"]
     if results.get("rows") != len(rows):
         return [f"results.json speaks of {results.get('rows')} rows, scores.jsonl holds {len(rows)}: {_REMEDY}"]
-    seen: set[str] = set()
+    seen: set[Any] = set()
     for number, row in enumerate(rows, start=1):
         if row.get("id") in seen:
             return [f"scores.jsonl line {number}: row {row.get('id')} was scored twice: {_REMEDY}"]
@@ -125,7 +130,7 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Exact match a row and held-out loss an answer token, of every model."""
+    """Return exact match a row and held-out loss an answer token, of every model."""
     means = {}
     for name in rows[0]["scores"]:
         scores = [row["scores"][name] for row in rows]
@@ -174,7 +179,7 @@ def _absolute(gate: EvaluationGate, figures: Mapping[str, float], rows: int) -> 
 def _against_champion(
     gate: EvaluationGate, rows: Sequence[Mapping[str, Any]], figures: dict[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Failures and doubts; adds the difference and its interval to `figures`."""
+    """Return failures and doubts, and add the difference and its interval to `figures`."""
     counts = PairedCounts.of(
         (row["scores"][TUNED]["exact_match"] == 1, row["scores"][CHAMPION]["exact_match"] == 1) for row in rows
     )
@@ -201,9 +206,52 @@ def _against_champion(
     return [], [f"{observed}: not decided at a margin of {_share(margin)}; {needed}"]
 
 
+def _limits(gate: EvaluationGate, figures: Mapping[str, float]) -> tuple[Limit, ...]:
+    """Return the limits for which there is a figure."""
+    rows = [
+        ("exact match, tuned", "tuned_exact_match", gate.min_exact_match, True, ""),
+        ("gain over the base's best", "gain", gate.min_gain, True, ""),
+        ("held-out loss, tuned", "tuned_heldout_loss", gate.max_heldout_loss, False, "nats an answer token"),
+        ("held-out rows", "rows", gate.min_rows, True, ""),
+        (
+            "not worse than the champion",
+            "champion_difference_lower",
+            -gate.non_inferiority_margin,
+            True,
+            f"lower end of the {gate.confidence:.0%} interval of the paired difference",
+        ),
+    ]
+    return tuple(
+        Limit(
+            name=name,
+            observed=_number(figures[key]),
+            limit=f"at {'least' if at_least else 'most'} {_number(limit)}",
+            # The gain is a difference of two decimal fractions, and is judged with the same tolerance.
+            kept=figures[key] >= limit - (_TOLERANCE if key == "gain" else 0) if at_least else figures[key] <= limit,
+            note=note,
+        )
+        for name, key, limit, at_least, note in rows
+        if key in figures
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.4f}".rstrip("0").rstrip(".").replace("-", "−")
+
+
 def _share(value: float) -> str:
-    """Two to four decimals and no leading zero: ".80", "-.0214"."""
+    """Return two to four decimals without a leading zero: ".80", "-.0214"."""
     text = f"{value:.4f}"
     for _ in range(2):
         text = text.removesuffix("0")
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+GATE = Gate(
+    job="evaluate",
+    limits=EvaluationGate,
+    files=("results.json", "scores.jsonl"),
+    judge=judge_evaluation,
+    remedy="Compare the answers with the references in answers.jsonl of {artifact}, then mend the data set or the "
+    "recipe.",
+)

@@ -14,7 +14,7 @@ from include.recipes import resolve
 
 def ask(prompt: str, model: str | None = None) -> str:
     """Return the answer of `model`, or of the arrivals' recipe's model. Raises TryAgainError where there is none."""
-    model = model or resolve(load_platform("laptop").arrivals.recipe)["model"]
+    model = model or resolve(load_platform("laptop").arrivals.recipe).model
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
     try:
         answer = httpx.post(f"{router_url()}/v1/chat/completions", json=body, timeout=60, trust_env=False)

@@ -91,7 +91,7 @@ def wait_for_serving() -> None:
 def start_traffic(rate: float) -> None:
     """Start the traffic generator with `rate` requests a second at the model of the arrivals' recipe."""
     settings = environment()
-    model = resolve(load_platform("laptop").arrivals.recipe)["model"]
+    model = resolve(load_platform("laptop").arrivals.recipe).model
     command = [str(python_of("serving")), "-m", "jobs.serving.traffic", "--url", router_url(), "--model", model]
     traffic_counts().unlink(missing_ok=True)
     with exclusive():

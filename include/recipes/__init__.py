@@ -1,30 +1,30 @@
 """Recipes: one YAML a way of customizing a model, `<model>/<size>_<method>_<topology>.yaml`.
 
-Resolving a recipe turns it into one validated configuration a job: file references (chat template, expectation
-suite) are replaced by what the files hold, so that a job's name depends on their content.
+A recipe has a head (`Head`), and beside it a section for each stage: the configuration of the job with that name, as
+the `Config` of `include/specs/<job>.py` says it. Resolving a recipe turns it into one validated configuration a stage.
+Named files (chat template, expectation suite) are replaced by what they hold, so that a job's name depends on it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
-from include.errors import ConfigurationError
-from include.gates.evaluation import EvaluationGate
+from include.errors import ConfigurationError, first_problem
+from include.gates import find_gate, gate_names
+from include.recipes.resolved import ResolvedRecipe, Section
 from include.release.rollouts import CanaryPolicy
-from include.specs import config_class
-from include.specs.base import Model
+from include.specs import config_class, job_names
+from include.specs.base import GIVEN_BY_RUN, DefaultOf, FileContent, Model
 
 _FOLDER = Path(__file__).parent
 _INCLUDE = _FOLDER.parent
-_STAGES = ("ingest", "curate", "check", "finetune", "merge", "evaluate")
-_USE_CHAT = ("check", "finetune", "merge", "evaluate")
 
 
 class Source(Model):
@@ -34,22 +34,16 @@ class Source(Model):
     config: dict[str, Any] = {}
 
 
-class Gates(Model):
-    """What a candidate must reach."""
-
-    evaluation: EvaluationGate = EvaluationGate()
-
-
-class Recipe(Model):
-    """A recipe as it stands in its file.
+class Head(Model):
+    """The part of a recipe that is about no single stage.
 
     Attributes:
         model: the registered model's name in MLflow; candidates of one model compete for its `champion`.
         max_tokens: longest conversation, template included, in tokens.
-        chat_template: a file of `include/templates/`.
+        chat_template: a file of `include/templates/`. Like `model` and `max_tokens` it goes to each stage whose
+            configuration has such a key, unless the stage's section gives another.
         base: the model to start from. `heldout`: the rows to evaluate on; none: split off the data set.
-        engine: of the job `engine`; its `max_tokens` is the recipe's, and its `rows` and `max_new_tokens` are those of
-            `evaluate`, unless it gives others.
+        gates: limits by gate (`include/gates/`).
         canary: how a release is led to all of the traffic, and what stops it.
         sizes: stage → size of its pods on a cluster (`Cluster.sizes`), where the platform's own choice is too small.
     """
@@ -60,78 +54,118 @@ class Recipe(Model):
     chat_template: str
     base: Source
     heldout: Source | None = None
-    ingest: dict[str, Any] = {}
-    curate: dict[str, Any] = {}
-    check: dict[str, Any]
-    finetune: dict[str, Any]
-    merge: dict[str, Any] = {}
-    evaluate: dict[str, Any] = {}
-    gates: Gates = Gates()
-    engine: dict[str, Any] = {}
+    gates: dict[str, dict[str, Any]] = {}
     canary: CanaryPolicy = CanaryPolicy()
     sizes: dict[str, str] = {}
 
 
+_SHARED = ("model", "max_tokens", "chat_template")
+_SOURCES = ("base", "heldout")
+
+
 def recipe_names() -> list[str]:
-    """Every recipe there is, as `<model>/<size>_<method>_<topology>`, sorted."""
+    """Return the name of every recipe, as `<model>/<size>_<method>_<topology>`, sorted."""
     return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.glob("*/*.yaml"))
 
 
-def resolve(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A recipe as one validated configuration a stage, ready to hand to jobs and gates.
+def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Iterable[str] = ()) -> ResolvedRecipe:
+    """Return a recipe with one validated configuration a stage, ready to hand to jobs and gates.
 
     Args:
         name: as `recipe_names` gives it.
         overrides: `{"finetune.steps": 200, …}`: dotted path of a key → its value.
+        stages: jobs that a DAG runs whatever the recipe holds; one that the recipe does not name gets its defaults.
 
     Returns:
-        One section a stage, {"job": the verb, "config": its validated configuration}, or None for `heldout` where the
-        recipe names none; and {"name", "description", "model", "gates", "canary"}. Plain JSON values. `ingest` has no
-        `source` yet.
+        The stages that the recipe names, those of `stages`, and `base` and `heldout`. A configuration lacks the keys
+        that only the run can give (`GIVEN_BY_RUN`).
 
     Raises:
         ConfigurationError: an unknown recipe, file or key, or a value out of its bounds, with the nearest known name.
     """
     if name not in recipe_names():
         raise ConfigurationError(f"there is no recipe {name!r}{_nearest(name, recipe_names())}")
-    path = _FOLDER / f"{name}.yaml"
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"recipe {name}: the file does not hold keys with values: write description: … first")
     for key, value in (overrides or {}).items():
         _override(document, key, value)
-    recipe = _validated(Recipe, document, name)
-    shared = {"chat_template": _text("templates", recipe.chat_template, name), "max_tokens": recipe.max_tokens}
-    sections: dict[str, Any] = {"name": name, "description": recipe.description, "model": recipe.model}
-    for part in ("gates", "canary"):
-        sections[part] = getattr(recipe, part).model_dump(mode="json")
-    for stage in _STAGES:
-        section = dict(getattr(recipe, stage))
-        if stage in _USE_CHAT:
-            section = {**shared, **section}
-        if stage == "check":
-            section["suite"] = json.loads(_text("expectations", f"{section.get('suite')}.json", name))
-        required = {"source": "-"} if stage == "ingest" else {}
-        config = _validated(config_class(stage), {**section, **required}, f"{name}: {stage}")
-        plain = {key: value for key, value in config.model_dump(mode="json").items() if key not in required}
-        sections[stage] = {"job": stage, "config": plain}
-    evaluated = sections["evaluate"]["config"]
-    shared = {"max_tokens": recipe.max_tokens, **{key: evaluated[key] for key in ("rows", "max_new_tokens")}}
-    config = _validated(config_class("engine"), {**shared, **recipe.engine}, f"{name}: engine")
-    sections["engine"] = {"job": "engine", "config": config.model_dump(mode="json")}
-    for key in ("base", "heldout"):
-        source: Source | None = getattr(recipe, key)
-        if source is not None:
-            config = _validated(config_class(source.job), source.config, f"{name}: {key}.config")
-            sections[key] = {"job": source.job, "config": config.model_dump(mode="json")}
-        else:
-            sections[key] = None
-    sections["champion"] = {"job": "champion", "config": {"model": recipe.model}}
-    for stage, size in recipe.sizes.items():
-        if sections.get(stage) is None or stage in ("gates", "canary"):
-            raise ConfigurationError(
-                f"recipe {name}: sizes: there is no stage {stage!r}{_nearest(stage, [*_STAGES, 'engine'])}"
-            )
-        sections[stage]["size"] = size
-    return sections
+    known = [*Head.model_fields, *job_names()]
+    if unknown := next((key for key in document if key not in known), None):
+        raise ConfigurationError(f"recipe {name}: unknown key {unknown!r}{_nearest(str(unknown), known)}")
+    head = _validated(Head, {key: value for key, value in document.items() if key in Head.model_fields}, name)
+    if misplaced := next((stage for stage in head.sizes if not _can_have_size(head, stage)), None):
+        raise ConfigurationError(
+            f"recipe {name}: sizes: there is no stage {misplaced!r}{_nearest(misplaced, [*_SOURCES, *job_names()])}"
+        )
+    configured = {key: value for key, value in document.items() if key not in Head.model_fields}
+    sections = _Sections(name, head, configured)
+    return ResolvedRecipe(
+        name=name,
+        description=head.description,
+        model=head.model,
+        stages={
+            **{stage: sections[stage] for stage in dict.fromkeys([*configured, *stages])},
+            **{key: sections[key] if getattr(head, key) is not None else None for key in _SOURCES},
+        },
+        gates={gate: _limits(name, gate, limits) for gate, limits in head.gates.items()},
+        canary=head.canary,
+        sizes=head.sizes,
+    )
+
+
+class _Sections:
+    """The stages of one recipe, each validated when it is asked for, by the configuration model of its job."""
+
+    def __init__(self, recipe: str, head: Head, configured: Mapping[str, Any]) -> None:
+        self._recipe = recipe
+        self._head = head
+        self._configured = configured
+        self._known: dict[str, Section] = {}
+
+    def __getitem__(self, stage: str) -> Section:
+        if stage not in self._known:
+            self._known[stage] = self._resolved(stage)
+        return self._known[stage]
+
+    def _resolved(self, stage: str) -> Section:
+        source = getattr(self._head, stage) if stage in _SOURCES else None
+        job, given = (source.job, source.config) if source else (stage, self._configured.get(stage, {}))
+        where = f"{self._recipe}: {stage}{'.config' if source else ''}"
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(f"recipe {where}: its value is {given!r}, not keys with values: correct it")
+        model = config_class(job)
+        values = dict(given)
+        for key, field in model.model_fields.items():
+            if key not in values and key in _SHARED:
+                values[key] = getattr(self._head, key)
+            for mark in field.metadata:
+                if isinstance(mark, DefaultOf) and key not in values:
+                    values[key] = self[mark.stage].config[key]
+                elif isinstance(mark, FileContent) and isinstance(values.get(key), str):
+                    values[key] = _content(mark, values[key], self._recipe)
+        config = _validated(_without_run(model), values, where).model_dump(mode="json", exclude=_given_by_run(model))
+        return Section(job=job, config=config, size=self._head.sizes.get(stage))
+
+
+def _given_by_run(model: type[Model]) -> set[str]:
+    return {key for key, field in model.model_fields.items() if GIVEN_BY_RUN in field.metadata}
+
+
+def _without_run(model: type[Model]) -> type[Model]:
+    """Return a configuration's model that does not ask for what only the run can give."""
+    given: dict[str, Any] = dict.fromkeys(_given_by_run(model), (Any, None))
+    return create_model(model.__name__, __base__=model, **given) if given else model
+
+
+def _limits(recipe: str, gate: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    if gate not in gate_names():
+        raise ConfigurationError(f"recipe {recipe}: unknown key {f'gates.{gate}'!r}{_nearest(gate, gate_names())}")
+    return _validated(find_gate(gate).limits, limits, f"{recipe}: gates.{gate}").model_dump(mode="json")
+
+
+def _can_have_size(head: Head, stage: str) -> bool:
+    return getattr(head, stage) is not None if stage in _SOURCES else stage in job_names()
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -146,20 +180,24 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
     at[last] = value
 
 
-def _validated(model: type[Model], document: Any, where: str) -> Any:
+M = TypeVar("M", bound=Model)
+
+
+def _validated(model: type[M], document: Any, where: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "recipe"
         if first["type"] == "extra_forbidden":
             hint = _nearest(str(first["loc"][-1]), _keys(model, first["loc"][:-1]))
-            raise ConfigurationError(f"recipe {where}: unknown key {key!r}{hint}") from None
-        raise ConfigurationError(f"recipe {where}: {key}: {first['msg']}") from None
+            raise ConfigurationError(
+                f"recipe {where}: unknown key {'.'.join(map(str, first['loc']))!r}{hint}"
+            ) from None
+        raise ConfigurationError(f"recipe {where}: {first_problem(error, 'recipe')}") from None
 
 
 def _keys(model: type[Model], path: tuple[int | str, ...]) -> list[str]:
-    """The keys that a model has at `path`; an optional section is looked into."""
+    """Return the keys that a model has at `path`, within optional sections too."""
     for part in path:
         annotation = model.model_fields[str(part)].annotation
         choices = (annotation, *get_args(annotation))
@@ -172,11 +210,13 @@ def _nearest(name: str, known: list[str]) -> str:
     return f": did you mean {near[0]!r}?" if near else f": choose one of {', '.join(known)}"
 
 
-def _text(folder: str, file: str, recipe: str) -> str:
-    path = _INCLUDE / folder / file
-    known = sorted(found.name for found in (_INCLUDE / folder).iterdir() if found.is_file())
+def _content(mark: FileContent, name: str, recipe: str) -> Any:
+    file = f"{name}{mark.suffix}"
+    folder = _INCLUDE / mark.folder
+    known = sorted(found.name for found in folder.iterdir() if found.is_file())
     if file not in known:
         raise ConfigurationError(
-            f"recipe {recipe} names {file!r}, which include/{folder}/ does not hold{_nearest(file, known)}"
+            f"recipe {recipe} names {file!r}, which include/{mark.folder}/ does not hold{_nearest(file, known)}"
         )
-    return path.read_text(encoding="utf-8")
+    text = (folder / file).read_text(encoding="utf-8")
+    return json.loads(text) if file.endswith(".json") else text

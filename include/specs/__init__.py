@@ -6,9 +6,11 @@ A job's spec and its package lie at the same place below `include/specs/` and `j
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError
 
@@ -31,7 +33,9 @@ def job_place(job: str) -> tuple[str, ...]:
     """
     places = _places()
     if job not in places:
-        raise ConfigurationError(f"there is no job {job!r}: choose one of {', '.join(sorted(places))}")
+        near = get_close_matches(job, places, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(places))}"
+        raise ConfigurationError(f"there is no job {job!r}: {hint}")
     return places[job]
 
 
@@ -40,7 +44,7 @@ def job_module(job: str) -> str:
     return ".".join(("jobs", *job_place(job)))
 
 
-def spec_class(job: str) -> type[JobSpec]:
+def spec_class(job: str) -> type[JobSpec[Any, Any]]:
     """Return the spec model of `job`. Raises ConfigurationError for an unknown one."""
     return _spec_module(job).Spec
 
@@ -50,7 +54,7 @@ def config_class(job: str) -> type[Model]:
     return _spec_module(job).Config
 
 
-def _spec_module(job: str):
+def _spec_module(job: str) -> ModuleType:
     return import_module(".".join(("include.specs", *job_place(job))))
 
 

@@ -1,12 +1,14 @@
-"""What every job's spec has in common: typed configuration, input artifacts, output name.
+"""The common part of every job's spec: typed configuration, input artifacts, output name.
 
 A job's own module in this package defines `Config`, `Inputs` and `Spec`. Fields that cannot change the result
 (workers, logging, places) are marked `NOT_IDENTITY`; all others, and the content digests of the inputs, make up
-the output's name.
+the output's name. How a recipe fills a field, where it is not by a plain value, is marked too: `FileContent`,
+`DefaultOf`, `GIVEN_BY_RUN`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
@@ -18,13 +20,41 @@ if TYPE_CHECKING:
     from include.artifacts.s3 import Access
 
 
-class _NotIdentity:
+@dataclass(frozen=True)
+class Mark:
+    """Says something of the field that is annotated with it."""
+
+    name: str
+
     def __repr__(self) -> str:
-        return "NOT_IDENTITY"
+        return self.name
 
 
-NOT_IDENTITY = _NotIdentity()
+NOT_IDENTITY = Mark("NOT_IDENTITY")
 """Marks a field that cannot change a job's result: `workers: Annotated[int, NOT_IDENTITY] = 1`."""
+
+GIVEN_BY_RUN = Mark("GIVEN_BY_RUN")
+"""Marks a field that no recipe can know: whoever plans the run fills it in."""
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """Marks a field for which a recipe names a file; resolving the recipe puts the file's content there.
+
+    Attributes:
+        folder: below `include/`.
+        suffix: added to the name; the content of a `.json` file is parsed, of others it is the text.
+    """
+
+    folder: str
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
+class DefaultOf:
+    """Marks a field that a recipe may leave out because the stage `stage` has one of the same name."""
+
+    stage: str
 
 
 class Artifact(Model):
@@ -39,7 +69,7 @@ class Inputs(Model):
 
 
 class Output(Model):
-    """Where the result goes and what it will be called; fixed before the job starts."""
+    """Place and name of the result, fixed before the job starts."""
 
     store: str
     name: ArtifactName
@@ -81,12 +111,13 @@ class JobSpec(Model, Generic[C, I]):
 
 
 def identity(value: Any) -> Any:
-    """A model as plain JSON values without its `NOT_IDENTITY` fields, recursively."""
+    """Return a model as plain JSON values without its `NOT_IDENTITY` fields, recursively."""
     if isinstance(value, BaseModel):
+        fields = type(value).model_fields
         return {
-            name: identity(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if NOT_IDENTITY not in field.metadata
+            name: identity(item)
+            for name, item in value
+            if name not in fields or NOT_IDENTITY not in fields[name].metadata
         }
     if isinstance(value, dict):
         return {str(key): identity(item) for key, item in value.items()}

@@ -15,7 +15,7 @@ Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class Config(Model):
-    """Which version.
+    """The version to look up.
 
     Attributes:
         model: the registered model's name in MLflow.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.specs.base import Artifact, FileContent, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 
@@ -32,15 +32,15 @@ class Suite(Model):
 
 
 class Config(Model):
-    """What is expected of the data.
+    """The expectations of the data.
 
-    A recipe names a file of `include/expectations/`; resolving the recipe puts its content into `suite`.
+    A recipe names a file of `include/expectations/` as `suite`.
     `max_tokens` is the length, prompt, answer and chat template included, that fine-tuning can take.
     """
 
-    suite: Suite
+    suite: Annotated[Suite, FileContent("expectations", suffix=".json")]
     max_tokens: int
-    chat_template: str
+    chat_template: Annotated[str, FileContent("templates")]
 
 
 class Inputs(BaseInputs):

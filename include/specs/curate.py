@@ -71,7 +71,7 @@ class Pii(Model):
 
 
 class Config(Model):
-    """What is removed, and how the rest is split.
+    """Rules for what is removed, and for the splits of the rest.
 
     Attributes:
         heldout_fraction: share of the kept rows set apart for evaluation; only where the recipe names no held-out

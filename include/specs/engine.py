@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.specs.base import Artifact, DefaultOf, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 
@@ -46,8 +46,8 @@ class Config(Model):
     builder: Literal["ctranslate2"] = "ctranslate2"
     compute_type: Literal["int8", "float32"] = "int8"
     max_tokens: Annotated[int, Field(ge=2)]
-    max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    rows: Annotated[int, Field(ge=1)] = 1000
+    max_new_tokens: Annotated[int, Field(ge=1), DefaultOf("evaluate")] = 48
+    rows: Annotated[int, Field(ge=1), DefaultOf("evaluate")] = 1000
     batch_size: Annotated[int, Field(ge=1)] = 32
     parity: Parity = Parity()
 

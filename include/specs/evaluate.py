@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.specs.base import Artifact, FileContent, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 
@@ -28,7 +28,7 @@ class Config(Model):
     max_tokens: Annotated[int, Field(ge=1)]
     few_shot: Annotated[int, Field(ge=1)] = 4
     seed: int = 0
-    chat_template: str
+    chat_template: Annotated[str, FileContent("templates")]
     batch_size: Annotated[int, Field(ge=1)] = 100
 
 

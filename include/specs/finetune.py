@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from include.specs.base import NOT_IDENTITY, Artifact, JobSpec, Model
+from include.specs.base import NOT_IDENTITY, Artifact, FileContent, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 
@@ -61,7 +61,7 @@ class Config(Model):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_tokens: Annotated[int, Field(ge=8)]
-    chat_template: str
+    chat_template: Annotated[str, FileContent("templates")]
     dtype: Literal["float32", "bfloat16"] = "float32"
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     activation_checkpointing: Annotated[bool, NOT_IDENTITY] = False

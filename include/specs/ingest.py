@@ -10,7 +10,7 @@ from include.artifacts.manifest import Sha256
 from include.model import Model
 from include.sources.data_set import fingerprints
 from include.sources.fingerprint import Fingerprint
-from include.specs.base import NOT_IDENTITY, JobSpec
+from include.specs.base import GIVEN_BY_RUN, NOT_IDENTITY, JobSpec
 from include.specs.base import Inputs as NoInputs
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Config(Model):
         max_row_bytes: a longer line is an error.
     """
 
-    source: str
+    source: Annotated[str, GIVEN_BY_RUN]
     files: tuple[Fingerprint, ...] = ()
     announced: Annotated[Sha256 | None, NOT_IDENTITY] = None
     settle_seconds: Annotated[float, Field(ge=0), NOT_IDENTITY] = 1.0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.specs.base import Artifact, FileContent, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
 
@@ -39,7 +39,7 @@ class Config(Model):
     """
 
     parity: Parity = Parity()
-    chat_template: str
+    chat_template: Annotated[str, FileContent("templates")]
     max_tokens: Annotated[int, Field(ge=1)]
     dtype: Literal["float32", "bfloat16"] = "float32"
     stream_above: Annotated[int, Field(ge=0)] = 2_000_000_000

@@ -12,7 +12,7 @@ Inputs = NoInputs
 
 
 class Config(Model):
-    """Which alias, and who knows what is live.
+    """The alias, and the controller that knows what is live.
 
     Attributes:
         model: the registered model's name in MLflow, and the target's at the canary controller.

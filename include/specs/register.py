@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from include.gates.evaluation import EvaluationGate
 from include.specs.base import Artifact, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 from include.specs.champion import ModelName
 
 
 class Config(Model):
-    """What the registration is called.
+    """Names of the registration.
 
     Attributes:
         model: the registered model's name in MLflow.
         recipe: the recipe that made the candidate.
         run_id: of the pipeline's run, for people who look the other way.
-        gate: the limits that the candidate has kept.
+        gate: the limits of the evaluation gate that the candidate has kept.
     """
 
     model: ModelName
     recipe: str
     run_id: str
-    gate: EvaluationGate = EvaluationGate()
+    gate: dict[str, Any] = {}
 
 
 class Inputs(BaseInputs):

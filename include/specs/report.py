@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, model_validator
 
-from include.gates.evaluation import EvaluationGate
 from include.specs.base import Artifact, JobSpec, Model
 from include.specs.base import Inputs as BaseInputs
 
@@ -25,67 +24,81 @@ class Made(Artifact):
 
 
 class Ending(Model):
-    """How one task of the run ended.
+    """The end of one task of the run.
 
     Attributes:
         state: Airflow's; None where the task was never reached.
-        sentence: what it failed with; None where it did not fail, or was killed before it could say anything.
+        message: what it failed with; None where it did not fail, or was killed before it could say anything.
+        gate: the gate that the task judged by; None for any other task.
     """
 
     task: str
     state: str | None
-    sentence: str | None = None
+    # Runs that were begun by 0.1 say "sentence".
+    message: Annotated[str | None, Field(validation_alias=AliasChoices("message", "sentence"))] = None
+    gate: str | None = None
 
 
 class Config(Model):
-    """What the artifacts do not know of the run.
+    """The facts of the run that no artifact holds.
 
     Attributes:
         dag, run_id: Airflow's names of the run.
         started: in ISO 8601; what was finished before then was made by an earlier run, and reused by this one.
         tasks: in the order of the DAG, without those that report.
-        recipe: its name; a release's candidate was made by the one that it names itself.
+        roles: what the DAG makes, by the names of the inputs, also of those that this run did not come to.
+        rollout: the task that leads the canary, if the DAG has one.
+        recipe: its name; a release's candidate was made by the one that it names itself. Empty: the DAG has none.
         purpose: the recipe's description.
         overrides: of this run's form.
-        gate: the limits of the evaluation gate.
+        gates: limits by gate, as the run had them; of others the defaults.
         drill: of a release.
     """
 
-    dag: Literal["customize", "release"]
+    dag: str
     run_id: str
     started: Annotated[str, AfterValidator(_moment)]
     tasks: tuple[Ending, ...]
-    recipe: str
+    roles: tuple[str, ...] = ()
+    rollout: str | None = None
+    recipe: str = ""
     purpose: str = ""
     overrides: dict[str, Any] = {}
-    gate: EvaluationGate = EvaluationGate()
+    gates: dict[str, dict[str, Any]] = {}
     drill: str = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_gate(cls, values: Any) -> Any:
+        """Read what a run that was begun by 0.1 says: the limits of the evaluation gate alone."""
+        if isinstance(values, dict) and "gate" in values:
+            values = dict(values)
+            values["gates"] = {"evaluation": values.pop("gate")}
+        return values
 
 
 class Inputs(BaseInputs):
-    """What the run made, each None where the run did not come so far.
+    """The artifacts of the run, by the names that the DAG gives them; those that it did not come to are missing.
 
-    `customize` has those up to `registered`, `release` has the others: what its candidate was made from, the candidate
-    itself says.
+    Those named here have sections of their own on the page; of any other the chain, the cost and the configuration are
+    shown, and the verdict where a gate judges it. What a release's candidate was made from, the candidate says.
 
     Attributes:
         rollout: the evidence that the canary controller left.
     """
 
-    data: Made | None = None
-    heldout: Made | None = None
-    base: Made | None = None
-    champion: Made | None = None
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Made] = Field(init=False)
+
     curated: Made | None = None
-    checked: Made | None = None
     tuned: Made | None = None
     merged: Made | None = None
+    champion: Made | None = None
     evaluation: Made | None = None
     registered: Made | None = None
     candidate: Made | None = None
     engine: Made | None = None
     rollout: Made | None = None
-    promoted: Made | None = None
 
 
 class Spec(JobSpec[Config, Inputs]):

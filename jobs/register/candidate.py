@@ -45,7 +45,7 @@ def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
             RECIPE_TAG: spec.config.recipe,
             "anemone.run_id": spec.config.run_id,
             COMPARED_TAG: version or NO_CHAMPION,
-            GATE_TAG: spec.config.gate.model_dump_json(),
+            GATE_TAG: json.dumps(spec.config.gate),
             **{f"{INPUT_DIGEST_TAG}{name}": artifact.digest for name, artifact in inputs.items()},
             **{f"{INPUT_URI_TAG}{name}": artifact.uri for name, artifact in inputs.items()},
         },

@@ -12,8 +12,8 @@ from jobs.report.page import render_page
 def run(job: Job[Spec]) -> None:
     """Gather the record, and write it as JSON, as a page and as a card."""
     record = build(job.spec)
-    for role, sentence in record.missing.items():
-        job.event("missing", role=role, because=sentence)
+    for role, reason in record.missing.items():
+        job.event("missing", role=role, because=reason)
     (job.output / "report.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (job.output / "report.html").write_text(render_page(record), encoding="utf-8")
     card = render_card(record)

@@ -11,7 +11,7 @@ from include.artifacts.store import Store
 from include.errors import AnemoneError, ArtifactError, TryAgainError
 from include.specs.report import Inputs
 
-_CHAIN = (
+_USUAL = (
     "data",
     "heldout",
     "base",
@@ -27,10 +27,15 @@ _CHAIN = (
     "rollout",
     "promoted",
 )
-"""From the data to the traffic: each made from those before it."""
+"""The order of the page, from the data to the traffic. Any other artifact follows what it was made from."""
 
 _LED_TO_BY = {"curated": ("heldout",), "engine": ("merged", "evaluation"), "rollout": ("engine",)}
 """Whose manifest names an input that the run itself may not name."""
+
+
+def artifact_of(uri: str) -> str:
+    """Return the name of the artifact at `uri`."""
+    return uri.rstrip("/").rpartition("/")[2]
 
 
 class Found(NamedTuple):
@@ -43,7 +48,7 @@ class Found(NamedTuple):
 class Artifacts:
     """Reads the artifacts of a run by the role that they have in it.
 
-    What is gone or damaged is noted in `missing` (role → sentence) and read as None: a report tells what is left.
+    What is gone or damaged is noted in `missing` (role → why) and read as None: a report tells what is left.
     A store that is away is none of that: TryAgainError.
     """
 
@@ -55,8 +60,7 @@ class Artifacts:
                 self._add(role, artifact.uri, artifact.digest)
         record = self.json("candidate", "candidate.json") or {}
         for role, artifact in record.get("inputs", {}).items():
-            if role in _CHAIN:
-                self._add(role, artifact["uri"], artifact["digest"])
+            self._add(role, artifact["uri"], artifact["digest"])
         for role, names in _LED_TO_BY.items():
             if role in self._found:
                 made_from = self._found[role].manifest.inputs
@@ -65,26 +69,39 @@ class Artifacts:
                         self._add(name, made_from[name].uri, made_from[name].digest)
 
     def __iter__(self) -> Iterator[tuple[str, Found]]:
-        """Every artifact there is, in the order in which they are made."""
-        return ((role, self._found[role]) for role in _CHAIN if role in self._found)
+        """Yield every artifact there is, each after those it was made from."""
+        roles = {found.manifest.name: role for role, found in self._found.items()}
+        placed: dict[str, Found] = {}
+
+        def place(role: str) -> None:
+            if role in placed:
+                return
+            for entry in self._found[role].manifest.inputs.values():
+                if made_from := roles.get(artifact_of(entry.uri)):
+                    place(made_from)
+            placed[role] = self._found[role]
+
+        for role in sorted(self._found, key=lambda role: _USUAL.index(role) if role in _USUAL else len(_USUAL)):
+            place(role)
+        return iter(placed.items())
 
     def manifest(self, role: str) -> Manifest | None:
         found = self._found.get(role)
         return found.manifest if found else None
 
     def json(self, role: str, path: str) -> Any:
-        """One JSON file; None where there is none."""
+        """Return one JSON file; None where there is none."""
         data = self.bytes(role, path)
         return None if data is None else json.loads(data)
 
     def lines(self, role: str, path: str) -> list[Any] | None:
-        """A file of JSON lines; None where there is none."""
+        """Return a file of JSON lines; None where there is none."""
         data = self.bytes(role, path)
         # Only "\n" ends a line: text may hold the other line breaks that splitlines() knows.
         return None if data is None else [json.loads(line) for line in data.decode().split("\n") if line]
 
     def bytes(self, role: str, path: str) -> bytes | None:
-        """One verified file; None where there is none."""
+        """Return one verified file; None where there is none."""
         found = self._found.get(role)
         if found is None:
             return None

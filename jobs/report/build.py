@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from include.gates.evaluation import EvaluationGate
 from include.specs.report import Spec
 from jobs.report.artifacts import Artifacts
 from jobs.report.canary import describe_canary
@@ -20,7 +19,7 @@ from jobs.report.verdict import judge
 
 
 def build(spec: Spec) -> Record:
-    """Everything that page and card tell; what cannot be read is named in `missing`."""
+    """Return everything that page and card tell; what cannot be read is named in `missing`."""
     config = spec.config
     started = datetime.fromisoformat(config.started)
     artifacts = Artifacts(spec.inputs)
@@ -28,8 +27,8 @@ def build(spec: Spec) -> Record:
     mask = Mask(curated.config if curated else None)
     candidate = artifacts.json("candidate", "candidate.json") or artifacts.json("registered", "candidate.json") or {}
     # A release knows the limits under which its candidate was registered, where that was written down.
-    limits = EvaluationGate.model_validate(candidate["gate"]) if candidate.get("gate") else config.gate
-    gates = judge_again(artifacts, limits, mask)
+    kept = {"evaluation": candidate["gate"]} if candidate.get("gate") else {}
+    gates = judge_again(artifacts, {**config.gates, **kept}, mask)
     canary = describe_canary(artifacts)
     champion = artifacts.json("champion", "champion.json") or {}
     model = candidate.get("model") or champion.get("model")
@@ -44,8 +43,9 @@ def build(spec: Spec) -> Record:
         purpose=config.purpose,
         base_model=base_model(artifacts),
         overrides={**(candidate.get("overrides") or {}), **config.overrides},
-        verdict=judge(config, gates, canary, model, version, mask),
+        verdict=judge(spec, gates, canary, model, version, mask),
         tasks=tuple(Task(task=task.task, state=task.state or "not reached") for task in config.tasks),
+        roles=config.roles,
         data=describe_data(artifacts, mask),
         gates=gates,
         training=describe_training(artifacts),

@@ -1,31 +1,32 @@
-"""The rollout, look by look, as its evidence tells it."""
+"""The rollout, one analysis run after the other, as its evidence tells it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from include.errors import DataError
 from include.release.rollouts import CanaryPolicy, RolloutRequest, RolloutStatus
 from jobs.report.artifacts import Artifacts
-from jobs.report.record import Canary, Limit, Look, Note
-from jobs.serving.canary.analysis import runs as looks
+from jobs.report.record import AnalysisRun, Canary, Limit, Note
+from jobs.serving.canary.analysis import runs
 from jobs.serving.canary.analysis.judge import COMPARISONS, Arm, Evidence
 
 BOUNDS = {"failed_bound": "failed requests", "bad_bound": "bad answers"}
-"""Figure of a look → what it bounds the share of."""
+"""Figure of an analysis run → what it bounds the share of."""
 
 _FOR_PROMOTION = "asked for before a promotion only"
 
 
 def describe_canary(artifacts: Artifacts) -> Canary | None:
-    """The rollout; None where there was none."""
+    """Return the rollout; None where there was none."""
     asked, stood = artifacts.bytes("rollout", "request.json"), artifacts.bytes("rollout", "status.json")
     seen = artifacts.bytes("rollout", "looks.jsonl")
     if asked is None or stood is None or seen is None:
         return None
     request, status = RolloutRequest.model_validate_json(asked), RolloutStatus.model_validate_json(stood)
     policy = request.policy
-    found, differing = _looks(artifacts, policy, seen)
+    found, differing = _runs(artifacts, policy, seen)
     threshold = len(COMPARISONS) / policy.alpha
     return Canary(
         outcome=str(status.outcome),
@@ -33,7 +34,7 @@ def describe_canary(artifacts: Artifacts) -> Canary | None:
         drill=request.drill,
         champion=status.champion.release.version if status.champion else None,
         restarts=status.restarts,
-        looks=found,
+        runs=found,
         notes=tuple(Note(time=note.time, state=note.state, message=note.message) for note in status.notes),
         limits=_limits(found, policy, threshold),
         e_limit=math.log10(threshold),
@@ -45,29 +46,29 @@ def describe_canary(artifacts: Artifacts) -> Canary | None:
     )
 
 
-def _looks(artifacts: Artifacts, policy: CanaryPolicy, seen: bytes) -> tuple[tuple[Look, ...], int]:
-    """The looks, and how many come out otherwise when they are decided again."""
-    if not looks.has_runs(seen):
+def _runs(artifacts: Artifacts, policy: CanaryPolicy, seen: bytes) -> tuple[tuple[AnalysisRun, ...], int]:
+    """Return the analysis runs, and how many come out otherwise when they are decided again."""
+    if not runs.has_runs(seen):
         return (), 0
     try:
-        heading, found = looks.read(seen, "looks.jsonl")
+        heading, found = runs.read(seen, "looks.jsonl")
     except DataError as error:
         artifacts.missing["rollout"] = str(error)
         return (), 0
-    differing = sum(again.difference is not None for again in looks.replay(heading, found))
-    return tuple(_look(policy, look) for look in found), differing
+    differing = sum(again.difference is not None for again in runs.replay(heading, found))
+    return tuple(_run(policy, run) for run in found), differing
 
 
-def _look(policy: CanaryPolicy, look: looks.AnalysisRun) -> Look:
-    evidence, figures = look.evidence, look.figures
+def _run(policy: CanaryPolicy, run: runs.AnalysisRun) -> AnalysisRun:
+    evidence, figures = run.evidence, run.figures
 
     def arms(key: str) -> tuple[int, int]:
         return int(figures[f"canary_{key}"]), int(figures[f"champion_{key}"])
 
-    return Look(
+    return AnalysisRun(
         seconds=evidence.elapsed,
         weight=_weight(policy, evidence),
-        action=look.action,
+        action=run.action,
         finished=arms("requests"),
         failed=arms("failed"),
         slow=arms("slow"),
@@ -83,7 +84,7 @@ def _weight(policy: CanaryPolicy, evidence: Evidence) -> float:
     return within[-1] if within else policy.steps[evidence.step]
 
 
-def _limits(found: tuple[Look, ...], policy: CanaryPolicy, threshold: float) -> tuple[Limit, ...]:
+def _limits(found: tuple[AnalysisRun, ...], policy: CanaryPolicy, threshold: float) -> tuple[Limit, ...]:
     if not found:
         return ()
     last = found[-1]
@@ -123,14 +124,14 @@ def _power(log10_e: float) -> str:
     return f"E = {10**log10_e:,.0f}" if log10_e >= 2 else f"E = {10**log10_e:.3g}"
 
 
-def _counts(words: str, look: Look, events: object, among: object) -> str:
+def _counts(words: str, run: AnalysisRun, events: Callable[[Arm], int], among: Callable[[Arm], int]) -> str:
     canary, champion = (
         Arm(
-            finished=look.finished[arm],
-            failed=look.failed[arm],
-            slow=look.slow[arm],
-            sampled=look.sampled[arm],
-            bad=look.bad[arm],
+            finished=run.finished[arm],
+            failed=run.failed[arm],
+            slow=run.slow[arm],
+            sampled=run.sampled[arm],
+            bad=run.bad[arm],
         )
         for arm in (0, 1)
     )

@@ -14,7 +14,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
 
 def render_card(record: Record) -> str | None:
-    """The card; None where there is no tuned model to speak of."""
+    """Return the card; None where there is no tuned model to speak of."""
     if record.training is None:
         return None
     scores = {score.model: score for score in record.evaluation.scores} if record.evaluation else {}
@@ -31,7 +31,7 @@ def render_card(record: Record) -> str | None:
 
 
 def plain(text: Any) -> str:
-    """One line of Markdown that says just this text, whatever is in it."""
+    """Return one line of Markdown that says just this text, whatever is in it."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 

@@ -78,7 +78,7 @@ class Chart:
     height: int = 230
 
     def draw(self) -> Markup:
-        """A figure with both sizes, of which the style sheet shows one."""
+        """Return a figure with both sizes, of which the style sheet shows one."""
         return Markup(
             '<figure><figcaption>{}</figcaption><div class="wide">{}</div><div class="narrow">{}</div></figure>'
         ).format(self.title, self._draw(self.wide), self._draw(NARROW))
@@ -144,7 +144,7 @@ class Chart:
 
 
 def interval(value: float, lower: float, upper: float, least: float = 0.0, most: float = 1.0) -> Markup:
-    """A point with its interval on an axis from `least` to `most`, to stand within a table."""
+    """Return a point with its interval on an axis from `least` to `most`, to stand within a table."""
     width, height = 160, 16
 
     def at(value: float) -> float:
@@ -175,7 +175,7 @@ class _Axis:
 
     @classmethod
     def linear(cls, low: float, high: float, start: float, end: float, narrow: bool) -> _Axis:
-        """Bounds at round values, 1, 2 or 5 times a power of ten apart."""
+        """Return an axis with bounds at round values, 1, 2 or 5 times a power of ten apart."""
         if low == high:
             low, high = (low - 1, high + 1) if low else (0.0, 1.0)
         rough = (high - low) / (_TICKS - 1 if not narrow else _TICKS - 2)
@@ -187,7 +187,7 @@ class _Axis:
 
     @classmethod
     def logarithmic(cls, low: float, high: float, start: float, end: float, narrow: bool) -> _Axis:
-        """Ticks at powers of ten; at 1, 2 and 5 times these where there are few."""
+        """Return an axis with ticks at powers of ten; at 1, 2 and 5 times these where there are few."""
         first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
         factors = (1, 2, 5) if last - first <= 2 else (1,)
         ticks = tuple(
@@ -212,7 +212,7 @@ def _path(points: Sequence[tuple[float, float]], steps: bool) -> str:
 
 
 def _labels(ends: Sequence[tuple[float, str, str]], x: float, top: float, bottom: float) -> list[str]:
-    """Each label beside the end of its line, moved as little as keeps them apart and within the chart."""
+    """Return each label beside the end of its line, moved as little as keeps them apart and within the chart."""
     ordered = sorted(ends)
     heights = [max(y, top) for y, _, _ in ordered]
     for index in range(1, len(heights)):

@@ -1,4 +1,4 @@
-"""What became of the data set."""
+"""The way of the data set through the curation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EXAMPLES = 3
 
 
 def describe_data(artifacts: Artifacts, mask: Mask) -> Data | None:
-    """The funnel, and examples of what was removed; None where nothing was curated."""
+    """Return the funnel, and examples of what was removed; None where nothing was curated."""
     funnel = artifacts.json("curated", "funnel.json")
     removed = artifacts.lines("curated", "removed.jsonl")
     if funnel is None or removed is None:

@@ -19,7 +19,7 @@ _MOST_WRONG = 5
 
 
 def describe_evaluation(artifacts: Artifacts, mask: Mask) -> Evaluation | None:
-    """The comparison; None where nothing was evaluated."""
+    """Return the comparison; None where nothing was evaluated."""
     results = artifacts.json("evaluation", "results.json")
     scores = artifacts.lines("evaluation", "scores.jsonl")
     answers = artifacts.lines("evaluation", "answers.jsonl")
@@ -74,7 +74,7 @@ def _difference(against: str, tuned: Sequence[bool], other: Sequence[bool]) -> D
 
 
 def _choose(answers: Sequence[dict[str, Any]], right: Mapping[str, Sequence[bool]], mask: Mask) -> list[Answer]:
-    """Ten rows, the same each time: first what got lost, then what is still wrong, then what was won."""
+    """Return ten rows, the same each time: first what got lost, then what is still wrong, then what was won."""
     kinds: dict[str, list[dict[str, Any]]] = {"lost": [], "still wrong": [], "won": []}
     for number, answer in enumerate(answers):
         before = any(right[name][number] for name in right if name != TUNED)
@@ -90,7 +90,7 @@ def _choose(answers: Sequence[dict[str, Any]], right: Mapping[str, Sequence[bool
 
 
 def _spread(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In turns one of each label, within a label by id: ids are digests, so that is as good as drawn."""
+    """Return in turns one of each label, within a label by id: ids are digests, so that is as good as drawn."""
     labels: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for answer in sorted(answers, key=lambda answer: answer["id"]):
         labels[answer.get("label", "")].append(answer)
@@ -99,13 +99,13 @@ def _spread(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _answer(kind: Any, answer: Mapping[str, Any], mask: Mask) -> Answer:
-    told = answer["answers"]
+    given = answer["answers"]
     return Answer(
         kind=kind,
         label=answer.get("label"),
         prompt=mask.text(answer["prompt"]),
-        base=mask.text(told[BASES[0]]),
-        tuned=mask.text(told[TUNED]),
-        champion=mask.text(told[CHAMPION]) if CHAMPION in told else None,
+        base=mask.text(given[BASES[0]]),
+        tuned=mask.text(given[TUNED]),
+        champion=mask.text(given[CHAMPION]) if CHAMPION in given else None,
         reference=mask.text(answer["reference"]),
     )

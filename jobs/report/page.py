@@ -21,6 +21,24 @@ _FOLDER = Path(__file__).parent / "templates"
 _SMALLEST_SHARE = 0.05
 """Upper end of an axis of shares at the least: 0 of 5 requests is no drama."""
 
+_WHOLE = {"registered", "candidate"}
+"""A run that makes one of these is told from the data to the traffic, where it has come so far."""
+
+_SECTIONS: dict[str, set[str]] = {
+    "data": {"curated"},
+    "gates": set(),
+    "training": {"tuned"},
+    "evaluation": {"evaluation"},
+    "answers": {"evaluation"},
+    "parity": {"merged", "engine"},
+    "engine": {"engine"},
+    "canary": {"rollout"},
+    "lineage": set(),
+    "cost": set(),
+    "versions": set(),
+}
+"""Section of the page → the artifacts that it tells of; none: it is on every page."""
+
 MODELS = {
     "base_zero_shot": "base, zero-shot",
     "base_few_shot": "base, few-shot",
@@ -31,7 +49,7 @@ MODELS = {
 
 
 def environment(**options: Any) -> Environment:
-    """Jinja over this job's templates, with its filters."""
+    """Return Jinja over this job's templates, with its filters."""
     jinja = Environment(
         loader=FileSystemLoader(_FOLDER),
         undefined=StrictUndefined,
@@ -54,38 +72,47 @@ def environment(**options: Any) -> Environment:
 
 
 def render_page(record: Record) -> str:
-    """The page; every text in it is escaped, for answers and rows are anybody's."""
+    """Return the page; every text in it is escaped, for answers and rows are anybody's."""
     template = environment(autoescape=True).get_template("report.html.jinja")
     return template.render(
         record=record,
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         loss_chart=_loss(record.training) if record.training else None,
-        canary_charts=_rollout(record.canary) if record.canary and record.canary.looks else [],
+        canary_charts=_rollout(record.canary) if record.canary and record.canary.runs else [],
+        sections=_sections(record.roles),
+        # A candidate's page says what is still to come, a release's what it was made from.
+        candidate="registered" in record.roles,
         own=totals(record.chain),
         priced=any(made.cost is not None for made in record.chain),
         longest=max((made.wall_seconds for made in record.chain), default=0.0) or 1.0,
     )
 
 
+def _sections(roles: tuple[str, ...]) -> list[str]:
+    """Return the sections of the page: all of a candidate's and of a release's, and of others what they make."""
+    whole = not roles or not _WHOLE.isdisjoint(roles)
+    return [name for name, needed in _SECTIONS.items() if whole or not needed or not needed.isdisjoint(roles)]
+
+
 def moment(time: datetime) -> str:
-    """A point in time for a person: to the second, with its zone."""
+    """Return a point in time for a person: to the second, with its zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S %Z").strip()
 
 
 def seconds(value: float) -> str:
-    """A duration in the unit that a person would choose."""
+    """Return a duration in the unit that a person would choose."""
     if value < 100:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 def dollars(value: float) -> str:
-    """An amount of US dollars, to the cent where that says anything."""
+    """Return an amount of US dollars, to the cent where that says anything."""
     return f"${value:,.2f}" if value >= 0.01 or not value else f"${value:.2g}"
 
 
 def size(value: float) -> str:
-    """Bytes in MiB, from 10 GiB on in GiB."""
+    """Return bytes in MiB, from 10 GiB on in GiB."""
     return f"{value / 2**20:,.1f} MiB" if value < 10 * 2**30 else f"{value / 2**30:,.1f} GiB"
 
 
@@ -100,10 +127,10 @@ def _loss(training: Training) -> Markup:
 
 
 def _rollout(canary: Canary) -> list[Markup]:
-    looks = canary.looks
-    # What a look saw was in force since the one before.
-    times = [0.0, *(look.seconds for look in looks)]
-    weights = [*(look.weight for look in looks), 1.0 if canary.outcome == "promoted" else 0.0]
+    runs = canary.runs
+    # What an analysis run saw was in force since the one before.
+    times = [0.0, *(run.seconds for run in runs)]
+    weights = [*(run.weight for run in runs), 1.0 if canary.outcome == "promoted" else 0.0]
     charts = [
         _chart(
             "the canary's share of the traffic",
@@ -120,15 +147,15 @@ def _rollout(canary: Canary) -> list[Markup]:
             Series(
                 label,
                 [
-                    (look.seconds, getattr(look, part)[arm] / getattr(look, among)[arm])
-                    for look in looks
-                    if getattr(look, among)[arm]
+                    (run.seconds, getattr(run, part)[arm] / getattr(run, among)[arm])
+                    for run in runs
+                    if getattr(run, among)[arm]
                 ],
             )
             for arm, label in enumerate(("canary", "champion"))
         ]
         charts.append(_chart(title, arms, percent))
-    evidence = [Series(name, [(look.seconds, look.log10_e[name]) for look in looks]) for name in looks[-1].log10_e]
+    evidence = [Series(name, [(run.seconds, run.log10_e[name]) for run in runs]) for name in runs[-1].log10_e]
     charts.append(
         _chart(
             "evidence that the canary is worse, log10 E",
@@ -137,9 +164,7 @@ def _rollout(canary: Canary) -> list[Markup]:
             (Bound("rolls back", canary.e_limit),),
         )
     )
-    bounds = [
-        Series(name.removesuffix("_bound"), [(look.seconds, look.bounds[name]) for look in looks]) for name in BOUNDS
-    ]
+    bounds = [Series(name.removesuffix("_bound"), [(run.seconds, run.bounds[name]) for run in runs]) for name in BOUNDS]
     charts.append(
         _chart(
             "upper bounds of the canary's own shares: failed, bad",
@@ -167,5 +192,5 @@ def _chart(title: str, series: list[Series], show: Callable[[float], str], bound
 
 
 def percent(value: float) -> str:
-    """A share of 0…1 for an axis."""
+    """Return a share of 0…1 for an axis."""
     return f"{100 * value:.3g}%"

@@ -1,4 +1,4 @@
-"""What of a data set may be shown to whoever reads a report."""
+"""Text of a data set as a reader of the report may see it: without personal data, shortened."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Mask:
         self._kinds = Pii.model_validate((curation or {}).get("pii", {})).kinds
 
     def text(self, text: str, limit: int = 400) -> str:
-        """At most `limit` characters."""
+        """Return at most `limit` characters."""
         # The cut comes last: half of a number is no longer recognised as one.
         shown = redact(text, self._kinds)[0]
         return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
     def value(self, value: Any, limit: int = 400) -> str:
-        """A JSON value as text; text stays as it is."""
+        """Return a JSON value as text; text stays as it is."""
         clean = redact_value(value, self._kinds)
         return self.text(clean if isinstance(clean, str) else json.dumps(clean, ensure_ascii=False), limit)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from jobs.report.artifacts import Artifacts
+from jobs.report.artifacts import Artifacts, artifact_of
 from jobs.report.record import Made, Versions
 
 
 def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[Made, ...]:
-    """Every artifact, each after those it was made from.
+    """Return every artifact, each after those it was made from.
 
     Args:
         started: of the run; what was finished before was reused.
@@ -21,7 +21,7 @@ def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[Made, ...]:
     chain = []
     for role, (_, manifest) in artifacts:
         made = manifest.provenance
-        named = (entry.uri.rstrip("/").rpartition("/")[2] for entry in manifest.inputs.values())
+        named = map(artifact_of, (entry.uri for entry in manifest.inputs.values()))
         chain.append(
             Made(
                 role=role,
@@ -43,7 +43,7 @@ def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[Made, ...]:
 
 
 def describe_versions(artifacts: Artifacts) -> Versions:
-    """All values that occur, each once, in the order of the chain."""
+    """Return all values that occur, each once, in the order of the chain."""
     git: dict[str, None] = {}
     python: dict[str, None] = {}
     packages: dict[str, dict[str, None]] = defaultdict(dict)
@@ -61,7 +61,7 @@ def describe_versions(artifacts: Artifacts) -> Versions:
 
 
 def base_model(artifacts: Artifacts) -> str | None:
-    """What the base model is called: a hub repository with its commit, a folder's own name, or the artifact's."""
+    """Return what the base model is called: a hub repository, a folder's own name, or the artifact's."""
     manifest = artifacts.manifest("base")
     if manifest is None:
         return None
@@ -80,7 +80,7 @@ class Totals(NamedTuple):
 
 
 def totals(chain: Sequence[Made]) -> Totals:
-    """What a run's own stages took."""
+    """Return what a run's own stages took."""
     own = [made for made in chain if not made.reused]
     costs = [made.cost for made in own if made.cost is not None]
     return Totals(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from include.specs.base import Model
+from include.gates import Limit, Outcome
+from include.model import Model
 
 Tone = Literal["good", "bad", "unsure"]
 
 
 class Verdict(Model):
-    """How the run ended: one line, and why, a sentence each."""
+    """The end of the run: one line, and the reasons."""
 
     tone: Tone
     line: str
@@ -20,7 +21,7 @@ class Verdict(Model):
 
 
 class FunnelStage(Model):
-    """What one stage of the curation left, and took away, in rows."""
+    """One stage of the curation: what it left and took away, in rows."""
 
     stage: str
     rows: int
@@ -44,7 +45,7 @@ class Removal(Model):
 
 
 class Data(Model):
-    """What became of the data set; all numbers are rows.
+    """The way of the data set through the curation; all numbers are rows.
 
     Attributes:
         redacted: kept rows with personal data of a kind replaced, by kind.
@@ -59,21 +60,11 @@ class Data(Model):
     splits: dict[str, int]
 
 
-class Limit(Model):
-    """One limit with its number, in words, and whether it was kept."""
-
-    name: str
-    observed: str
-    limit: str
-    kept: bool
-    note: str = ""
-
-
 class Gate(Model):
     """A gate's verdict, reached again from the artifact that it judged."""
 
     name: str
-    outcome: Literal["pass", "fail", "inconclusive"]
+    outcome: Outcome
     reasons: tuple[str, ...]
     limits: tuple[Limit, ...]
 
@@ -165,7 +156,7 @@ class Hop(Model):
 
 
 class Engine(Model):
-    """What was built, and how fast it is.
+    """The engine that was built, and its speed.
 
     Attributes:
         size_bytes: of the builder's own files.
@@ -180,8 +171,8 @@ class Engine(Model):
     speeds: dict[int, float]
 
 
-class Look(Model):
-    """One look of the canary's judge.
+class AnalysisRun(Model):
+    """One analysis run of the canary's judge.
 
     Attributes:
         seconds: since the first step began.
@@ -216,7 +207,7 @@ class Canary(Model):
     Attributes:
         e_limit: log10 of the E-value that takes the canary back. `rate_limit`: of the bounds, for promotion.
         alpha, promotion_alpha: the probabilities that these stand for.
-        replayed: looks decided again from their raw counts; `differing` of them came out otherwise.
+        replayed: analysis runs decided again from their raw counts; `differing` of them came out otherwise.
     """
 
     outcome: str
@@ -224,7 +215,7 @@ class Canary(Model):
     drill: str
     champion: str | None
     restarts: int
-    looks: tuple[Look, ...]
+    runs: tuple[AnalysisRun, ...]
     notes: tuple[Note, ...]
     limits: tuple[Limit, ...]
     e_limit: float
@@ -268,7 +259,7 @@ class Versions(Model):
 
 
 class Task(Model):
-    """How one task of the run ended."""
+    """The end of one task of the run."""
 
     task: str
     state: str
@@ -278,7 +269,8 @@ class Record(Model):
     """Everything that page and card tell.
 
     Attributes:
-        missing: a section's name → why it could not be read, for artifacts that are gone or damaged.
+        roles: what the DAG makes, also where this run did not come so far.
+        missing: an artifact's role → why it could not be read, for those that are gone or damaged.
     """
 
     dag: str
@@ -292,6 +284,7 @@ class Record(Model):
     overrides: dict[str, Any]
     verdict: Verdict
     tasks: tuple[Task, ...]
+    roles: tuple[str, ...] = ()
     data: Data | None = None
     gates: tuple[Gate, ...] = ()
     training: Training | None = None

@@ -11,12 +11,12 @@ _SPEED = "tokens_per_cpu_second_batch_"
 
 
 def prove(artifacts: Artifacts) -> tuple[Hop, ...]:
-    """The proofs there are, from the adapter on."""
+    """Return the proofs there are, from the adapter on."""
     return tuple(hop for hop in (_merge(artifacts), _engine(artifacts), _text(artifacts)) if hop is not None)
 
 
 def describe_engine(artifacts: Artifacts) -> Engine | None:
-    """What was built; None where nothing was."""
+    """Return the engine that was built; None where none was."""
     build, manifest = artifacts.json("engine", "build.json"), artifacts.manifest("engine")
     if build is None or manifest is None:
         return None

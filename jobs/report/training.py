@@ -24,7 +24,7 @@ _MOST_POINTS = 600
 
 
 def describe_training(artifacts: Artifacts) -> Training | None:
-    """The curve; None where nothing was trained."""
+    """Return the curve; None where nothing was trained."""
     loss, validation = (artifacts.lines("tuned", name) for name in ("loss.jsonl", "validation.jsonl"))
     manifest = artifacts.manifest("tuned")
     if loss is None or validation is None or manifest is None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from include.specs.report import Config, Ending
-from jobs.report.gates import DATA_QUALITY, EVALUATION
+from include.specs.report import Ending, Spec
+from jobs.report.gates import shown_name
 from jobs.report.private import Mask
 from jobs.report.record import Canary, Gate, Verdict
 
-_GATES = {"data_quality_gate": DATA_QUALITY, "evaluation_gate": EVALUATION}
-_ROLLOUT = "canary"
 _SAID_NOTHING = "it was killed, or marked by a person, before it could say why: its log has the last lines"
 _LONGEST = 2000
-"""Characters of a task's sentence."""
+"""Characters of a task's message."""
 
 
 def judge(
-    config: Config, gates: tuple[Gate, ...], canary: Canary | None, model: str | None, version: str | None, mask: Mask
+    spec: Spec, gates: tuple[Gate, ...], canary: Canary | None, model: str | None, version: str | None, mask: Mask
 ) -> Verdict:
-    """The verdict on the run.
+    """Return the verdict on the run.
 
     Args:
         model, version: what is a candidate or was to be released, where that is known.
     """
+    config = spec.config
     named = f"{model} version {version}" if version else model or "the model"
     stopped = next((task for task in config.tasks if task.state == "failed"), None)
     if stopped is None:
@@ -29,17 +28,17 @@ def judge(
         if unfinished is not None and unfinished.state != "skipped":
             how = (unfinished.state or "never reached").replace("_", " ")
             return Verdict(tone="unsure", line=f"Ended early: {unfinished.task} is {how}", stopped_by=unfinished.task)
-        if config.dag == "release":
+        if spec.inputs.rollout is not None:
             return Verdict(tone="good", line=f"Live: {named}", reasons=_live(canary))
-        return Verdict(
-            tone="good",
-            line=f"Passed every gate: {named} is a candidate",
-            reasons=tuple(f"{gate.name}: {_kept(gate)}" for gate in gates),
-        )
-    if stopped.task == _ROLLOUT and canary is not None and canary.outcome != "promoted":
+        line = "Passed every gate" if gates else "Succeeded"
+        if spec.inputs.registered is not None:
+            line = f"{line}: {named} is a candidate"
+        return Verdict(tone="good", line=line, reasons=tuple(f"{gate.name}: {_kept(gate)}" for gate in gates))
+    if stopped.task == config.rollout and canary is not None and canary.outcome != "promoted":
         return _not_released(stopped, canary, named)
-    gate = next((gate for gate in gates if gate.name == _GATES.get(stopped.task)), None)
-    if gate is not None and gate.outcome != "pass":
+    name = shown_name(stopped.gate) if stopped.gate else None
+    gate = next((gate for gate in gates if gate.name == name and gate.outcome != "pass"), None)
+    if gate is not None:
         line = f"Stopped by the {gate.name} gate"
         if gate.outcome == "inconclusive":
             return Verdict(tone="unsure", line=f"{line}: inconclusive", reasons=gate.reasons, stopped_by=stopped.task)
@@ -47,8 +46,8 @@ def judge(
     line = f"Failed in {stopped.task}"
     if canary is not None and canary.outcome == "promoted":
         line = f"{named} is live, but {stopped.task} failed"
-    sentence = mask.text(stopped.sentence or _SAID_NOTHING, _LONGEST)
-    return Verdict(tone="bad", line=line, reasons=(sentence,), stopped_by=stopped.task)
+    message = mask.text(stopped.message or _SAID_NOTHING, _LONGEST)
+    return Verdict(tone="bad", line=line, reasons=(message,), stopped_by=stopped.task)
 
 
 def _not_released(stopped: Ending, canary: Canary, named: str) -> Verdict:
@@ -64,15 +63,17 @@ def _not_released(stopped: Ending, canary: Canary, named: str) -> Verdict:
 
 
 def _live(canary: Canary | None) -> tuple[str, ...]:
-    if canary is None or not canary.looks:
+    if canary is None or not canary.runs:
         return ("nothing was live before, so there was no champion to compare it with",)
-    last = canary.looks[-1]
+    last = canary.runs[-1]
     return (
         f"{last.finished[0]:,} requests answered by the canary and {last.finished[1]:,} by the champion, in "
-        f"{last.seconds:.0f} s and {len(canary.looks)} looks",
+        f"{last.seconds:.0f} s and {len(canary.runs)} analysis runs",
     )
 
 
 def _kept(gate: Gate) -> str:
+    if not gate.limits:
+        return "passed"
     kept = sum(limit.kept for limit in gate.limits)
     return f"{kept} of {len(gate.limits)} limits kept"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 from pydantic import ValidationError
 
-from include.errors import ArtifactError, ConfigurationError
-from include.gates import Verdict
-from include.gates.data_quality import data_quality
-from include.gates.evaluation import EvaluationGate, judge_evaluation
+from include.errors import ConfigurationError, first_problem
+from include.gates import Gate, Verdict, find_gate
 from include.platforms import current_platform
 from operators.errors import DecisionError, record_failure
 from operators.links import JudgedArtifactLink
@@ -23,24 +21,18 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-_REMEDY = {
-    "data_quality": "Mend the data set and announce it again; removed.jsonl of the curated artifact names every row "
-    "that was removed, and why, and {artifact} holds the whole report.",
-    "evaluation": "Compare the answers with the references in answers.jsonl of {artifact}, then mend the data set or "
-    "the recipe.",
-}
-"""What the person who finds the red task can do."""
-
-
 class GateSensor(BaseSensorOperator):
     """Judge an artifact: *pass* goes on; *fail* and *inconclusive* end the run red, with every reason.
 
     Reads the artifact at once, and defers only where it is not there yet.
 
     Args:
-        gate: which rule judges.
-        artifact: URI of what `check` or `evaluate` made.
-        gates: the `gates` section of a resolved recipe: the limits.
+        gate: which rule judges: a module of `include/gates/`.
+        artifact: URI of what the gate's job made.
+        gates: the `gates` section of a resolved recipe: limits by gate; a gate that it lacks has its defaults.
+
+    Raises:
+        ConfigurationError: there is no such gate.
     """
 
     template_fields: Sequence[str] = ("artifact", "gates")
@@ -51,12 +43,13 @@ class GateSensor(BaseSensorOperator):
     def __init__(
         self,
         *,
-        gate: Literal["data_quality", "evaluation"],
+        gate: str,
         artifact: str,
         gates: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        find_gate(gate)
         self.gate = gate
         self.artifact = artifact
         self.gates = gates
@@ -82,7 +75,8 @@ class GateSensor(BaseSensorOperator):
         self._judge()
 
     def _judge(self) -> None:
-        verdict = self._verdict()
+        gate = find_gate(self.gate)
+        verdict = self._verdict(gate)
         for name, value in verdict.figures.items():
             self.log.info("%s=%s", name, value)
         if verdict.passed:
@@ -90,27 +84,16 @@ class GateSensor(BaseSensorOperator):
             return
         for reason in verdict.reasons:
             self.log.error("%s", reason)
-        message = f"{verdict.summary}. {_REMEDY[self.gate].format(artifact=self.artifact)}"
+        message = f"{verdict.summary}. {gate.remedy.format(artifact=self.artifact)}"
         raise DecisionError(message, event="gate_failed")
 
-    def _verdict(self) -> Verdict:
+    def _verdict(self, gate: Gate[Any]) -> Verdict:
         store, name = store_of(self.artifact)
-        if self.gate == "data_quality":
-            return data_quality(store.read_json(name, "result.json"))
         try:
-            policy = EvaluationGate.model_validate((self.gates or {}).get("evaluation", {}))
+            limits = gate.limits.model_validate((self.gates or {}).get(self.gate, {}))
         except ValidationError as error:
-            first = error.errors()[0]
+            key, _, problem = first_problem(error, "limits").partition(": ")
             raise ConfigurationError(
-                f"the recipe's gates.evaluation.{'.'.join(map(str, first['loc']))} is not a limit ({first['msg']}): "
-                "correct the recipe"
+                f"the recipe's gates.{self.gate}.{key} is not a limit ({problem}): correct the recipe"
             ) from None
-        lines = store.read_bytes(name, "scores.jsonl").split(b"\n")
-        try:
-            scores = [json.loads(line) for line in lines if line.strip()]
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(
-                f"{self.artifact}: scores.jsonl is not JSON ({error}): clear the evaluation's task with "
-                "refresh: [evaluate]"
-            ) from None
-        return judge_evaluation(policy, store.read_json(name, "results.json"), scores)
+        return gate.verdict(limits, self.artifact, partial(store.read_bytes, name))

@@ -1,4 +1,4 @@
-"""Waits in the triggerer for the artifact that a gate judges."""
+"""The trigger that waits for the artifact that a gate judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run of `release` comes to be, and what it and `rollback` are about."""
+"""Plans of `release` and `rollback`, and the runs that announced candidates start."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
 from include.recipes import recipe_names, resolve
+from include.recipes.resolved import Section
 from include.release.candidates import release_run_id
 from operators.errors import as_airflow_errors, record_failure
 from operators.store import store_of
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @as_airflow_errors()
 def announced_releases(context: Context) -> list[dict[str, Any]]:
-    """One run of `release` for each model of which a candidate was announced, named so that there can be only one.
+    """Return one run of `release` for each model of which a candidate was announced, named so that there is only one.
 
     Airflow may deliver several events in one run; of one model the newest version is released.
 
@@ -64,25 +65,22 @@ def announced_releases(context: Context) -> list[dict[str, Any]]:
 
 @record_failure
 def planned_release(context: Context) -> dict[str, Any]:
-    """What to release, and how.
+    """Return what to release, and how.
 
     Returns:
-        {"candidate", "engine": a section each, as `include.recipes.resolve` gives them; "canary": the policy}.
+        {"candidate", "engine": a section each; "canary": the policy}.
     """
     params = context["params"]
-    sections = resolve(params["recipe"], params["overrides"])
-    config = {"model": sections["model"], "version": params["version"] or None}
-    return {
-        "candidate": {"job": "candidate", "config": config},
-        "engine": sections["engine"],
-        "canary": sections["canary"],
-    }
+    recipe = resolve(params["recipe"], params["overrides"], stages=["engine"])
+    candidate = Section(job="candidate", config={"model": recipe.model, "version": params["version"] or None})
+    plan = recipe.with_stages(candidate=candidate).plan()
+    return {key: plan[key] for key in ("candidate", "engine", "canary")}
 
 
 @record_failure
 def release_inputs(candidate: str) -> dict[str, str | None]:
-    """What the record at the URI `candidate` says: {"model", "version", "champion_version", and by name the URIs of
-    "merged", "curated" and "evaluation"}.
+    """Return what the record at the URI `candidate` says: {"model", "version", "champion_version", and by name the URIs
+    of "merged", "curated" and "evaluation"}.
     """
     store, name = store_of(candidate)
     record = store.read_json(name, "candidate.json")
@@ -91,16 +89,16 @@ def release_inputs(candidate: str) -> dict[str, str | None]:
 
 
 def promotion(model: Any) -> dict[str, Any]:
-    """The section of the job that makes MLflow's champion the version that is live on `model`."""
+    """Return the section of the job that makes MLflow's champion the version that is live on `model`."""
     serving = current_platform().serving
     place = {"controller_url": serving.controller_url, "token_file": serving.token_file}
-    return {"job": "promote", "config": {"model": model, **place}}
+    return Section(job="promote", config={"model": model, **place}).document()
 
 
 def model_choices() -> list[str]:
-    """For the form: the models of all recipes, that of the platform's own recipe first."""
-    own = resolve(current_platform().arrivals.recipe)["model"]
-    return [own, *sorted({resolve(name)["model"] for name in recipe_names()} - {own})]
+    """Return the models of all recipes for the form, that of the platform's own recipe first."""
+    own = resolve(current_platform().arrivals.recipe).model
+    return [own, *sorted({resolve(name).model for name in recipe_names()} - {own})]
 
 
 def _registration(event: Any) -> dict[str, str]:
@@ -117,10 +115,10 @@ def _registration(event: Any) -> dict[str, str]:
 
 
 def _other_model(registration: dict[str, str]) -> dict[str, Any]:
-    """The override that a candidate needs whose run had registered it under another model than its recipe's."""
+    """Return the override that a candidate needs whose run had registered it under another model than its recipe's."""
     model = registration["model"]
     try:
-        own = resolve(registration["recipe"])["model"]
+        own = resolve(registration["recipe"]).model
     except AnemoneError:
         # The release says so itself.
         own = model

@@ -37,7 +37,7 @@ class Runner:
     def __init__(self, recipe: str, overrides: dict[str, Any]) -> None:
         self.platform = current_platform()
         self.store = Store(self.platform.store)
-        self.sections = resolve(recipe, overrides)
+        self.sections = resolve(recipe, overrides).plan()
 
     def run(self, stage: str, config: dict[str, Any] | None = None, **inputs: str | None) -> str:
         """Run one stage (or find it made); returns the artifact's URI."""
@@ -111,7 +111,7 @@ def main() -> None:
             for seed in seeds
         }
         found = {key: future.result() for key, future in futures.items()}
-    recipe = resolve(arguments.recipe)
+    recipe = resolve(arguments.recipe).plan()
     gate = recipe["gates"]["evaluation"]
     limits = {"exact_match": ("≥", gate["min_exact_match"]), "gain": ("≥", gate["min_gain"])}
     limits["heldout_loss"] = ("≤", gate["max_heldout_loss"])

@@ -17,6 +17,7 @@ from include.recipes import recipe_names, resolve
 from include.release.rollouts import Drill
 from include.specs import spec_class
 from include.specs.base import Artifact
+from operators.recipes import STAGES
 
 FILES = sorted((PROJECT / "dags").glob("*.py"))
 IMPORT_BUDGET = 0.5
@@ -78,7 +79,7 @@ def test_every_param_of_a_form_explains_itself(dags, form):
 @pytest.mark.parametrize("recipe", recipe_names())
 @pytest.mark.parametrize("dag", ["customize", "release"])
 def test_every_stage_gets_the_inputs_that_its_job_takes(dags, recipe, dag):
-    sections = resolve(recipe)
+    sections = resolve(recipe, stages=STAGES).plan()
     for task in dags[dag].tasks:
         section = sections.get(task.task_id)
         if section is None or not hasattr(task, "inputs"):

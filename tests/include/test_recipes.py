@@ -8,6 +8,7 @@ import pytest
 from include.errors import ConfigurationError
 from include.home import PROJECT
 from include.recipes import recipe_names, resolve
+from include.recipes.resolved import Section
 from include.release.rollouts import CanaryPolicy
 
 DEMO = "demo/0.8M_lora_cpu"
@@ -15,7 +16,7 @@ DEMO = "demo/0.8M_lora_cpu"
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_resolves_to_plain_json(name):
-    sections = resolve(name)
+    sections = resolve(name).plan()
     assert json.loads(json.dumps(sections)) == sections
     assert sections["finetune"]["config"]["max_tokens"] == sections["check"]["config"]["max_tokens"]
 
@@ -32,30 +33,68 @@ def test_every_recipe_opens_with_the_command_that_runs_it(name):
 
 
 def test_files_are_replaced_by_what_they_hold():
-    sections = resolve(DEMO)
+    sections = resolve(DEMO).plan()
     assert "generation" in sections["finetune"]["config"]["chat_template"]
     assert sections["check"]["config"]["suite"]["expectations"]
 
 
 def test_the_engine_serves_what_was_evaluated_unless_it_says_otherwise():
-    sections = resolve(DEMO)
+    sections = resolve(DEMO).plan()
     engine, evaluate = sections["engine"]["config"], sections["evaluate"]["config"]
     for key in ("max_tokens", "max_new_tokens", "rows"):
         assert engine[key] == evaluate[key]
-    changed = resolve(DEMO, {"engine.max_new_tokens": 12, "evaluate.rows": 300})["engine"]["config"]
+    changed = resolve(DEMO, {"engine.max_new_tokens": 12, "evaluate.rows": 300}).section("engine").config
     assert (changed["max_new_tokens"], changed["rows"]) == (12, 300)
 
 
 def test_the_canary_is_a_whole_policy():
-    assert CanaryPolicy.model_validate(resolve(DEMO)["canary"]).quality.answer_format == r"^kubectl [^\n]+$"
-    assert resolve(DEMO, {"canary": {}})["canary"] == CanaryPolicy().model_dump(mode="json")
+    assert resolve(DEMO).canary.quality.answer_format == r"^kubectl [^\n]+$"
+    assert resolve(DEMO, {"canary": {}}).canary == CanaryPolicy()
+    assert CanaryPolicy.model_validate(resolve(DEMO).plan()["canary"]) == resolve(DEMO).canary
 
 
 def test_overrides_name_keys_by_path():
-    sections = resolve(DEMO, {"finetune.steps": 70, "finetune.lora.dim": 4, "heldout": None})
+    sections = resolve(DEMO, {"finetune.steps": 70, "finetune.lora.dim": 4, "heldout": None}).plan()
     assert sections["finetune"]["config"]["steps"] == 70
-    assert sections["finetune"]["config"]["lora"] == {**resolve(DEMO)["finetune"]["config"]["lora"], "dim": 4}
+    assert sections["finetune"]["config"]["lora"] == {**resolve(DEMO).section("finetune").config["lora"], "dim": 4}
     assert sections["heldout"] is None
+
+
+def test_a_stage_is_any_job_that_a_recipe_or_a_dag_names():
+    recipe = resolve(DEMO, {"pretrain.steps": 7}, stages=["champion", "merge"])
+    assert recipe.section("pretrain").config["steps"] == 7
+    assert recipe.section("champion") == Section(job="champion", config={"model": "kubectl"})
+    assert "champion" not in resolve(DEMO).stages
+    own = resolve("own/0.8M_lora_cpu", stages=["merge"])
+    assert "merge" not in resolve("own/0.8M_lora_cpu").stages
+    assert own.section("merge").config["max_tokens"] == 256 and own.stages["heldout"] is None
+    with pytest.raises(ConfigurationError, match="no job 'mrge': did you mean 'merge'"):
+        resolve(DEMO, stages=["mrge"])
+
+
+def test_a_section_overrules_what_its_recipe_shares():
+    found = resolve(DEMO, {"evaluate.max_tokens": 64, "evaluate.chat_template": "chatml.jinja"}).section("evaluate")
+    assert found.config["max_tokens"] == 64
+    assert "im_start" in found.config["chat_template"]
+
+
+def test_what_only_a_run_knows_is_asked_of_no_recipe():
+    section = resolve(DEMO, {"ingest.source": "/ignored"}).section("ingest")
+    assert "source" not in section.config
+    assert section.with_config(source="/data").config == {**section.config, "source": "/data"}
+
+
+def test_a_section_keeps_its_json_form():
+    plan = resolve("qwen2_5/7B_sft_8gpu").plan()
+    assert set(plan["finetune"]) == {"job", "config", "size"} and set(plan["evaluate"]) == {"job", "config"}
+    assert Section.of(plan["finetune"]) == resolve("qwen2_5/7B_sft_8gpu").section("finetune")
+    with pytest.raises(ConfigurationError, match="hand stage"):
+        Section.of({**plan["finetune"], "cofnig": {}})
+
+
+def test_a_stage_that_a_run_adds_has_the_size_of_its_recipe():
+    recipe = resolve(DEMO, {"sizes.register": "large"}).with_stages(register=Section(job="register", config={}))
+    assert recipe.section("register").size == "large"
 
 
 @pytest.mark.parametrize(
@@ -66,8 +105,16 @@ def test_overrides_name_keys_by_path():
         (DEMO, {"finetune.stepz": 1}, "unknown key 'stepz': did you mean 'steps'"),
         (DEMO, {"curate.pii.actoin": "drop"}, "unknown key 'pii.actoin': did you mean 'action'"),
         (DEMO, {"finetune.lora.dims": 8}, "unknown key 'lora.dims': did you mean 'dim'"),
-        (DEMO, {"gates.evaluation.min_exact": 1}, "'gates.evaluation.min_exact': did you mean 'min_exact_match'"),
+        (DEMO, {"gates.evaluation.min_exact": 1}, "gates.evaluation: unknown key 'min_exact': did you mean 'min_exact"),
+        (DEMO, {"gates.evaluatoin.min_rows": 1}, "unknown key 'gates.evaluatoin': did you mean 'evaluation'"),
+        (DEMO, {"gates.evaluation.min_rows": 0}, "gates.evaluation: min_rows: Input should be greater"),
         (DEMO, {"speed": 1}, "unknown key 'speed'"),
+        (DEMO, {"finetun": {"steps": 1}}, "unknown key 'finetun': did you mean 'finetune'"),
+        (DEMO, {"heldoutt": {"job": "generate"}}, "unknown key 'heldoutt': did you mean 'heldout'"),
+        (DEMO, {"merge": None}, "merge: its value is None, not keys with values"),
+        (DEMO, {"champion.mdel": "x"}, "champion: unknown key 'mdel': did you mean 'model'"),
+        (DEMO, {"sizes.finetun": "large"}, "sizes: there is no stage 'finetun': did you mean 'finetune'"),
+        (DEMO, {"heldout": None, "sizes.heldout": "large"}, "sizes: there is no stage 'heldout'"),
         (DEMO, {"finetune.steps": "many"}, "finetune: steps: Input should be a valid integer"),
         (DEMO, {"finetune.steps": 0}, "finetune: steps: Input should be greater than or equal to 1"),
         (DEMO, {"finetune.local_batch_size": 5}, "32 is not a multiple of local_batch_size × processes"),

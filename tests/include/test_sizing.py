@@ -8,6 +8,7 @@ from include.errors import ConfigurationError
 from include.platforms import load_platform
 from include.platforms.cluster import Cluster, amount
 from include.recipes import recipe_names, resolve
+from include.recipes.resolved import Section
 from include.sizing import require_gpus, require_memory, training_memory
 from include.specs.finetune import Config
 
@@ -118,12 +119,14 @@ CLUSTER = Cluster.model_validate(
 )
 
 
-def sections(finetune: dict[str, int], size: str | None = None, evaluate: str | None = None) -> dict[str, Any]:
-    def section(job: str, config: dict[str, Any], size: str | None) -> dict[str, Any]:
-        return {"job": job, "config": config, **({"size": size} if size else {})}
-
-    found = {"finetune": section("finetune", finetune, size), "evaluate": section("evaluate", {}, evaluate)}
-    return {"name": "a/b", "gates": {"evaluation": {}}, "heldout": None, **found}
+def sections(
+    finetune: dict[str, int], size: str | None = None, evaluate: str | None = None
+) -> dict[str, Section | None]:
+    return {
+        "finetune": Section(job="finetune", config=finetune, size=size),
+        "evaluate": Section(job="evaluate", config={}, size=evaluate),
+        "heldout": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -168,10 +171,10 @@ def test_too_many_processes_and_idle_gpus_are_refused(finetune, size, evaluate, 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if "gpu" in name])
 def test_every_recipe_for_gpus_has_them_and_their_memory(eks, recipe):
     found = resolve(recipe)
-    finetune = Config.model_validate(found["finetune"]["config"])
+    finetune = Config.model_validate(found.section("finetune").config)
     for cluster in eks.values():
-        require_gpus(found, cluster)
-        name = found["finetune"].get("size", "gpu1")
+        require_gpus(found.stages, cluster)
+        name = found.section("finetune").size or "gpu1"
         gpu_memory = amount(cluster.size("finetune", name).gpu_memory)
         memory = require_memory(finetune, QWEN_7B, PARAMETERS, name, gpu_memory)
         # What the bound does not count (buffers, gathered layers, the context of CUDA) has a quarter.
@@ -181,11 +184,11 @@ def test_every_recipe_for_gpus_has_them_and_their_memory(eks, recipe):
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if "cpu" in name])
 def test_a_recipe_of_one_process_gets_one_gpu(eks, recipe):
     found = resolve(recipe)
-    processes = found["finetune"]["config"]["processes"]
+    processes = found.section("finetune").config["processes"]
     for cluster in eks.values():
         if processes == 1:
-            require_gpus(found, cluster)
-            assert cluster.size("finetune", found["finetune"].get("size")).gpus == 1
+            require_gpus(found.stages, cluster)
+            assert cluster.size("finetune", found.section("finetune").size).gpus == 1
         else:
             with pytest.raises(ConfigurationError, match="has 1 GPU"):
-                require_gpus(found, cluster)
+                require_gpus(found.stages, cluster)

@@ -80,7 +80,7 @@ def task(
     for name in names.values():
         commit(name, {"a": name})
     inputs = {given: store.uri(name) for given, name in names.items()}
-    section = resolve("demo/0.8M_lora_cpu")["finetune"]
+    section = resolve("demo/0.8M_lora_cpu").plan()["finetune"]
     config = {**section["config"], "processes": 4, "nodes": 2, "local_batch_size": 8}
     return Task(f"manual__{uuid4().hex[:8]}", {**section, "config": config, "size": "training"}, inputs)
 

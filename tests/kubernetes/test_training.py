@@ -29,7 +29,7 @@ OVERRIDES = {"finetune.steps": 40, "finetune.validate_every": 20, "finetune.warm
 @pytest.fixture(scope="module")
 def inputs(namespace: Namespace) -> dict[str, str]:
     """URIs of a small base model and of curated rows, made by the jobs that make them."""
-    recipe = resolve("demo/0.8M_lora_cpu")
+    recipe = resolve("demo/0.8M_lora_cpu").plan()
 
     def made(job: str, config: dict[str, Any], **inputs: str) -> str:
         return Task("inputs", {"job": job, "config": config}, inputs, refresh=False).follow()
@@ -50,7 +50,7 @@ def run() -> str:
 
 
 def finetune(size: str = "training", **config: Any) -> dict[str, Any]:
-    section = resolve("demo/0.8M_lora_cpu", OVERRIDES)["finetune"]
+    section = resolve("demo/0.8M_lora_cpu", OVERRIDES).plan()["finetune"]
     return {**section, "config": {**section["config"], **config}, "size": size}
 
 

@@ -7,6 +7,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from include.platforms import load_platform
+from include.recipes import resolve
 from operators import recipes
 
 
@@ -24,21 +25,25 @@ def context(params, run_id="manual__1", **conf):
 
 def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.steps": 60}, "data": "/data/mine.jsonl"}
-    sections = recipes.resolved_recipe(context(params, digest="a" * 64))
+    sections = recipes.planned_customization(context(params, digest="a" * 64))
     assert sections["ingest"]["config"]["announced"] == "a" * 64
     assert sections["ingest"]["config"]["source"] == "/data/mine.jsonl"
     assert sections["finetune"]["config"]["steps"] == 60
     assert sections["register"]["config"]["run_id"] == "manual__1"
+    assert sections["register"]["config"]["gate"] == sections["gates"]["evaluation"]
+    assert set(resolve("demo/0.8M_lora_cpu", {"gates": {}}).limits("evaluation")) == set(
+        sections["gates"]["evaluation"]
+    )
 
 
 def test_without_a_name_the_newest_arrival_is_taken(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {}, "data": None}
     with pytest.raises(AirflowFailException, match=r"holds no \*\.jsonl file: name a data set"):
-        recipes.resolved_recipe(context(params))
+        recipes.planned_customization(context(params))
     for age, name in enumerate((".unfinished.jsonl", "new.jsonl", "old.jsonl")):
         (inbox / name).write_text("{}")
         os.utime(inbox / name, (1000 - age, 1000 - age))
-    sections = recipes.resolved_recipe(context(params))
+    sections = recipes.planned_customization(context(params))
     assert sections["ingest"]["config"]["source"] == str(inbox / "new.jsonl")
 
 
@@ -53,11 +58,11 @@ def test_a_recipe_whose_processes_do_not_find_their_gpus_ends_the_run_at_its_fir
     monkeypatch.setattr(recipes, "current_platform", lambda: platform)
     params = {"recipe": "qwen2_5/7B_sft_8gpu", "overrides": {"sizes.finetune": "gpu1"}, "data": "s3://bucket/x.jsonl"}
     with pytest.raises(AirflowFailException, match=r"finetune runs 8 processes on a node.*set sizes\.finetune: gpu8"):
-        recipes.resolved_recipe(context(params))
-    assert recipes.resolved_recipe(context({**params, "overrides": {}}))["finetune"]["size"] == "gpu8"
+        recipes.planned_customization(context(params))
+    assert recipes.planned_customization(context({**params, "overrides": {}}))["finetune"]["size"] == "gpu8"
 
 
 def test_an_unknown_recipe_or_key_ends_the_run_at_its_first_task(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.stepz": 1}, "data": None}
     with pytest.raises(AirflowFailException, match="unknown key 'stepz': did you mean 'steps'"):
-        recipes.resolved_recipe(context(params))
+        recipes.planned_customization(context(params))

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 from airflow.sdk import DAG
+from airflow.sdk import task as as_task
 
 from include.recipes import resolve
 from include.specs.report import Config, Inputs
 from operators.errors import FAILURE_MESSAGE_KEY
+from operators.gates.sensor import GateSensor
 from operators.links import EVIDENCE_KEY
 from operators.reports import report_at_the_end, run_outcome
 from operators.stages import stage
@@ -50,6 +53,7 @@ def outcome(states, xcoms, **params):
     found = run_outcome(context, {"candidate": "candidate", "engine": "engine"}, "canary")
     assert found["section"]["job"] == "report"
     assert set(found["inputs"]) <= set(Inputs.model_fields)
+    assert list(found["inputs"]) == found["section"]["config"]["roles"]
     return Config.model_validate(found["section"]["config"]), found["inputs"]
 
 
@@ -63,12 +67,12 @@ def test_both_tasks_follow_everything_and_decide_nothing():
     assert [link.name for link in report.operator_extra_links] == ["Report"]
 
 
-def test_the_sentence_of_the_task_that_failed_is_told():
+def test_the_message_of_the_task_that_failed_is_told():
     config, inputs = outcome(
         {"candidate": "success", "engine": "failed", "canary": "upstream_failed"},
         {("candidate", "return_value"): "file:///store/candidate-1", ("engine", FAILURE_MESSAGE_KEY): "no room"},
     )
-    assert [(task.task, task.state, task.sentence) for task in config.tasks] == [
+    assert [(task.task, task.state, task.message) for task in config.tasks] == [
         ("candidate", "success", None),
         ("engine", "failed", "no room"),
         ("canary", "upstream_failed", None),
@@ -76,20 +80,51 @@ def test_the_sentence_of_the_task_that_failed_is_told():
     assert inputs == {"candidate": "file:///store/candidate-1", "engine": None, "rollout": None}
 
 
-def test_a_sentence_of_an_earlier_try_is_not_told_of_a_task_that_succeeded():
+def test_a_message_of_an_earlier_try_is_not_told_of_a_task_that_succeeded():
     states = {"candidate": "success", "engine": "success", "canary": "success"}
     config, inputs = outcome(
         states, {("engine", FAILURE_MESSAGE_KEY): "no room", ("canary", EVIDENCE_KEY): "file:///store/canary-1"}
     )
-    assert [task.sentence for task in config.tasks] == [None, None, None]
+    assert [task.message for task in config.tasks] == [None, None, None]
     assert inputs["rollout"] == "file:///store/canary-1"
 
 
 def test_the_recipes_limits_are_told():
     config, _ = outcome({}, {}, overrides={"gates.evaluation.min_exact_match": 0.5}, drill="slow")
-    assert config.gate.min_exact_match == 0.5
-    assert config.purpose == resolve(RECIPE)["description"]
+    assert config.gates["evaluation"]["min_exact_match"] == 0.5
+    assert config.purpose == resolve(RECIPE).description
     assert config.drill == "slow" and [task.state for task in config.tasks] == [None, None, None]
+
+
+def test_a_dag_without_a_recipe_is_told_with_the_limits_that_its_gates_were_given():
+    with DAG("teach", schedule=None) as made:
+        rows = stage("distill", None)
+
+        @as_task(multiple_outputs=True)
+        def plan() -> dict[str, Any]:
+            return {}
+
+        GateSensor(task_id="first", gate="evaluation", artifact=rows.output, gates=plan()["gates"])
+        GateSensor(task_id="second", gate="data_quality", artifact=rows.output)
+        report_at_the_end({"rows": rows})
+    limits = {"evaluation": {"min_rows": 7}, "another": {}}
+    instance = TaskInstance(
+        {"first": "failed"}, {("plan", "gates"): limits, ("first", FAILURE_MESSAGE_KEY): "fail: 3 rows"}
+    )
+    context = {
+        "dag": made,
+        "ti": instance,
+        "dag_run": SimpleNamespace(run_id="manual__1", start_date=datetime(2026, 1, 2, tzinfo=UTC)),
+        "params": {},
+    }
+    found = run_outcome(context, {"rows": "distill"}, None)
+    config = Config.model_validate(found["section"]["config"])
+    assert config.recipe == "" and config.gates == {"evaluation": {"min_rows": 7}}
+    assert {task.task: task.gate for task in config.tasks if task.gate} == {
+        "first": "evaluation",
+        "second": "data_quality",
+    }
+    assert found["inputs"] == {"rows": None}
 
 
 def test_a_recipe_that_does_not_resolve_is_no_reason_to_be_silent():

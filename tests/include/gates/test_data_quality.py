@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.gates import Verdict
+from include.gates import Limit, Verdict
 from include.gates.data_quality import data_quality
 
 GOOD = {"name": "duplicates", "success": True, "observed": 0.0, "limit": "at most 1%", "message": "duplicates: 0"}
@@ -28,7 +28,8 @@ def result(*expectations: object, **changed: object) -> dict[str, object]:
 
 def test_good_data_passes_with_its_figures():
     verdict = data_quality(result(GOOD))
-    assert verdict == Verdict("pass", (), {"rows": 100.0, "duplicates": 0.0})
+    limit = Limit(name="duplicates", observed="0.00%", limit="at most 1%", kept=True)
+    assert verdict == Verdict("pass", (), {"rows": 100.0, "duplicates": 0.0}, (limit,))
     assert verdict.passed
     assert verdict.summary == "pass: rows 100; duplicates 0"
 

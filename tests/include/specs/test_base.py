@@ -36,6 +36,17 @@ def test_where_an_input_lies_is_not_its_identity():
     assert identity(here) == identity(there) != identity(other)
 
 
-def test_an_unknown_job_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigurationError, match="no job 'finetun': choose one of .*finetune"):
+def test_inputs_that_a_job_does_not_name_are_its_identity_too():
+    def identity_of(**inputs):
+        return identity(spec_class("report").model_fields["inputs"].annotation.model_validate(inputs))
+
+    made = {"uri": "file:///a/x", "digest": "0" * 64}
+    assert identity_of(teacher=made)["teacher"] == made
+    assert identity_of(teacher=made) != identity_of(student=made)
+
+
+def test_an_unknown_job_is_answered_with_the_nearest_or_the_known_ones():
+    with pytest.raises(ConfigurationError, match="no job 'xyz': choose one of .*finetune"):
+        spec_class("xyz")
+    with pytest.raises(ConfigurationError, match="no job 'finetun': did you mean 'finetune'"):
         spec_class("finetun")

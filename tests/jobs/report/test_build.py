@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from include.specs.report import Spec
+from include.specs.report import Config, Spec
 from jobs.report.build import build
 from tests.jobs.report.world import DATA, MODEL, World
 
@@ -15,8 +15,8 @@ def test_a_candidate(world: World) -> None:
     world.data()
     world.model(right=9, champion=8)
     world.registered()
-    record = build(world.spec("customize", (*MODEL, "registered"), gate={"min_rows": 1, "min_exact_match": 0.5,
-        "max_heldout_loss": 1.0, "non_inferiority_margin": 0.9}))  # fmt: skip
+    limits = {"min_rows": 1, "min_exact_match": 0.5, "max_heldout_loss": 1.0, "non_inferiority_margin": 0.9}
+    record = build(world.spec("customize", (*MODEL, "registered"), gates={"evaluation": limits}))
     assert record.verdict.line == "Passed every gate: toy version 2 is a candidate"
     assert record.base_model == "org/base"
     assert record.data is not None and (record.data.read, record.data.kept) == (10, 7)
@@ -34,7 +34,7 @@ def test_a_candidate(world: World) -> None:
 
 def test_the_data_gate_stops_a_run_with_its_own_reasons(world: World) -> None:
     world.data(leaked=2)
-    record = build(world.spec("customize", DATA, failed="data_quality_gate", sentence="fail: …"))
+    record = build(world.spec("customize", DATA, failed="data_quality_gate", message="fail: …"))
     assert record.verdict.line == "Stopped by the data-quality gate"
     assert record.verdict.reasons[0].startswith("leaked: 2 of 10 rows (20.00%), limit at most 5.00%")
     assert record.verdict.stopped_by == "data_quality_gate"
@@ -44,7 +44,7 @@ def test_the_data_gate_stops_a_run_with_its_own_reasons(world: World) -> None:
 def test_the_evaluation_gate_stops_a_run_and_the_wrong_answers_are_shown(world: World) -> None:
     world.data()
     world.model(right=2)
-    record = build(world.spec("customize", MODEL, failed="evaluation_gate", sentence="fail: …"))
+    record = build(world.spec("customize", MODEL, failed="evaluation_gate", message="fail: …"))
     assert record.verdict.line == "Stopped by the evaluation gate"
     assert any(reason.startswith("exact match .20 is below .80") for reason in record.verdict.reasons)
     assert record.evaluation is not None
@@ -54,7 +54,7 @@ def test_the_evaluation_gate_stops_a_run_and_the_wrong_answers_are_shown(world: 
 
 
 @pytest.mark.parametrize(
-    ("sentence", "reads"),
+    ("message", "reads"),
     [
         (
             "data.jsonl, line 3: not JSON; write to kim@example.com",
@@ -63,8 +63,8 @@ def test_the_evaluation_gate_stops_a_run_and_the_wrong_answers_are_shown(world: 
         (None, "it was killed, or marked by a person, before it could say why: its log has the last lines"),
     ],
 )
-def test_a_stage_that_failed_is_named_with_its_sentence(world: World, sentence: str | None, reads: str) -> None:
-    record = build(world.spec("customize", (), failed="ingest", sentence=sentence))
+def test_a_stage_that_failed_is_named_with_its_message(world: World, message: str | None, reads: str) -> None:
+    record = build(world.spec("customize", (), failed="ingest", message=message))
     assert (record.verdict.line, record.verdict.reasons) == ("Failed in ingest", (reads,))
     assert record.chain == () and record.missing == {}
 
@@ -75,6 +75,47 @@ def test_a_run_that_never_came_to_its_end_is_no_success(world: World) -> None:
     tasks = [task.model_copy(update={"state": None} if task.task == "finetune" else {}) for task in spec.config.tasks]
     record = build(spec.model_copy(update={"config": spec.config.model_copy(update={"tasks": tuple(tasks)})}))
     assert record.verdict.tone == "unsure" and record.verdict.line == "Ended early: finetune is never reached"
+
+
+def test_a_dag_that_nobody_here_knows_is_told(world: World) -> None:
+    record = build(world.stranger())
+    assert record.verdict.line == "Passed every gate"
+    assert record.verdict.reasons == ("data-quality: 1 of 1 limits kept",)
+    assert [(made.role, made.inputs, made.cost) for made in record.chain] == [
+        ("lessons", (), 0.25),
+        ("marks", ("lessons",), None),
+    ]
+    assert record.chain[0].config == {"keep": 0.5} and record.missing == {}
+    stopped = build(world.stranger(failed=True))
+    assert stopped.verdict.line == "Stopped by the data-quality gate"
+    assert stopped.verdict.reasons == ("leaked: 0.2, limit at most 5.00%",)
+
+
+def test_a_run_without_gates_has_simply_succeeded(world: World) -> None:
+    spec = world.stranger()
+    inputs = spec.inputs.model_validate({"lessons": world.made["lessons"].model_dump()})
+    assert build(spec.model_copy(update={"inputs": inputs})).verdict.line == "Succeeded"
+
+
+def test_a_file_that_a_gate_cannot_read_is_named(world: World) -> None:
+    spec = world.stranger()
+    broken = world.commit("marks", "check", {"result.json": "{"})
+    inputs = spec.inputs.model_validate({"marks": broken.model_dump()})
+    record = build(spec.model_copy(update={"inputs": inputs}))
+    assert record.gates == () and "result.json is not JSON" in record.missing["marks"]
+
+
+def test_what_runs_of_an_earlier_version_left_is_read(world: World) -> None:
+    config = world.spec("customize", (), failed="ingest", message="no rows").config.model_dump(mode="json")
+    for task in config["tasks"]:
+        task["sentence"] = task.pop("message")
+        del task["gate"]
+    config |= {"gate": config.pop("gates")["evaluation"]}
+    for key in ("roles", "rollout"):
+        del config[key]
+    found = Config.model_validate(config)
+    assert found.gates == {"evaluation": {"min_rows": 1}}
+    assert [task.message for task in found.tasks if task.state == "failed"] == ["no rows"]
 
 
 def test_a_release_is_told_from_its_data_on(promoted: Spec) -> None:
@@ -99,7 +140,7 @@ def test_a_release_is_judged_by_the_limits_that_its_candidate_kept(world: World)
     world.data()
     world.model(right=6)
     world.candidate(gate={"min_exact_match": 0.55, "max_heldout_loss": 2.0, "min_rows": 10, "min_gain": 0.1})
-    record = build(world.spec("release", ("candidate",), failed="engine", sentence="no"))
+    record = build(world.spec("release", ("candidate",), failed="engine", message="no"))
     limits = {limit.name: limit for limit in record.gates[1].limits}
     assert limits["exact match, tuned"].limit == "at least 0.55"
     assert record.gates[1].outcome == "pass"
@@ -117,12 +158,12 @@ def test_a_canary_that_went_back_says_why(world: World, tmp_path: Path) -> None:
     assert record.verdict.reasons[-1] == "Version 1 answers."
     assert record.canary is not None
     latency = next(limit for limit in record.canary.limits if limit.name.startswith("latency"))
-    assert not latency.kept and record.canary.looks[-1].log10_e["latency"] > record.canary.e_limit
+    assert not latency.kept and record.canary.runs[-1].log10_e["latency"] > record.canary.e_limit
 
 
 def test_what_moved_the_traffic_but_not_the_alias_is_no_success(promoted: Spec) -> None:
     tasks = [
-        task.model_copy(update={"state": "failed", "sentence": "MLflow is away"} if task.task == "promote" else {})
+        task.model_copy(update={"state": "failed", "message": "MLflow is away"} if task.task == "promote" else {})
         for task in promoted.config.tasks
     ]
     config = promoted.config.model_copy(update={"tasks": tuple(tasks)})

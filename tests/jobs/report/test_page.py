@@ -106,7 +106,7 @@ def test_a_stopped_run_says_what_it_never_reached(world: World) -> None:
 
 
 def test_a_run_that_made_nothing_has_a_page(world: World) -> None:
-    page = Reader(render_page(build(world.spec("release", (), failed="plan", sentence=HOSTILE))))
+    page = Reader(render_page(build(world.spec("release", (), failed="plan", message=HOSTILE))))
     assert HOSTILE in "".join(page.text)
     assert "The canary: the run did not come so far." in " ".join("".join(page.text).split())
 
@@ -137,3 +137,12 @@ def test_page_and_card_are_made_of_the_record_alone(promoted: Spec) -> None:
     assert render_page(again) == render_page(record)
     assert render_card(again) == render_card(record)
     assert json.loads(record.model_dump_json())["verdict"]["line"] == "Live: toy version 2"
+
+
+def test_a_dag_that_nobody_here_knows_has_the_sections_that_it_needs(world: World) -> None:
+    page = Reader(render_page(build(world.stranger())))
+    sections = [value for tag, name, value in page.attributes if tag == "section" and name == "id"]
+    assert sections == ["gates", "lineage", "cost", "versions"]
+    text = " ".join(" ".join(page.text).split())
+    assert "teach ·" in text and "lessons" in text and "recipe" not in text
+    assert "did not come so far" not in text

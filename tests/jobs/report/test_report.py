@@ -12,7 +12,7 @@ from tests.jobs.report.world import MODEL, World
 def test_leaves_record_page_and_card(world: World, run_job: Callable[..., Any]) -> None:
     world.data()
     world.model()
-    spec = world.spec("customize", MODEL, failed="evaluation_gate", sentence="fail")
+    spec = world.spec("customize", MODEL, failed="evaluation_gate", message="fail")
     config = spec.config.model_dump(mode="json")
     done = run_job("report", config, {role: world.made[role] for role in MODEL})
     assert sorted(file.path for file in done.manifest.files) == ["MODEL_CARD.md", "report.html", "report.json"]

@@ -26,6 +26,14 @@ STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CUSTOMIZE = ("recipe", "base", "ingest", "curate", "check", "data_quality_gate", "finetune", "merge", "evaluate")
 CUSTOMIZE += ("evaluation_gate", "register")
 RELEASE = ("plan", "candidate", "inputs", "engine", "canary", "promote")
+ROLES = {
+    "customize": (
+        *("data", "heldout", "base", "champion", "curated", "checked", "tuned", "merged", "evaluation"),
+        "registered",
+    ),
+    "release": ("candidate", "engine", "promoted", "rollout"),
+}
+GATES = {"data_quality_gate": "data_quality", "evaluation_gate": "evaluation"}
 POLICY = CanaryPolicy(steps=(0.1, 0.5), step_seconds=4, min_requests=20, max_bad_rate=0.05)
 
 
@@ -197,7 +205,7 @@ class World:
         )
 
     def rollout(self, tmp_path: Path, slow: int = 0, drill: str = "none") -> None:
-        """Three looks, judged by the canary's own judge and committed as its controller does."""
+        """Three analysis runs, judged by the canary's own judge and committed as its controller does."""
         from jobs.serving.canary.state import evidence
 
         engine = self.made["engine"]
@@ -237,15 +245,40 @@ class World:
         assert manifest is not None
         self.made["rollout"] = Artifact(uri=uri, digest=manifest.content_digest)
 
+    def stranger(self, failed: bool = False) -> Spec:
+        """The report of a DAG that nobody here knows: rows, what was made of them, and a gate that is the house's."""
+        expectation = {"name": "leaked", "observed": 0.2 * failed, "limit": "at most 5.00%", "success": not failed}
+        expectation["message"] = f"leaked: {expectation['observed']}, limit at most 5.00%"
+        result = {"success": not failed, "rows": 10, "expectations": [expectation], "figures": {}}
+        self.commit("lessons", "distill", {"data.jsonl": ""}, config={"keep": 0.5}, cost=0.25)
+        self.commit("marks", "check", {"result.json": json.dumps(result)}, inputs=("lessons",))
+        return Spec.model_validate(
+            {
+                "job": "report",
+                "config": {
+                    "dag": "teach",
+                    "run_id": "manual__1",
+                    "started": STARTED.isoformat(),
+                    "tasks": [
+                        {"task": "distill", "state": "success"},
+                        {"task": "exam", "state": "failed" if failed else "success", "gate": "data_quality"},
+                    ],
+                    "roles": ["marks", "lessons", "diploma"],
+                },
+                "inputs": {role: self.made[role].model_dump() for role in ("marks", "lessons")},
+                "output": {"store": self.store.root, "name": "report-1", "code": "0"},
+            }
+        )
+
     def spec(
-        self, dag: str, roles: tuple[str, ...], failed: str | None = None, sentence: str | None = None, **config: Any
+        self, dag: str, roles: tuple[str, ...], failed: str | None = None, message: str | None = None, **config: Any
     ) -> Spec:
         """The report of a run that made `roles` and ended in the task `failed`."""
         names = CUSTOMIZE if dag == "customize" else RELEASE
         state, tasks = "success", []
         for name in names:
             if name == failed:
-                tasks.append({"task": name, "state": "failed", "sentence": sentence})
+                tasks.append({"task": name, "state": "failed", "message": message, "gate": GATES.get(name)})
                 state = "upstream_failed"
             else:
                 tasks.append({"task": name, "state": state})
@@ -259,7 +292,9 @@ class World:
                     "tasks": tasks,
                     "recipe": "demo/toy",
                     "purpose": "toy requests",
-                    "gate": {"min_rows": 1},
+                    "roles": ROLES[dag],
+                    "rollout": "canary" if dag == "release" else None,
+                    "gates": {"evaluation": {"min_rows": 1}},
                     **config,
                 },
                 "inputs": {role: self.made[role].model_dump() for role in roles},
@@ -287,7 +322,7 @@ def stopped_run(store: Store) -> Spec:
     """A run that the data-quality gate stopped."""
     world = World(store)
     world.data(HOSTILE, leaked=2)
-    return world.spec("customize", DATA, failed="data_quality_gate", sentence=f"fail: {HOSTILE}")
+    return world.spec("customize", DATA, failed="data_quality_gate", message=f"fail: {HOSTILE}")
 
 
 def write_pages(folder: Path) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
+from include.errors import ConfigurationError
+from include.gates import find_gate, gate_names
+from include.specs import job_names
 from operators.gates.sensor import GateSensor
 from operators.gates.trigger import ArtifactTrigger
 
@@ -102,3 +105,27 @@ def test_a_store_that_is_away_is_worth_another_try(store):
     with pytest.raises(AirflowException, match="is not there") as failure:
         gate(store).execute({})
     assert not isinstance(failure.value, AirflowFailException)
+
+
+def test_an_unknown_gate_is_an_error_of_the_dag(store):
+    with pytest.raises(ConfigurationError, match="no gate 'data_qualty': did you mean 'data_quality'"):
+        gate(store, kind="data_qualty")
+
+
+def test_limits_that_are_none_and_rows_that_are_no_json_end_the_run(store, commit):
+    commit("evaluate-1", {**evaluation(0.85), "scores.jsonl": "{}\n{"})
+    with pytest.raises(
+        AirflowFailException, match=r"gates\.evaluation\.min_rows is not a limit \(.*correct the recipe"
+    ):
+        gate(store, "evaluate-1", "evaluation", gates={"evaluation": {"min_rows": "many"}}).execute({})
+    with pytest.raises(AirflowFailException, match=r"evaluate-1: scores\.jsonl is not JSON .* with refresh"):
+        gate(store, "evaluate-1", "evaluation").execute({})
+
+
+@pytest.mark.parametrize("name", gate_names())
+def test_every_gate_has_what_a_sensor_and_a_recipe_need(name):
+    found = find_gate(name)
+    assert found.job in job_names()
+    assert found.limits() is not None and found.files
+    assert found.remedy.format(artifact="file:///x").endswith(".")
+    assert not found.judge(found.limits(), *([] if file.endswith(".jsonl") else {} for file in found.files)).passed

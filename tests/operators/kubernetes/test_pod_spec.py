@@ -51,7 +51,7 @@ def sections():
     serving = {"controller_url": "http://c", "token_file": "/etc/anemone/serving/token"}
     found = {"promote": {"job": "promote", "config": {"model": "m", **serving}}}
     for recipe in recipe_names():
-        for section in resolve(recipe).values():
+        for section in resolve(recipe).plan().values():
             if isinstance(section, dict) and "job" in section:
                 found.setdefault(section["job"], section)
     return found

@@ -62,7 +62,7 @@ def release(platform, store, commit):
             "version": "2",
             "engine": store.uri("engine-1"),
             "expected_champion": "1",
-            "policy": resolve("demo/0.8M_lora_cpu")["canary"],
+            "policy": resolve("demo/0.8M_lora_cpu").plan()["canary"],
             **kwargs,
         }
         return CanaryRolloutOperator(**given)
