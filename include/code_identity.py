@@ -17,6 +17,8 @@ from include.home import PROJECT
 from include.specs import job_place
 
 _ROOMS = ("include", "jobs")
+_FOUND_BY_PLACE = "include/gates/__init__.py"
+"""Imports the modules beside it by their names, which no import statement says."""
 
 IMAGE = "ANEMONE_IMAGE"
 """Environment variable: in a pod, the reference of the image that it was started from."""
@@ -48,6 +50,8 @@ def code_identity(job: str, environment: str, *, image: str | None = None) -> st
             continue
         seen.add(path)
         pending.extend(_imports(path, path.stat().st_mtime_ns))
+        if path == PROJECT / _FOUND_BY_PLACE:
+            pending.extend(path.parent.glob("*.py"))
     state = hashlib.sha256(platform.python_version().encode() if image is None else b"image\0" + image.encode() + b"\0")
     others = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     for path in [*sorted(seen | others), *([lock] if image is None else [])]:

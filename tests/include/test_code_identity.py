@@ -13,7 +13,7 @@ def project(tmp_path, monkeypatch):
     files = {
         "requirements/jobs.txt": "torch==1\n",
         "jobs/__init__.py": "",
-        "jobs/shared.py": "import include.tools.used\n",
+        "jobs/shared.py": "import include.tools.used\nfrom include.gates import find_gate\n",
         "jobs/unrelated.py": "",
         "jobs/train/__init__.py": "",
         "jobs/train/templates/page.jinja": "",
@@ -21,6 +21,9 @@ def project(tmp_path, monkeypatch):
         "include/__init__.py": "",
         "include/specs/train.py": "",
         "include/tools/__init__.py": "",
+        "include/gates/__init__.py": "",
+        "include/gates/exam.py": "import include.tools.marks\n",
+        "include/tools/marks.py": "",
         "include/tools/used.py": "",
         "include/tools/unused.py": "",
     }
@@ -39,6 +42,8 @@ def project(tmp_path, monkeypatch):
         "jobs/train/templates/page.jinja",
         "jobs/shared.py",
         "include/tools/used.py",
+        "include/gates/exam.py",
+        "include/tools/marks.py",
         "include/specs/train.py",
         "requirements/jobs.txt",
     ],
