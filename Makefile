@@ -49,7 +49,7 @@ test: setup lint  ## run the whole suite
 	@$(AIRFLOW)/pytest tests/e2e
 
 test-airflow:
-	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins tests/docs)
+	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins tests/docs tests/examples)
 
 test-jobs:
 	@$(JOBS)/pytest tests/jobs $(addprefix --ignore=,$(SERVED))

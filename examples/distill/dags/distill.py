@@ -1,0 +1,40 @@
+"""### From a data set to the rows that are worth training on
+
+`base, generate → distill → `**distillation gate**; however it ends, `report` tells why on one page.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Param, dag, get_current_context, task
+
+from operators import GateSensor, default_args, recipe_choices, report_at_the_end, resolved_recipe, stage
+
+STAGES = ["base", "generate", "distill"]
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    tags=["anemone"],
+    default_args=default_args(),
+    doc_md=__doc__,
+    params={
+        "recipe": Param("distill/0.8M_cpu", type="string", enum=recipe_choices(), title="Recipe"),
+        "overrides": Param({}, type="object", title="Overrides"),
+        "refresh": Param([], type="array", items={"type": "string", "enum": STAGES}, title="Make anew"),
+    },
+)
+def distill():
+    @task(multiple_outputs=True)
+    def recipe() -> dict:
+        return resolved_recipe(get_current_context(), stages=["distill"])
+
+    plan = recipe()
+    teacher = stage("base", plan["base"])
+    rows = stage("generate", plan["generate"])
+    distilled = stage("distill", plan["distill"], inputs={"teacher": teacher.output, "rows": rows.output})
+    GateSensor(task_id="distillation_gate", gate="distillation", artifact=distilled.output, gates=plan["gates"])
+    report_at_the_end({"teacher": teacher, "rows": rows, "distilled": distilled})
+
+
+distill()

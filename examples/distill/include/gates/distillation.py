@@ -1,0 +1,54 @@
+"""The distillation gate: is what was kept of a data set enough, and easier for the teacher than the whole?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from include.gates import Gate, Limit, Verdict, is_number
+from include.model import Model
+
+
+class Limits(Model):
+    """Limits on a distilled data set.
+
+    Attributes:
+        min_rows: that are kept.
+        max_loss: mean loss of the kept rows over that of all. 1 would be a choice by chance, and a teacher that has
+            learned nothing comes near it.
+    """
+
+    min_rows: Annotated[int, Field(ge=1)] = 100
+    max_loss: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
+def judge(limits: Limits, result: Any) -> Verdict:
+    """Return the verdict on a `distilled.json` (`include.specs.distill.Spec`)."""
+    found = result if isinstance(result, dict) else {}
+    kept, loss, kept_loss = (found.get(key) for key in ("kept", "loss", "kept_loss"))
+    if not (is_number(kept) and is_number(loss) and is_number(kept_loss) and loss > 0):
+        return Verdict("fail", ("distilled.json lacks its figures: clear the task with refresh: [distill]",))
+    ratio = kept_loss / loss
+    checks = (
+        Limit(
+            name="rows kept", observed=f"{kept:,}", limit=f"at least {limits.min_rows:,}", kept=kept >= limits.min_rows
+        ),
+        Limit(
+            name="loss of the kept rows over that of all",
+            observed=f"{ratio:.3f}",
+            limit=f"at most {limits.max_loss:g}",
+            kept=ratio <= limits.max_loss,
+        ),
+    )
+    reasons = tuple(f"{check.name}: {check.observed}, limit {check.limit}" for check in checks if not check.kept)
+    return Verdict("fail" if reasons else "pass", reasons, {"kept": float(kept), "loss_ratio": ratio}, checks)
+
+
+GATE = Gate(
+    job="distill",
+    limits=Limits,
+    files=("distilled.json",),
+    judge=judge,
+    remedy="Give the recipe more rows, or another share to keep (distill.keep); {artifact} holds what was kept.",
+)
