@@ -14,8 +14,10 @@ override ANEMONE_HOME := $(abspath $(ANEMONE_HOME))
 AIRFLOW := $(ANEMONE_HOME)/venvs/airflow/bin
 JOBS := $(ANEMONE_HOME)/venvs/jobs/bin
 SERVING := $(ANEMONE_HOME)/venvs/serving/bin
-# The tests that run in the environment `serving`.
-SERVED := tests/jobs/serving
+# Tests by the environment in which they run.
+TESTS_AIRFLOW := $(wildcard tests/include tests/operators tests/dags tests/plugins tests/docs tests/examples)
+TESTS_SERVING := tests/jobs/serving
+TESTS_JOBS := tests/jobs $(addprefix --ignore=,$(TESTS_SERVING))
 
 .PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults test-kubernetes soak gc bench limits images compose-check lint lock clean
 
@@ -49,18 +51,18 @@ test: setup lint  ## run the whole suite
 	@$(AIRFLOW)/pytest tests/e2e
 
 test-airflow:
-	@$(AIRFLOW)/pytest $(wildcard tests/include tests/operators tests/dags tests/plugins tests/docs tests/examples)
+	@$(AIRFLOW)/pytest $(TESTS_AIRFLOW)
 
 test-jobs:
-	@$(JOBS)/pytest tests/jobs $(addprefix --ignore=,$(SERVED))
+	@$(JOBS)/pytest $(TESTS_JOBS)
 
 test-serving:
-	@$(SERVING)/pytest $(SERVED)
+	@$(SERVING)/pytest $(TESTS_SERVING)
 
 test-faults: setup  ## what breaks at night, done on purpose; docs/faults.md lists it
-	@$(JOBS)/pytest tests/faults/jobs
-	@$(SERVING)/pytest tests/faults/serving
-	@$(AIRFLOW)/pytest tests/faults/airflow
+	@$(JOBS)/pytest -m scenario tests/faults/jobs $(TESTS_JOBS)
+	@$(SERVING)/pytest -m scenario tests/faults/serving $(TESTS_SERVING)
+	@$(AIRFLOW)/pytest -m scenario tests/faults/airflow $(TESTS_AIRFLOW)
 
 test-kubernetes: setup  ## jobs, DAGs and releases on the cluster that KUBECONFIG names, in a namespace of their own
 	@$(AIRFLOW)/pytest tests/kubernetes

@@ -13,6 +13,8 @@ from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.store import Store
 from tests.s3 import server
 
+pytest_plugins = ["tests.faults.plugin"]
+
 
 @pytest.fixture
 def provenance() -> Provenance:

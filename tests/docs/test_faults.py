@@ -1,4 +1,4 @@
-"""docs/faults.md names the scenarios of tests/faults, all of them and no other."""
+"""docs/faults.md names the scenarios of the tests, all of them and no other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from include.home import PROJECT
 from tests.faults.published import (
     BEGIN,
     END,
@@ -21,7 +22,7 @@ from tests.faults.published import (
 )
 
 SCENARIO = Scenario("Data", "a file | with a <pipe>", "it is read", "nothing breaks & all is well")
-TEST = CollectedTest("jobs-test_data", "test_pipe[a]", SCENARIO)
+TEST = CollectedTest("faults/jobs/test_data", "test_pipe[a]", SCENARIO)
 
 
 def page(tables: str) -> str:
@@ -30,7 +31,9 @@ def page(tables: str) -> str:
 
 def results(folder: Path, **outcomes: str) -> Path:
     kept = {name: {"outcome": outcome, "reads": ["read /tmp/x/test_0/a.jsonl"]} for name, outcome in outcomes.items()}
-    (folder / f"{TEST.page}.json").write_text(json.dumps(kept))
+    file = folder / f"{TEST.page}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(kept))
     return folder
 
 
@@ -69,6 +72,7 @@ def test_what_is_no_scenario_any_more_goes(tmp_path: Path) -> None:
     assert list(rows_of(page(published([other], tmp_path, before)))) == [other.scenario]
 
 
-def test_every_suite_has_its_part_of_the_page() -> None:
-    suites = Path(__file__).parents[1].glob("faults/*/test_*.py")
-    assert {f"{suite.parent.name}-{suite.stem}" for suite in suites} == set(PARTS)
+def test_every_file_with_scenarios_has_its_part_of_the_page() -> None:
+    tests = PROJECT / "tests"
+    marked = (file for file in tests.rglob("test_*.py") if "import scenario\n" in file.read_text(encoding="utf-8"))
+    assert {file.relative_to(tests).with_suffix("").as_posix() for file in marked} == set(PARTS)

@@ -1,7 +1,8 @@
 """Writes the tables of docs/faults.md: `python -m tests.faults.published`, in the environment `airflow`.
 
-Scenarios are collected from tests/faults, nothing is run for that. What became of each comes from what the last
-`make test-faults` kept; a scenario that has not run since keeps the row that stands on the page.
+Scenarios are collected from the test files that PARTS names, nothing is run for that. What became of each comes from
+what the last run of its test kept (`make test-faults` runs them all); a scenario that has not run since keeps the row
+that stands on the page.
 """
 
 from __future__ import annotations
@@ -25,26 +26,27 @@ from include.laptop.home import python_of
 PAGE = PROJECT / "docs" / "faults.md"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 NOT_RUN = "not run yet"
+ENVIRONMENTS = ("airflow", "jobs", "serving")
 PARTS = {
-    "jobs-test_data": "Data",
-    "jobs-test_training": "Training",
-    "jobs-test_memory": "Training",
-    "jobs-test_nodes": "Training",
-    "airflow-test_orchestration": "Orchestration",
-    "airflow-test_whole_airflow": "Orchestration",
-    "airflow-test_hostile_values": "Orchestration",
-    "jobs-test_evaluation_and_registry": "Evaluation and registry",
-    "jobs-test_artifacts": "Artifacts",
-    "jobs-test_retention": "Retention",
-    "serving-test_release": "Release",
-    "serving-test_doors": "Release",
-    "serving-test_tiers": "Release",
-    "serving-test_controller_kills": "Release",
-    "airflow-test_rollout_kills": "Release",
-    "serving-test_soak": "Release",
-    "airflow-test_notifications": "Notifications",
+    "faults/jobs/test_data": "Data",
+    "faults/jobs/test_training": "Training",
+    "faults/jobs/test_memory": "Training",
+    "faults/jobs/test_nodes": "Training",
+    "faults/airflow/test_orchestration": "Orchestration",
+    "faults/airflow/test_whole_airflow": "Orchestration",
+    "faults/airflow/test_hostile_values": "Orchestration",
+    "faults/jobs/test_evaluation_and_registry": "Evaluation and registry",
+    "faults/jobs/test_artifacts": "Artifacts",
+    "faults/jobs/test_retention": "Retention",
+    "faults/serving/test_release": "Release",
+    "faults/serving/test_doors": "Release",
+    "faults/serving/test_tiers": "Release",
+    "faults/serving/test_controller_kills": "Release",
+    "faults/airflow/test_rollout_kills": "Release",
+    "faults/serving/test_soak": "Release",
+    "faults/airflow/test_notifications": "Notifications",
 }
-"""Part of the page by `<environment>-<test file>`."""
+"""Part of docs/faults.md by page: the path of a test file below tests/, without its suffix."""
 
 _HEADER = "| given | when | then | the user reads | held |\n|---|---|---|---|---|\n"
 _HELD = re.compile(r"([\d,]+) of ([\d,]+)")
@@ -63,7 +65,7 @@ class Scenario(NamedTuple):
 
 
 class CollectedTest(NamedTuple):
-    """One collected test; `page` is `<environment>-<test file>`."""
+    """One collected test; `page` is a key of PARTS."""
 
     page: str
     name: str
@@ -82,24 +84,33 @@ class Row:
 
 
 def collected_tests() -> list[CollectedTest]:
-    """Collect the tests of tests/faults, each environment by its own Python, in the order of the page.
+    """Collect the tests that are scenarios, each environment's by its own Python, in the order of the page.
 
     Raises:
         RuntimeError: a suite cannot be collected; the message ends with pytest's own.
     """
     with ThreadPoolExecutor() as pool:
-        found = [test for tests in pool.map(_collected_in, ("airflow", "jobs", "serving")) for test in tests]
+        found = [test for tests in pool.map(_collected_in, ENVIRONMENTS) for test in tests]
     order = list(PARTS)
     return sorted(found, key=lambda test: order.index(test.page))
 
 
+def environment_of(page: str) -> str:
+    """Return the environment in which the tests of a page run."""
+    rooms = page.removeprefix("faults/").split("/")
+    if rooms[:2] == ["jobs", "serving"]:
+        return "serving"
+    return rooms[0] if rooms[0] in ENVIRONMENTS else "airflow"
+
+
 def _collected_in(environment: str) -> list[CollectedTest]:
+    files = [f"tests/{page}.py" for page in PARTS if environment_of(page) == environment]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "scenarios.json"
-        command = [str(python_of(environment)), "-m", "pytest", f"tests/faults/{environment}", "--collect-only"]
+        command = [str(python_of(environment)), "-m", "pytest", "-m", "scenario", "--collect-only", *files]
         ended = subprocess.run([*command, f"--scenarios={file}"], cwd=PROJECT, capture_output=True, text=True)
         if ended.returncode:
-            raise RuntimeError(f"tests/faults/{environment} cannot be collected:\n{ended.stdout[-2000:]}")
+            raise RuntimeError(f"the scenarios of {environment} cannot be collected:\n{ended.stdout[-2000:]}")
         entries = json.loads(file.read_text(encoding="utf-8"))
     return [
         CollectedTest(
@@ -113,7 +124,7 @@ def published(tests: Iterable[CollectedTest], results: Path, before: str) -> str
     """Return the tables of the page: a heading with the counts of what held, and a table, for each part.
 
     Args:
-        tests: every test of tests/faults, in the page's order.
+        tests: every test that is a scenario, in the page's order.
         results: the folder in which the suites keep what became of their tests.
         before: the page as it stands.
     """

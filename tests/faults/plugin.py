@@ -1,7 +1,7 @@
-"""Every test here is a scenario; what became of each is kept for the tables of docs/faults.md.
+"""Scenarios, wherever they stand: their mark, what the user reads, and their results for the tables of docs/faults.md.
 
-`<ANEMONE_HOME>/faults/<environment>-<page>.json`, a page being a test file, has by test its scenario and what became of
-it the last time that it ran.
+Every test in tests/faults is one; so is a test elsewhere that has the mark. `<ANEMONE_HOME>/faults/<page>.json`, a page
+being a test file (`jobs/merge/test_merge`), has by test its scenario and what became of it the last time that it ran.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from include.home import home
+from include.home import PROJECT, home
 
 _FOLDER = pytest.StashKey[Path]()
 
@@ -75,4 +75,4 @@ def _keep(item: pytest.Item, result: dict[str, Any]) -> None:
 
 
 def _page(item: pytest.Item) -> str:
-    return f"{item.path.parent.name}-{item.path.stem}"
+    return item.path.relative_to(PROJECT / "tests").with_suffix("").as_posix()
