@@ -7,6 +7,7 @@ being a test file (`jobs/merge/test_merge`), has by test its scenario and what b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def reads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
-    """Keep the message that the user really got to read, for docs/faults.md; the tests' own folder is `…`."""
-    folder = str(tmp_path_factory.getbasetemp())
+def reads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[object], None]:
+    """Keep the message that the user really got to read, for docs/faults.md; the test's own folder is `…`."""
+    folder = re.compile(rf"{re.escape(str(tmp_path_factory.getbasetemp()))}(/test_\w+)?")
 
-    def keep(message: str) -> None:
-        plain = " ".join(str(message).split()).replace(folder, "…")
-        request.node.user_properties.append(("reads", plain))
+    def keep(message: object) -> None:
+        plain = " ".join(str(message).split())
+        request.node.user_properties.append(("reads", folder.sub("…", plain)))
 
     return keep
 

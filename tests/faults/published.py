@@ -28,15 +28,30 @@ BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 NOT_RUN = "not run yet"
 ENVIRONMENTS = ("airflow", "jobs", "serving")
 PARTS = {
+    "jobs/ingest/test_ingest": "Data",
     "faults/jobs/test_data": "Data",
+    "jobs/curate/test_bad_rows": "Data",
+    "jobs/check/test_check": "Data",
+    "jobs/finetune/test_refusals": "Data",
     "faults/jobs/test_training": "Training",
+    "jobs/finetune/test_resume": "Training",
     "faults/jobs/test_memory": "Training",
     "faults/jobs/test_nodes": "Training",
     "faults/airflow/test_orchestration": "Orchestration",
     "faults/airflow/test_whole_airflow": "Orchestration",
     "faults/airflow/test_hostile_values": "Orchestration",
-    "faults/jobs/test_evaluation_and_registry": "Evaluation and registry",
-    "faults/jobs/test_artifacts": "Artifacts",
+    "include/gates/test_evaluation": "Evaluation and registry",
+    "operators/gates/test_sensor": "Evaluation and registry",
+    "jobs/evaluate/test_evaluate": "Evaluation and registry",
+    "faults/jobs/test_registry": "Evaluation and registry",
+    "jobs/candidate/test_candidate": "Evaluation and registry",
+    "jobs/champion/test_champion": "Evaluation and registry",
+    "include/artifacts/test_store": "Artifacts",
+    "jobs/import_model/test_import_model": "Artifacts",
+    "jobs/evaluate/test_hostile_models": "Artifacts",
+    "jobs/merge/test_merge": "Artifacts",
+    "jobs/common/engine_runtime/test_hardware": "Artifacts",
+    "jobs/serving/triton/test_repository": "Artifacts",
     "faults/jobs/test_retention": "Retention",
     "faults/serving/test_release": "Release",
     "faults/serving/test_doors": "Release",
@@ -128,13 +143,13 @@ def published(tests: Iterable[CollectedTest], results: Path, before: str) -> str
         results: the folder in which the suites keep what became of their tests.
         before: the page as it stands.
     """
-    stands = rows_of(before)
+    stands = {scenario[1:]: row for scenario, row in rows_of(before).items()}
     by_scenario: dict[Scenario, list[CollectedTest]] = defaultdict(list)
     for test in tests:
         by_scenario[test.scenario].append(test)
     by_part: dict[str, list[Row]] = defaultdict(list)
     for scenario, its_tests in by_scenario.items():
-        row = _row(scenario, its_tests, results) or stands.get(scenario)
+        row = _row(scenario, its_tests, results) or stands.get(scenario[1:])
         by_part[scenario.part].append(row or Row(*scenario[1:], "", NOT_RUN))
     return "\n".join(_table(part, rows) for part, rows in by_part.items())
 

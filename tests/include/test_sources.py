@@ -53,31 +53,6 @@ def test_sources_that_mean_nothing_to_another_process_are_refused(uri):
         fingerprints(uri)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("none.jsonl", "no such file"),
-        ("empty", r"no \*\.jsonl"),
-        ("pipe", "not a regular"),
-        ("pipe/below", "Not a directory"),
-        ("n" * 300, "File name too long"),
-        ("loop", r"loop\.jsonl: a link that leads back to itself"),
-        ("packed", r"b\.jsonl\.gz: packed shards are not read"),
-        ("odd", r"\\xff\.jsonl: the name is not UTF-8"),
-    ],
-)
-def test_what_is_not_a_data_set_is_refused_with_the_reason(tmp_path, name, message):
-    (tmp_path / "empty").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    for folder, shards in (("loop", ()), ("packed", ("a.jsonl", "b.jsonl.gz")), ("odd", (os.fsdecode(b"\xff.jsonl"),))):
-        (tmp_path / folder).mkdir()
-        for shard in shards:
-            (tmp_path / folder / shard).touch()
-    (tmp_path / "loop" / "loop.jsonl").symlink_to(tmp_path / "loop" / "loop.jsonl")
-    with pytest.raises(DataError, match=message):
-        fingerprints(str(tmp_path / name))
-
-
 def test_objects_have_fingerprints_like_files(s3_bucket):
     bucket = Bucket(f"s3://{s3_bucket}", Access())
     for key in ("inbox/b.jsonl", "inbox/a.jsonl", "inbox/.c.jsonl", "inbox/deep/d.jsonl", "inbox/notes.txt"):

@@ -18,6 +18,7 @@ from include.artifacts.manifest import Manifest
 from include.artifacts.naming import artifact_name
 from include.artifacts.store import Store
 from include.code_identity import code_identity
+from include.errors import AnemoneError, ExitCode
 from include.specs import job_module, spec_class
 from include.specs.base import Artifact, identity
 from jobs.common.runtime import execute, load_spec
@@ -162,6 +163,26 @@ def run_here(store: Store, write_spec: Callable[..., tuple[str, str]]) -> Callab
         manifest = store.manifest(name)
         assert manifest is not None
         return files_of(store, manifest)
+
+    return run
+
+
+@pytest.fixture
+def refused(run_here: Callable[..., Path], reads: Callable[[object], None], tmp_path: Path) -> Callable[..., str]:
+    """Run a job in this process, which must end with an exit code; returns its message, kept for docs/faults.md."""
+
+    def run(
+        job: str,
+        config: dict[str, Any],
+        inputs: dict[str, Artifact] | None = None,
+        expect: int = ExitCode.BAD_DATA,
+    ) -> str:
+        with pytest.raises(AnemoneError) as caught:
+            run_here(job, config, inputs)
+        assert caught.value.exit_code == expect, caught.value
+        message = str(caught.value).replace(f"{tmp_path}/", "")
+        reads(message)
+        return message
 
     return run
 

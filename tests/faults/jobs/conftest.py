@@ -17,8 +17,9 @@ from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
 from include.gates import Verdict
 from include.gates.data_quality import data_quality
-from include.home import PROJECT
 from include.specs.base import Artifact
+from tests.faults.jobs.training import larger_tokenizer, long_rows, odd, poisoned, small_disk  # noqa: F401
+from tests.jobs.check.test_check import config as config_of
 from tests.jobs.conftest import (  # noqa: F401
     OFFLINE,
     Outcome,
@@ -30,8 +31,17 @@ from tests.jobs.conftest import (  # noqa: F401
     run_job,
     write_spec,
 )
-from tests.jobs.finetune.conftest import automodel, base, base_folder, config, data, node, pair, start  # noqa: F401
-from tests.jobs.models import TEMPLATE
+from tests.jobs.finetune.conftest import (  # noqa: F401
+    automodel,
+    base,
+    base_folder,
+    config,
+    data,
+    memory_limit,
+    node,
+    pair,
+    start,
+)
 
 
 @pytest.fixture
@@ -160,21 +170,9 @@ def curated(
 
 
 @pytest.fixture
-def check_config() -> Callable[..., dict[str, Any]]:
-    """The configuration of a check with a suite of this repository."""
-
-    def make(suite: str, **changes: Any) -> dict[str, Any]:
-        document = json.loads((PROJECT / "include" / "expectations" / f"{suite}.json").read_text(encoding="utf-8"))
-        return {"suite": document, "max_tokens": 128, "chat_template": TEMPLATE, **changes}
-
-    return make
-
-
-@pytest.fixture
 def checked(
     once: dict[str, Any],
     run_job: Callable[..., Outcome],  # noqa: F811
-    check_config: Callable[..., dict[str, Any]],
     base: Artifact,  # noqa: F811
 ) -> Callable[..., Verdict]:
     """The gate's verdict over a curated data set, once for all scenarios that give the same name."""
@@ -182,7 +180,8 @@ def checked(
     def run(name: str, curated: Artifact, suite: str) -> Verdict:
         key = f"check of {name}"
         if key not in once:
-            folder = run_job("check", check_config(suite), {"curated": curated, "base": base}).folder
+            config = {**config_of(suite), "max_tokens": 128}
+            folder = run_job("check", config, {"curated": curated, "base": base}).folder
             once[key] = data_quality(json.loads((folder / "result.json").read_text(encoding="utf-8")))
         return once[key]
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
-import lzma
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -26,9 +22,6 @@ from tests.jobs.models import conversation
 
 GOOD = b'{"prompt": "show the pods", "completion": "kubectl get pods"}\n'
 REFUSED = "ingest ends with 65 and says file, place and remedy; no snapshot exists"
-REMOVED = "curate removes the row, lists it with line and reason, and keeps all others"
-TOLD = "the job ends with 65 and says which row, why, and what to do; no artifact exists"
-ZSTD = b"\x28\xb5\x2f\xfd\x04\x00"
 
 
 def jsonl(*rows: Any) -> bytes:
@@ -39,111 +32,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-# What is no data set at all
-
-
-def file(when: str, data: bytes, *words: str) -> Any:
-    return pytest.param(data, words, id=when, marks=scenario(given="one JSONL file", when=when, then=REFUSED))
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        file("it is empty", b"", "the file is empty", "remove it"),
-        file("it holds blank lines only", b"\n \r\n\n", "only blank lines"),
-        file(
-            "it is CSV",
-            b"prompt,completion\na,b\n",
-            "none of the first lines is a JSON object",
-            "one JSON object a line",
-        ),
-        file("it is a JSON array", b'[{"prompt": "a"}]\n', "JSON array"),
-        file("an object is spread over its lines", b'{\n "prompt": "a"\n}\n', "spread over several lines"),
-        file("all its lines are lists, numbers and null", b"[1]\n2\nnull\n" * 9, "JSON array"),
-        file("its last line is cut off", GOOD * 2 + b'{"prompt": "show', "line 3", "cut off"),
-        file("it is cut off inside a character", GOOD + "파".encode()[:2], "line 2", "inside a UTF-8 character"),
-        file("it is random bytes", bytes(range(128, 256)) * 50, "line 1", "not UTF-8"),
-        file("its disk left NUL bytes in it", GOOD + b"\0" * 512, "line 2", "NUL at byte 62", "damaged"),
-        file("it is Latin-1", GOOD + b'{"prompt": "caf\xe9"}\n', "line 2", "byte 0xe9 at 77", "convert the file"),
-        file("it is UTF-16 with a BOM", GOOD.decode().encode("utf-16"), "UTF-16; convert it to UTF-8"),
-        file("it is UTF-16 without a BOM", GOOD.decode().encode("utf-16-le"), "line 1", "NUL at byte 1"),
-        file("a surrogate is encoded in it", GOOD + b'{"prompt": "\xed\xa0\x80"}\n', "line 2", "not UTF-8"),
-        file("it is gzip", gzip.compress(GOOD), "gzip; unpack it first"),
-        file("it is gzip, cut off", gzip.compress(GOOD)[:20], "gzip; unpack it first"),
-        file("it is zstandard, and rubbish", ZSTD + b"rubbish", "zstandard; unpack it first"),
-        file("it is bzip2", bz2.compress(GOOD), "bzip2; unpack it first"),
-        file("it is xz", lzma.compress(GOOD), "xz; unpack it first"),
-        file("it is Parquet", b"PAR1" + bytes(60) + b"PAR1", "Parquet; convert it"),
-    ],
-)
-def test_a_file_that_is_no_json_lines(tmp_path, ingest, told, data, words) -> None:
-    (tmp_path / "bad.jsonl").write_bytes(data)
-    outcome = ingest(tmp_path / "bad.jsonl", expect=65)
-    assert all(word in told(outcome) for word in ["bad.jsonl", *words]), outcome.error
-    assert outcome.manifest is None
-
-
-def _link_to_itself(folder: Path) -> None:
-    (folder / "a.jsonl").symlink_to(folder / "a.jsonl")
-
-
-def _link_to_nothing(folder: Path) -> None:
-    (folder / "a.jsonl").symlink_to(folder / "gone" / "b.jsonl")
-
-
-def _socket(folder: Path) -> None:
-    home = Path.cwd()
-    os.chdir(folder)  # a socket's path may have 107 characters
-    try:
-        socket.socket(socket.AF_UNIX).bind("a.jsonl")
-    finally:
-        os.chdir(home)
-
-
-def _packed_beside(folder: Path) -> None:
-    (folder / "a.jsonl").write_bytes(GOOD)
-    (folder / "b.jsonl.zst").write_bytes(ZSTD)
-
-
-def _one_empty(folder: Path) -> None:
-    (folder / "a.jsonl").write_bytes(GOOD)
-    (folder / "b.jsonl").touch()
-
-
-def _name_that_is_not_text(folder: Path) -> None:
-    (folder / os.fsdecode(b"\xff.jsonl")).write_bytes(GOOD)
-
-
-def place(when: str, make: Callable[[Path], object], below: str, *words: str) -> Any:
-    mark = scenario(given="a path given as the data set", when=when, then=REFUSED)
-    return pytest.param(make, below, words, id=when, marks=mark)
-
-
-@pytest.mark.parametrize(
-    ("make", "below", "words"),
-    [
-        place("nothing is there", lambda folder: None, "a.jsonl", "there is no such file"),
-        place("the folder holds no shard", lambda folder: None, "", "holds no *.jsonl file"),
-        place("a file stands where a folder should", lambda f: (f / "a").touch(), "a/b.jsonl", "Not a directory"),
-        place("its name is too long", lambda folder: None, "a" * 300, "File name too long"),
-        place("one of its shards is empty", _one_empty, "", "b.jsonl: the file is empty"),
-        place("one of its shards is packed", _packed_beside, "", "b.jsonl.zst: packed shards are not read"),
-        place("a folder is named like a shard", lambda f: (f / "a.jsonl").mkdir(), "", "a.jsonl: not a regular file"),
-        place("a link leads back to itself", _link_to_itself, "", "a.jsonl: a link that leads back to itself"),
-        place("a link leads nowhere", _link_to_nothing, "", "a.jsonl: there is no such file"),
-        place("it is a FIFO", lambda f: os.mkfifo(f / "a.jsonl"), "a.jsonl", "not a regular file"),
-        place("it is a socket", _socket, "a.jsonl", "not a regular file"),
-        place("it is a device", lambda f: (f / "a.jsonl").symlink_to("/dev/zero"), "a.jsonl", "not a regular file"),
-        place("a shard's name is not UTF-8", _name_that_is_not_text, "", r"\xff.jsonl: the name is not UTF-8"),
-    ],
-)
-def test_a_path_at_which_no_data_set_is(tmp_path, ingest, told, make, below, words) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    make(folder)
-    outcome = ingest(folder / below if below else folder, expect=65)
-    assert all(word in told(outcome) for word in words), outcome.error
-    assert outcome.manifest is None
+# What is taken, and what is not
 
 
 @scenario(given="a data set of another user", when="the job may not read it", then=REFUSED)
@@ -327,108 +216,7 @@ def test_a_doubled_arrival_under_another_name(tmp_path, ingest, run_job) -> None
     assert again.stdout.startswith("reused ")
 
 
-# Rows that are wrong on their own
-
 PAIRS = [{"prompt": f"show the pod {n} of team blue", "completion": f"kubectl get pod {n}"} for n in range(20)]
-LONG = {"prompt": " ".join(f"word{number}" for number in range(60)), "completion": "kubectl get pods"}
-
-
-def turns(*turns: tuple[Any, Any]) -> dict[str, Any]:
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
-
-
-def removed(when: str, row: Any, reason: str, detail: str) -> Any:
-    mark = scenario(given="a row among good ones", when=when, then=REMOVED)
-    return pytest.param(row, reason, detail, id=when, marks=mark)
-
-
-def deep(levels: int) -> bytes:
-    return b'{"prompt": "show", "completion": ' + b"[" * levels + b"]" * levels + b"}\n"
-
-
-def answer(literal: bytes) -> bytes:
-    return b'{"prompt": "show the answer", "completion": ' + literal + b"}\n"
-
-
-BAD_PAIRS = [
-    removed("it is cut off", b'{"prompt": "show the\n', "broken_json", "not valid JSON (Unterminated string"),
-    removed("it is not JSON", b"show the pods\n", "broken_json", "not valid JSON (Expecting value at character 1)"),
-    removed("it is a list", [1, 2], "not_an_object", "a list, not an object"),
-    removed("it is a number", 7, "not_an_object", "a number, not an object"),
-    removed("it is null", None, "not_an_object", "null, not an object"),
-    removed("it has no answer", {"prompt": "show"}, "missing_column", "has no completion, but prompt"),
-    removed("its answer is an object", answer(b'{"a": 1}'), "wrong_type", "completion is an object, not text"),
-    removed("its answer is a list", answer(b'["a"]'), "wrong_type", "completion is a list, not text"),
-    removed("its answer is a number", answer(b"1"), "wrong_type", "completion is a number, not text"),
-    removed("its answer is null", answer(b"null"), "wrong_type", "completion is null, not text"),
-    removed("its answer is NaN", answer(b"NaN"), "broken_json", "NaN is no number"),
-    removed("its answer is -Infinity", answer(b"-Infinity"), "broken_json", "-Infinity is no number"),
-    removed("its answer is 1e999", answer(b"1e999"), "wrong_type", "completion is a number, not text"),
-    removed("its answer is a number of 4,000 digits", answer(b"7" * 4000), "wrong_type", "a number, not text"),
-    removed("its answer is a number of 5,000 digits", answer(b"7" * 5000), "broken_json", "thousands of digits"),
-    removed("a column stands in it twice", b'{"prompt": "a", "prompt": "b", "completion": "c"}\n', "broken_json",
-            "prompt stands there twice"),
-    removed("its answer is nested in 900 brackets", deep(900), "broken_json", "nested deeper than 100 levels"),
-    removed("its answer is nested in 10,000 brackets", deep(10_000), "broken_json", "nested deeper than 100 levels"),
-    removed("its request is blank", {"prompt": " \n", "completion": "kubectl"}, "empty_request", "holds no text"),
-    removed("its answer is invisible", {"prompt": "show", "completion": "\u200b\u2060"}, "empty_answer", "no text"),
-    removed("its label is half a character", {"prompt": "show the", "completion": "pod", "kind": "\ud800"},
-            "wrong_type", "kind holds half a character"),
-    removed("it is an exact duplicate", PAIRS[3], "exact_duplicate", "same as data.jsonl, line 4"),
-    removed("it is nearly a duplicate", LONG | {"prompt": LONG["prompt"].replace("word59", "Word 59!")},
-            "near_duplicate", "nearly the same as data.jsonl, line 21"),
-]  # fmt: skip
-BAD_CONVERSATIONS = [
-    removed("its messages are text", {"messages": "show"}, "bad_messages", "text, not a list of messages"),
-    removed("its messages are an empty list", {"messages": []}, "bad_messages", "an empty list"),
-    removed("its roles are another tool's", turns(("human", "a"), ("gpt", "b")), "bad_messages", "0 has no role of"),
-    removed("the system speaks in the middle", turns(("user", "a"), ("system", "b"), ("assistant", "c")),
-            "bad_messages", "message 1 is the system's, where it is the assistant's turn"),
-    removed("two users speak in a row", turns(("system", "s"), ("user", "a"), ("user", "b"), ("assistant", "c")),
-            "bad_messages", "message 2 is the user's, where it is the assistant's turn"),
-    removed("the assistant speaks first", turns(("assistant", "a"), ("user", "b"), ("assistant", "c")),
-            "bad_messages", "message 0 is the assistant's, where it is the user's turn"),
-    removed("the user has the last word", turns(("user", "a")), "bad_messages", "last message is not the assistant's"),
-    removed("a content is a list of parts", turns(("user", [{"type": "text"}]), ("assistant", "c")),
-            "bad_messages", "message 0 has a list as its content"),
-    removed("the assistant says nothing", turns(("user", "show it"), ("assistant", "")), "empty_answer",
-            "message 1 holds no text"),
-    removed("an assistant's turn amid others is empty",
-            turns(("user", "show it"), ("assistant", "\x00 "), ("user", "please"), ("assistant", "kubectl get")),
-            "empty_answer", "message 1 holds no text"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("row", "reason", "detail"), BAD_PAIRS)
-def test_a_bad_row_among_good_ones(curated, reads, row, reason, detail) -> None:
-    """All of them stand in one data set, with a BOM and Windows' line ends: one process, every row its own reason."""
-    good = [*PAIRS, LONG]
-    bad = [param.values[0] for param in BAD_PAIRS]
-    data = b"\xef\xbb\xbf" + jsonl(*good, *bad).replace(b"\n", b"\r\n")
-    outcome = curated("pairs", {"data.jsonl": data}, {"mapping": {"label": "kind"}})
-    _is_removed(outcome, len(good) + bad.index(row) + 1, reason, detail, reads)
-    assert outcome.manifest.metrics["rows_kept"] == len(good)
-    assert f"reason={reason} " in outcome.stdout
-
-
-@pytest.mark.parametrize(("row", "reason", "detail"), BAD_CONVERSATIONS)
-def test_a_bad_conversation_among_good_ones(curated, reads, row, reason, detail) -> None:
-    good = [turns(("user", pair["prompt"]), ("assistant", pair["completion"])) for pair in PAIRS]
-    bad = [param.values[0] for param in BAD_CONVERSATIONS]
-    outcome = curated("conversations", {"data.jsonl": jsonl(*good, *bad)})
-    _is_removed(outcome, len(good) + bad.index(row) + 1, reason, detail, reads)
-    assert outcome.manifest.metrics["rows_kept"] == len(good)
-
-
-def _is_removed(outcome: Any, line: int, reason: str, detail: str, reads: Callable[[str], None]) -> None:
-    strict = json.JSONDecoder(parse_constant=lambda name: pytest.fail(f"removed.jsonl holds {name}"))
-    listed = [
-        strict.decode(text) for text in (outcome.folder / "removed.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    ]
-    (found,) = (row for row in listed if row["line"] == line)
-    assert (found["file"], found["reason"]) == ("data.jsonl", reason)
-    assert detail in found["detail"]
-    reads(f"{found['file']}, line {found['line']}: {found['reason']}: {found['detail']}")
 
 
 # Data that drifts
@@ -527,32 +315,6 @@ def test_all_rows_are_the_same(curated, checked, reads) -> None:
     reads(next(reason for reason in verdict.reasons if reason.startswith("rows_for_training")))
 
 
-def useless(when: str, rows: list[Any], held_out: list[Any] | None, *words: str) -> Any:
-    mark = scenario(given="a data set that curate reads", when=when, then=TOLD)
-    return pytest.param(rows, held_out, words, id=when, marks=mark)
-
-
-@pytest.mark.parametrize(
-    ("rows", "held_out", "words"),
-    [
-        useless("every output is an object", [{"input": "show", "output": {"a": n}} for n in range(9)], None,
-                "none of the 9 rows is left", "wrong_type 9 (first: data.jsonl, line 1: output is an object"),
-        useless("its columns have unknown names", [{"question": "a", "reply": "b"}], None,
-                "columns found: question, reply", "set mapping.prompt"),
-        useless("it is the held-out set itself", PAIRS, PAIRS, "none of the 20 rows is left", "held_out 20"),
-        useless("a row of the held-out set has no answer", PAIRS, [*PAIRS[:2], {"prompt": "a", "completion": None}],
-                "held-out set: data.jsonl, line 3: completion is null", "correct the row"),
-    ],
-)  # fmt: skip
-def test_data_of_which_nothing_can_be_used(make_artifact, run_job, told, rows, held_out, words) -> None:
-    inputs = {"data": make_artifact("data", {"data.jsonl": jsonl(*rows)})}
-    if held_out:
-        inputs["heldout"] = make_artifact("heldout", {"data.jsonl": jsonl(*held_out)})
-    outcome = run_job("curate", {}, inputs, expect=65)
-    assert all(word in told(outcome) for word in words), outcome.error
-    assert outcome.manifest is None
-
-
 # What must be kept, and what must not
 
 
@@ -628,97 +390,6 @@ def test_personal_data_goes_nowhere(curated, row) -> None:
 
 def rows_for_training(count: int) -> list[dict[str, Any]]:
     return [conversation(f"row-{n}", f"logs pod web-{n}", f"kubectl logs web-{n} -n prod") for n in range(count)]
-
-
-def untrainable(when: str, change: Callable[[list[dict[str, Any]]], object], *words: str, **config: Any) -> Any:
-    mark = scenario(given="a curated data set and a base model", when=when, then=TOLD)
-    return pytest.param(change, config, words, id=when, marks=mark)
-
-
-def _lengthen(*rows: dict[str, Any]) -> None:
-    for row in rows:
-        row["messages"][0]["content"] = "pod " * 80
-
-
-def _silence(row: dict[str, Any]) -> None:
-    del row["messages"][1:]
-
-
-@pytest.mark.parametrize(
-    ("change", "settings", "words"),
-    [
-        untrainable("one row is longer than max_tokens", lambda rows: _lengthen(rows[4]),
-                    "train.jsonl, row 5 (id row-4)", "max_tokens is 64", "take the row out"),
-        untrainable("all rows are longer than max_tokens, so that no token would be trained on",
-                    lambda rows: _lengthen(*rows), "train.jsonl, row 1 (id row-0)", "max_tokens is 64"),
-        untrainable("a row has no assistant", lambda rows: _silence(rows[0]),
-                    "row 1 (id row-0)", "no token to train on", "give it an assistant message"),
-        untrainable("there are fewer rows than ranks", lambda rows: rows.__delitem__(slice(1, None)),
-                    "train.jsonl has 1 rows for 2 processes", "lower processes", processes=2, local_batch_size=4),
-        untrainable("there are no rows", list.clear, "train.jsonl has no rows", "what curation removed"),
-    ],
-)  # fmt: skip
-def test_rows_that_cannot_be_trained_on(start, config, make_artifact, reads, change, settings, words) -> None:
-    rows = rows_for_training(12)
-    change(rows)
-    files = {"train.jsonl": jsonl(*rows), "validation.jsonl": jsonl(*rows_for_training(4))}
-    job = start({**config, **settings}, data=make_artifact("changed", files))
-    assert job.wait() == 65, job.output
-    assert all(word in job.error for word in words), job.error
-    assert job.manifest is None
-    reads(job.error.removeprefix("error: "))
-
-
-REPLY = "{% generation %}{{ messages[-1].content }}{% endgeneration %}"
-
-
-def template(when: str, text: str, code: int, *words: str) -> Any:
-    then = "fine-tuning ends with 64, or 65 where the row may be at fault, says what to do, and trains nothing"
-    mark = scenario(given="a recipe with a chat template", when=when, then=then)
-    return pytest.param(text, code, words, id=when, marks=mark)
-
-
-@pytest.mark.parametrize(
-    ("text", "code", "words"),
-    [
-        template("it is empty", " \n", 64, "chat_template: it is empty", "name a template"),
-        template("it marks nothing to train on", "{{ messages }}", 64, "no {% generation %} block"),
-        template("it does not parse", "{% generation %}{{ oops {% endgeneration %}", 64, "not valid Jinja"),
-        template("it reaches for Python's inside", REPLY + "{{ ''.__class__.__mro__[1].__subclasses__() }}", 64,
-                 "reaches for what a template must not", "__class__"),
-        template("it changes the conversation", REPLY + "{{ messages.append(1) }}", 64, "must not"),
-        template("it raises an error", REPLY + "{{ raise_exception('no system, please') }}", 65,
-                 "row 1 (id row-0)", "no system, please", "correct the template, or take the row out"),
-        template("it divides by zero", REPLY + "{{ 1 // 0 }}", 65, "row 1 (id row-0)", "ZeroDivisionError"),
-        template("it counts to a billion", REPLY + "{% for n in range(10**9) %}{% endfor %}", 65, "Range too big"),
-        template("it trains on blank text only", "{{ messages[0].content }}{% generation %}{% endgeneration %}", 65,
-                 "no token to train on"),
-    ],
-)  # fmt: skip
-def test_a_chat_template_that_cannot_be_used(start, config, reads, text, code, words) -> None:
-    job = start({**config, "chat_template": text})
-    assert job.wait() == code, job.output
-    assert all(word in job.error for word in words), job.error
-    assert "Traceback" not in job.output
-    assert job.manifest is None
-    reads(job.error.removeprefix("error: "))
-
-
-@scenario(
-    given="a check of curated data",
-    when="the chat template raises an error",
-    then="the check ends with 65 and names the row, before anything is trained",
-)
-def test_a_chat_template_that_raises_in_the_check(make_artifact, run_job, check_config, base, told) -> None:
-    funnel = json.dumps({"read": 12, "kept": 12, "removed": {}, "splits": {"train": 12, "validation": 0, "heldout": 0}})
-    files = {"train.jsonl": jsonl(*rows_for_training(12)), "validation.jsonl": b"", "heldout.jsonl": b""}
-    data = make_artifact("curated", {**files, "funnel.json": funnel})
-    config = check_config("instructions", chat_template=REPLY + "{{ raise_exception('no system, please') }}")
-    outcome = run_job("check", config, {"curated": data, "base": base}, expect=65)
-    assert "row row-0: the chat template cannot render the conversation that starts with 'logs pod web-0'" in told(
-        outcome
-    )
-    assert "Traceback" not in outcome.stderr
 
 
 @scenario(

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from include.specs.base import Artifact
-from tests.faults.jobs.starving import MemoryLimit, data_bytes
+from tests.faults.jobs.training import data_bytes
 from tests.faults.scenario import scenario
 from tests.jobs.finetune.conftest import Forked
-
-pytest_plugins = ["tests.faults.jobs.starving"]
+from tests.jobs.finetune.memory_limit import MemoryLimit
 
 Config = dict[str, Any]
 MiB = 1 << 20
@@ -59,7 +58,7 @@ def test_killed_by_the_kernel(
     assert tried(job) == [16, 8], job.output
     assert job.manifest.metrics["local_batch_size"] == 8
     line = next(line for line in job.output.splitlines() if line.startswith("out_of_memory"))
-    assert "recipe='finetune.local_batch_size: 16'" in line or 'recipe="finetune.local_batch_size: 16"' in line
+    assert 'recipe="finetune.local_batch_size: 16"' in line
     reads(line)
     job.set_aside()
     whole = start(hungry, **long_rows)

@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 
 from include.artifacts.store import Store
-from tests.faults.jobs.training import SmallDisk, Tuned, rows_of, writing_a_checkpoint
+from tests.faults.jobs.training import SmallDisk, rows_of, writing_a_checkpoint
 from tests.faults.scenario import scenario
 from tests.jobs.finetune.conftest import Forked
 
 Config = dict[str, Any]
-
-pytest_plugins = ["tests.faults.jobs.training"]
 
 KILLS = 30
 
@@ -87,34 +85,6 @@ def test_killed(start: Callable[..., Forked], long: Config, store: Store, reads:
     assert job.wait() == 0, job.output
     assert job.manifest.content_digest == wanted
     assert [point["step"] for point in job.curve()] == list(range(1, 81))
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize(
-    "batch",
-    [
-        pytest.param(8, id="epochs of many steps"),
-        pytest.param(70, id="epochs of a single step"),
-    ],
-)
-@scenario(
-    given="a fine-tune far from its next checkpoint, with epochs of many steps or of one",
-    when="it is told to stop (SIGTERM)",
-    then="it saves after the step at hand and ends with 143, and the next try goes on from there",
-)
-def test_stopped(start: Callable[..., Forked], long: Config, reads: Callable, processes: int, batch: int) -> None:
-    config = {**long, "steps": 9000, "checkpoint_every": 9000, "validate_every": 9000, "processes": processes}
-    config |= {"global_batch_size": batch, "local_batch_size": batch // processes}
-    for _ in range(2):
-        job = start(config)
-        before = job.checkpoints
-        job.wait_for("train step=")
-        os.kill(job.pid, signal.SIGTERM)
-        assert job.wait() == 143, job.output
-        assert len(job.checkpoints) == len(before) + 1, job.output
-        assert f"after step {job.checkpoints[-1]}, of which {job.checkpoints[-1]} are saved" in job.error
-        assert not before or f"resumed step={before[-1]}" in job.output
-        reads(job.told)
 
 
 @pytest.mark.parametrize("place", ["store", "tmp"])
@@ -207,28 +177,6 @@ def test_hung(start: Callable[..., Forked], long: Config, reads: Callable, proce
     job.wait_for("train step=")
 
 
-@scenario(
-    given="a fine-tune in two ranks",
-    when="one rank dies (SIGKILL)",
-    then="within 20 s the job ends with 75, with the other rank's stack in its log; the next try goes on",
-)
-def test_a_dead_rank(start: Callable[..., Forked], long: Config, reads: Callable) -> None:
-    config = {**long, "steps": 9000, "checkpoint_every": 10, "processes": 2, "local_batch_size": 4}
-    job = start(config)
-    job.wait_for("checkpoint step=10 ")
-    ranks = job.ranks
-    os.kill(ranks[1], signal.SIGKILL)
-    begun = time.monotonic()
-    assert job.wait() == 75, job.output
-    assert time.monotonic() - begun < 20
-    assert "rank 1 was killed (SIGKILL)" in job.error
-    assert "_run_train_optim_step" in job.output, "where the other rank stood"
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-    reads(job.told)
-    job = start(config)
-    job.wait_for("resumed step=")
-
-
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 @scenario(
     given="a checkpoint of a fine-tune in two processes, or in one, of rows that do not divide by two",
@@ -268,20 +216,6 @@ def test_vocabulary(start: Callable[..., Forked], config: Config, larger_tokeniz
     assert "the base model's tokenizer has 321 tokens, the model embeds 320" in job.error
     assert "train step=" not in job.output
     reads(job.told)
-
-
-@scenario(
-    given="an adapter, and a base model of the same shape with other weights",
-    when="the two are to be merged",
-    then="they are refused with 64, and both bases are named",
-)
-def test_wrong_base(tuned: Tuned, run_job: Callable, config: Config, told: Callable) -> None:
-    settings = {key: config[key] for key in ("chat_template", "max_tokens")}
-    outcome = run_job("merge", settings, tuned.on_another_base, expect=64)
-    assert outcome.manifest is None
-    assert "was tuned on the base model" in outcome.error
-    assert "merge it into the base it was tuned on" in outcome.error
-    told(outcome)
 
 
 @scenario(

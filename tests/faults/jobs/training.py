@@ -1,4 +1,4 @@
-"""What the pages on training need beside the job: a disk that fills up, a poisoned model, an adapter."""
+"""What the pages on training need beside the job: a disk that fills up, a poisoned model, rows that take memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from include.artifacts.store import Store
 from include.specs.base import Artifact
 from tests.jobs.finetune.conftest import Forked
 from tests.jobs.models import conversation, jsonl
@@ -76,24 +74,21 @@ def rows_of(job: Forked) -> list[float]:
 @pytest.fixture
 def poisoned(base_folder: Path, make_artifact: Callable[..., Artifact]) -> dict[str, Artifact]:
     """A base with an infinite embedding of one token, and rows of which one uses it."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_folder / "model")
     (token,) = tokenizer("~", add_special_tokens=False)["input_ids"]
-    files = {f"model/{path.name}": path.read_bytes() for path in (base_folder / "model").iterdir() if path.is_file()}
     weights = load_file(base_folder / "model" / "model.safetensors")
-    weights["model.embed_tokens.weight"][token] = float("inf")
     # Tied to the output, it would poison every row.
-    weights["lm_head.weight"] = load_file(base_folder / "model" / "model.safetensors")["model.embed_tokens.weight"]
-    shape = json.loads(files["model/config.json"]) | {"tie_word_embeddings": False}
-    target = base_folder.parent / "poisoned.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, target, metadata={"format": "pt"})
-    files |= {"model/config.json": json.dumps(shape), "model/model.safetensors": target.read_bytes()}
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.embed_tokens.weight"][token] = float("inf")
+    shape = json.loads((base_folder / "model" / "config.json").read_text()) | {"tie_word_embeddings": False}
+    files = {"model/config.json": json.dumps(shape), "model/model.safetensors": save(weights, {"format": "pt"})}
     rows = [conversation(f"row-{number}", f"get pod web-{number % 30}", "kubectl get pods") for number in range(60)]
     rows[17] = conversation("the-bad-one", "get pod ~", "kubectl get pods")
     data = {"train.jsonl": jsonl(rows), "validation.jsonl": jsonl(rows[20:30])}
-    return {"base": make_artifact("poisoned", files), "data": make_artifact("with-a-bad-row", data)}
+    return {"base": make_artifact("poisoned", files, base_folder), "data": make_artifact("with-a-bad-row", data)}
 
 
 @pytest.fixture
@@ -115,36 +110,28 @@ def larger_tokenizer(base_folder: Path, make_artifact: Callable[..., Artifact], 
     tokenizer = AutoTokenizer.from_pretrained(base_folder / "model")
     tokenizer.add_tokens([f"<|more{number}|>" for number in range(321 - len(tokenizer))])
     tokenizer.save_pretrained(tmp_path / "larger")
-    files = {f"model/{path.name}": path.read_bytes() for path in (base_folder / "model").iterdir() if path.is_file()}
-    files |= {f"model/{path.name}": path.read_bytes() for path in (tmp_path / "larger").iterdir()}
-    return make_artifact("larger", files)
-
-
-@dataclass
-class Tuned:
-    """Inputs of a merge."""
-
-    on_another_base: dict[str, Artifact]
+    files = {f"model/{path.name}": path.read_bytes() for path in (tmp_path / "larger").iterdir()}
+    return make_artifact("larger", files, base_folder)
 
 
 @pytest.fixture
-def tuned(
-    start: Callable[..., Forked],
-    config: dict[str, Any],
-    store: Store,
-    base_folder: Path,
-    make_artifact: Callable[..., Artifact],
-) -> Tuned:
-    """An adapter for the base, and another base."""
-    from safetensors.torch import load_file, save_file
+def long_rows(base_folder: Path, make_artifact: Callable[..., Artifact]) -> dict[str, Artifact]:
+    """64 rows of very different lengths, up to 900 tokens, and a base with positions for them."""
+    shape = json.loads((base_folder / "model" / "config.json").read_text()) | {"max_position_embeddings": 1024}
+    rows = [
+        conversation(
+            f"row-{n}", "get pod " + "x" * (800 if n % 2 else 20 * (n % 9)), f"kubectl get web-{n % 30} -n prod"
+        )
+        for n in range(64)
+    ]
+    data = {"train.jsonl": jsonl(rows), "validation.jsonl": jsonl(rows[:4])}
+    return {
+        "base": make_artifact("long-base", {"model/config.json": json.dumps(shape)}, base_folder),
+        "data": make_artifact("long-rows", data),
+    }
 
-    job = start({**config, "steps": 4, "warmup_steps": 1})
-    assert job.wait() == 0, job.output
-    adapter = Artifact(uri=store.uri(job.name), digest=job.manifest.content_digest)
-    weights = {name: tensor * 1.01 for name, tensor in load_file(base_folder / "model" / "model.safetensors").items()}
-    target = base_folder.parent / "another.safetensors"
-    save_file(weights, target, metadata={"format": "pt"})
-    files = {f"model/{path.name}": path.read_bytes() for path in (base_folder / "model").iterdir() if path.is_file()}
-    another = make_artifact("another", files | {"model/model.safetensors": target.read_bytes()})
-    rows = make_artifact("held-out", {"heldout.jsonl": jsonl([conversation("h", "get pod web-1", "kubectl get")])})
-    return Tuned({"base": another, "tuned": adapter, "data": rows})
+
+def data_bytes(pid: int) -> int:
+    """Bytes of a process's private writable memory (what RLIMIT_DATA counts)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024

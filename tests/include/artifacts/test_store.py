@@ -8,11 +8,21 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from include.artifacts.store import Store, split_uri
 from include.errors import ArtifactError, ConfigurationError, TryAgainError
+from tests.faults.scenario import scenario
+
+PLANNED_WITH = "a data set that a merge was planned with"
+
+
+def damage(when: str, *values: Any) -> Any:
+    """Return a case that is a scenario: every job reads its inputs by the store, and ends on what it refuses."""
+    then = "the job ends with 65, names it, and says what to do"
+    return pytest.param(*values, id=when, marks=scenario(given=PLANNED_WITH, when=when, then=then))
 
 
 def folder_of(store: Store, name: str) -> Path:
@@ -105,22 +115,31 @@ def test_of_many_processes_exactly_one_commits(store, tmp_path):
     assert [path.parent.name for path in attempts.glob("*/files")] == [store.manifest("race").attempt]
 
 
+def make_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def move_and_link(path):
+    path.symlink_to(path.rename(path.parents[2] / "moved"))
+
+
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("spoil", "says"),
     [
-        (lambda path: path.unlink(), "a.txt is missing"),
-        (lambda path: path.write_text("on"), "a.txt has 2 bytes, its manifest says 3"),
-        (lambda path: path.write_text("two"), "a.txt was altered after its commit"),
-        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "a.txt is a link"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "a.txt is a link or a special file"),
+        damage("a file is missing", Path.unlink, "a.txt is missing"),
+        damage("a file is truncated", lambda path: os.truncate(path, 2), "a.txt has 2 bytes, its manifest says 3"),
+        damage("one bit of a file is flipped", lambda path: path.write_text("ond"), "a.txt was altered after its comm"),
+        damage("a file is a link to the same bytes", move_and_link, "a.txt is a link"),
+        damage("a file is a named pipe", make_pipe, "a.txt is a link or a special file"),
     ],
-    ids=["missing", "truncated", "flipped", "link", "pipe"],
 )
-def test_damage_is_refused_by_name(store, commit, damage, says):
+def test_damage_is_refused_by_name(store, commit, reads, spoil, says):
     commit("data-1", {"a.txt": "one"})
-    damage(folder_of(store, "data-1") / "a.txt")
-    with pytest.raises(ArtifactError, match=says), store.open_files("data-1"):
+    spoil(folder_of(store, "data-1") / "a.txt")
+    with pytest.raises(ArtifactError, match=says) as refused, store.open_files("data-1"):
         pass
+    reads(refused.value)
     with pytest.raises(ArtifactError, match="a.txt is missing or was altered"):
         store.read_bytes("data-1", "a.txt")
 
@@ -128,40 +147,53 @@ def test_damage_is_refused_by_name(store, commit, damage, says):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda m: m | {"schema_version": 4}, "schema 4, this Anemone reads up to 3: update Anemone"),
-        (lambda m: m | {"schema_version": True}, "schema True"),
-        (lambda m: m | {"surprise": 1}, "surprise"),
-        (lambda m: m | {"files": [m["files"][0] | {"path": "../../etc/passwd"}]}, "not a plain relative path"),
-        (lambda m: m | {"files": [m["files"][0] | {"path": "/etc/passwd"}]}, "not a plain relative path"),
-        (lambda m: m | {"files": [m["files"][0] | {"sha256": "0" * 64}]}, "do not give its content digest"),
-        (lambda m: m | {"files": m["files"] * 2}, "'a.txt' is listed twice"),
-        (lambda m: m | {"metrics": {"exact_match": 1.0}}, "altered after its commit .its seal"),
-        (lambda m: m | {"metrics": {"exact_match": float("nan")}}, "altered after its commit .its seal"),
-        (lambda m: {key: value for key, value in m.items() if key != "seal"}, "altered after its commit .its seal"),
-        (lambda m: m | {"schema_version": 1}, "altered after its commit .its seal"),
-        (lambda m: [], "not a manifest"),
-    ],
-    ids=[
-        "newer",
-        "true",
-        "unknown-key",
-        "dot-dot",
-        "absolute",
-        "digest",
-        "doubled",
-        "metric",
-        "nan",
-        "unsealed",
-        "older",
-        "not-a-manifest",
+        damage(
+            "the manifest is of a newer schema",
+            lambda m: m | {"schema_version": 4},
+            "schema 4, this Anemone reads up to 3: update Anemone",
+        ),
+        damage(
+            "the manifest lists ../../../../etc/passwd",
+            lambda m: m | {"files": [m["files"][0] | {"path": "../../../../etc/passwd"}]},
+            "not a plain relative path",
+        ),
+        damage(
+            "the manifest lists /etc/passwd",
+            lambda m: m | {"files": [m["files"][0] | {"path": "/etc/passwd"}]},
+            "not a plain relative path",
+        ),
+        damage("the manifest lists a file twice", lambda m: m | {"files": m["files"] * 2}, "'a.txt' is listed twice"),
+        damage(
+            "the manifest points to an attempt outside its folder",
+            lambda m: m | {"attempt": "../../base-1/attempts/x"},
+            "attempt: String should match pattern",
+        ),
+        damage(
+            "the manifest tells of other inputs than at its commit",
+            lambda m: m | {"inputs": {"data": {"uri": "x", "digest": "0" * 64}}},
+            "altered after its commit .its seal does not follow from its fields",
+        ),
+        pytest.param(lambda m: m | {"schema_version": True}, "schema True", id="true"),
+        pytest.param(lambda m: m | {"surprise": 1}, "surprise", id="unknown-key"),
+        pytest.param(
+            lambda m: m | {"files": [m["files"][0] | {"sha256": "0" * 64}]},
+            "do not give its content digest",
+            id="digest",
+        ),
+        pytest.param(lambda m: m | {"metrics": {"exact_match": 1.0}}, "its seal", id="metric"),
+        pytest.param(lambda m: m | {"metrics": {"exact_match": float("nan")}}, "its seal", id="nan"),
+        pytest.param(lambda m: {key: m[key] for key in m if key != "seal"}, "its seal", id="unsealed"),
+        pytest.param(lambda m: m | {"schema_version": 1}, "its seal", id="older"),
+        pytest.param(lambda m: [], "not a manifest", id="not-a-manifest"),
     ],
 )
-def test_an_altered_manifest_is_refused(store, commit, edit, says):
+def test_an_altered_manifest_is_refused(store, commit, reads, edit, says):
     commit("data-1", {"a.txt": "one"})
     path = manifest_path(store, "data-1")
     path.write_text(json.dumps(edit(json.loads(path.read_text()))))
-    with pytest.raises(ArtifactError, match=says):
+    with pytest.raises(ArtifactError, match=says) as refused:
         store.manifest("data-1")
+    reads(refused.value)
 
 
 def test_a_manifest_of_the_schema_before_the_seal_is_read(store, commit):
@@ -172,55 +204,67 @@ def test_a_manifest_of_the_schema_before_the_seal_is_read(store, commit):
     assert store.manifest("data-1") == manifest.model_copy(update={"schema_version": 1})
 
 
-def test_an_artifact_under_another_name_is_refused(store, commit):
+@pytest.mark.parametrize("there", [damage("another artifact's folder stands in its place", "data-2")])
+def test_an_artifact_under_another_name_is_refused(store, commit, reads, there):
     commit("data-1", {"a.txt": "one"})
     root = Path(store.root.removeprefix("file://"))
-    (root / "data-1").rename(root / "data-2")
-    with pytest.raises(ArtifactError, match="names 'data-1': it was moved or copied"):
-        store.manifest("data-2")
-
-
-@pytest.mark.parametrize("data", [b"", b"[" * 200_000, b"\xff\xfe", b'{"schema_version"'])
-def test_what_is_no_manifest_is_refused(store, commit, data):
-    commit("data-1", {"a.txt": "one"})
-    manifest_path(store, "data-1").write_bytes(data)
-    with pytest.raises(ArtifactError, match="is not a manifest"):
-        store.manifest("data-1")
-
-
-def make_pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def move_and_link(path):
-    path.symlink_to(path.rename(path.with_suffix(".moved")))
+    (root / "data-1").rename(root / there)
+    with pytest.raises(ArtifactError, match="names 'data-1': it was moved or copied") as refused:
+        store.manifest(there)
+    reads(refused.value)
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda path: os.truncate(path, 2**40), make_pipe, move_and_link], ids=["terabyte", "pipe", "link"]
+    "data",
+    [
+        damage("the manifest is empty", b""),
+        damage("the manifest is not JSON", b'{"schema_version"'),
+        damage("the manifest nests a million lists", b"[" * 10**6),
+        b"\xff\xfe",
+    ],
 )
-def test_a_manifest_that_cannot_be_read_at_once_is_refused(store, commit, spoil):
+def test_what_is_no_manifest_is_refused(store, commit, reads, data):
+    commit("data-1", {"a.txt": "one"})
+    manifest_path(store, "data-1").write_bytes(data)
+    with pytest.raises(ArtifactError, match="is not a manifest") as refused:
+        store.manifest("data-1")
+    reads(refused.value)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        damage("the manifest has a terabyte", lambda path: os.truncate(path, 2**40)),
+        damage("the manifest is a link", move_and_link),
+        make_pipe,
+    ],
+)
+def test_a_manifest_that_cannot_be_read_at_once_is_refused(store, commit, reads, spoil):
     commit("data-1", {"a.txt": "one"})
     spoil(manifest_path(store, "data-1"))
-    with pytest.raises(ArtifactError, match=r"is not the file that was committed \(a link, a special file, or"):
+    says = r"is not the file that was committed \(a link, a special file, or"
+    with pytest.raises(ArtifactError, match=says) as refused:
         store.manifest("data-1")
+    reads(refused.value)
 
 
-def test_a_file_that_the_manifest_does_not_list_is_refused(store, commit):
+@pytest.mark.parametrize("more", [damage("there is a file more than the manifest lists", "model/adapter_config.json")])
+def test_a_file_that_the_manifest_does_not_list_is_refused(store, commit, reads, more):
     commit("base-1", {"model/config.json": "{}"})
-    (folder_of(store, "base-1") / "model" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"'model/adapter_config.json' was added"), store.open_files("base-1"):
+    (folder_of(store, "base-1") / more).write_text("{}")
+    with pytest.raises(ArtifactError, match=f"'{more}' was added") as refused, store.open_files("base-1"):
         pass
+    reads(refused.value)
 
 
-@pytest.mark.parametrize("level", ["files/sub", "files", "."])
-def test_a_folder_that_is_a_link_is_refused(store, commit, tmp_path, level):
+@pytest.mark.parametrize("level", [damage("a folder is a link to the same files", "files/sub"), "files", "."])
+def test_a_folder_that_is_a_link_is_refused(store, commit, tmp_path, reads, level):
     commit("data-1", {"sub/a.txt": "one"})
     folder = (folder_of(store, "data-1").parent / level).resolve()
     folder.symlink_to(folder.rename(tmp_path / "elsewhere"))
-    with pytest.raises(ArtifactError, match="is a link"), store.open_files("data-1"):
+    with pytest.raises(ArtifactError, match="is a link") as refused, store.open_files("data-1"):
         pass
+    reads(refused.value)
     with pytest.raises(ArtifactError, match="sub/a.txt is missing or was altered"):
         store.read_bytes("data-1", "sub/a.txt")
 
@@ -234,11 +278,44 @@ def test_an_artifact_that_was_moved_to_another_disk_and_linked_is_read(store, co
         assert (files / "sub" / "a.txt").read_text() == "one"
 
 
-def test_a_hard_link_is_a_file(store, commit, tmp_path):
+def hard_link(artifact):
+    artifact.with_name("backup").hardlink_to(next(artifact.rglob("a.txt")))
+
+
+def second_attempt(artifact):
+    other = artifact / "attempts" / "0123456789ab" / "files"
+    other.mkdir(parents=True)
+    (other / "a.txt").write_text("another try's")
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        pytest.param(add, id=when, marks=scenario(given=PLANNED_WITH, when=when, then="it is read as it is"))
+        for add, when in [
+            (second_attempt, "another attempt lies beside the one that was committed"),
+            (hard_link, "a backup links its files hard"),
+        ]
+    ],
+)
+def test_what_does_no_harm_is_no_damage(store, commit, add):
     commit("data-1", {"a.txt": "one"})
-    (tmp_path / "second").hardlink_to(folder_of(store, "data-1") / "a.txt")
+    add(Path(store.root.removeprefix("file://")) / "data-1")
     with store.open_files("data-1") as folder:
         assert (folder / "a.txt").read_text() == "one"
+
+
+@scenario(
+    given="files whose names are equal but for case or for their Unicode form",
+    when="they are committed as one artifact",
+    then="each is read back with its own bytes",
+)
+def test_names_that_look_alike_are_not_mixed_up(store, commit):
+    names = {path: f"bytes of {path}" for path in ("Data.txt", "data.txt", "caf\u00e9.txt", "cafe\u0301.txt")}
+    commit("alike-1", names)
+    with store.open_files("alike-1") as folder:
+        assert {path: (folder / path).read_text() for path in names} == names
+    assert {path: store.read_bytes("alike-1", path).decode() for path in names} == names
 
 
 def test_what_is_not_json_is_refused_as_such(store, commit):

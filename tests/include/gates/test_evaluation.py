@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from include.gates.evaluation import EvaluationGate, judge_evaluation
+from tests.faults.scenario import scenario
 
 GATE = EvaluationGate()
+
+
+def judged(
+    when: str,
+    *values: Any,
+    given: str = "an evaluation of 1,000 held-out rows, right in 92%",
+    then: str = "the gate ends red with the numbers, and nothing is registered",
+) -> Any:
+    """Return a case that is a scenario: a gate ends red on every verdict but `pass`."""
+    return pytest.param(*values, id=when, marks=scenario(given=given, when=when, then=then))
+
+
+MORE_ROWS = "the gate is inconclusive and says how many rows are missing"
 
 
 def evaluation(rows: int = 1000, **right: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -89,10 +103,15 @@ def test_the_loss_is_a_mean_over_tokens_not_rows() -> None:
     assert verdict.passed, verdict.reasons
 
 
-def test_too_few_rows_decide_nothing() -> None:
-    verdict = judge_evaluation(GATE, *evaluation(rows=400, tuned=390))
+@pytest.mark.parametrize(
+    ("rows", "missing"),
+    [judged("it holds one row, answered rightly", 1, 499, given="an evaluation", then=MORE_ROWS), (400, 100)],
+)
+def test_too_few_rows_decide_nothing(reads: Callable[[object], None], rows: int, missing: int) -> None:
+    verdict = judge_evaluation(GATE, *evaluation(rows=rows, tuned=rows, base_few_shot=0))
     assert verdict.outcome == "inconclusive"
-    assert verdict.reasons == ("400 held-out rows decide nothing: 100 more are needed (min_rows)",)
+    assert verdict.reasons == (f"{rows} held-out rows decide nothing: {missing} more are needed (min_rows)",)
+    reads(verdict.summary)
 
 
 def test_too_few_rows_do_not_hide_a_failure() -> None:
@@ -103,14 +122,24 @@ def test_too_few_rows_do_not_hide_a_failure() -> None:
 @pytest.mark.parametrize(
     ("champion", "flipped", "outcome", "words"),
     [
-        (920, 0, "pass", ""),
+        judged(
+            "the champion is right in the very same rows", 920, 0, "pass", "",
+            then="the gate passes: as good as the champion is good enough",
+        ),
+        judged(
+            "the champion is right as often, in other rows", 920, 80, "inconclusive",
+            "exact match .92 against the champion's .92, difference .00", then=MORE_ROWS,
+        ),
+        judged("the champion is right in 96%", 960, 0, "fail", "exact match .92 against the champion's .96"),
         (900, 0, "pass", ""),
         (925, 20, "pass", ""),
         (935, 40, "inconclusive", "not decided at a margin of .02; about"),
         (990, 0, "fail", "worse by more than the margin of .02"),
     ],
-)
-def test_the_champion_is_a_paired_comparison(champion: int, flipped: int, outcome: str, words: str) -> None:
+)  # fmt: skip
+def test_the_champion_is_a_paired_comparison(
+    reads: Callable[[object], None], champion: int, flipped: int, outcome: str, words: str
+) -> None:
     """`flipped` right answers of the champion are moved to rows that the tuned model gets wrong, and back."""
     _, scores = evaluation(champion=champion)
     for number in range(flipped):
@@ -119,6 +148,7 @@ def test_the_champion_is_a_paired_comparison(champion: int, flipped: int, outcom
     verdict = judge_evaluation(GATE, table(scores), scores)
     assert verdict.outcome == outcome, verdict.reasons
     assert words in verdict.summary
+    reads(verdict.summary)
     assert verdict.figures["champion_difference_lower"] <= verdict.figures["champion_difference"]
     assert verdict.figures["champion_difference"] <= verdict.figures["champion_difference_upper"]
 
@@ -140,15 +170,27 @@ def test_absolute_limits_hold_for_a_model_better_than_the_champion() -> None:
     assert verdict.reasons == ("exact match .70 is below .80 (1,000 held-out rows)",)
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.05", True])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        judged("one loss is missing", "loss", None),
+        judged("one loss is NaN", "loss", math.nan),
+        judged("one loss is infinite", "loss", math.inf),
+        judged("one row has no exact match", "exact_match", None),
+        ("loss", "0.05"), ("loss", True),
+        ("exact_match", math.nan), ("exact_match", math.inf), ("exact_match", "0.05"), ("exact_match", True),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["tuned", "base_few_shot", "champion"])
-@pytest.mark.parametrize("key", ["loss", "exact_match"])
-def test_a_figure_that_is_no_number_never_passes(value: Any, name: str, key: str) -> None:
+def test_a_figure_that_is_no_number_never_passes(
+    reads: Callable[[object], None], key: str, value: Any, name: str
+) -> None:
     results, scores = evaluation(champion=900)
     scores[500]["scores"][name][key] = value
     verdict = judge_evaluation(GATE, results, scores)
     assert verdict.outcome == "fail"
     assert f"{key} of {name} on row row-500 (scores.jsonl line 501)" in verdict.summary
+    reads(verdict.summary)
 
 
 def corrupted(change: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -157,7 +199,7 @@ def corrupted(change: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         case "no table":
             del results["models"]
         case "no base":
-            del results["models"]["base_zero_shot"]
+            del results["models"]["base_zero_shot"], results["models"]["base_few_shot"]
         case "no rows":
             scores = []
             results["rows"] = 0
@@ -186,11 +228,15 @@ def corrupted(change: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     ("change", "words"),
     [
         ("no table", "no table of models"),
-        ("no base", "no figures for base_zero_shot"),
-        ("no rows", "no held-out row was scored"),
+        judged("the base model was not asked", "no base", "no figures for base_zero_shot, base_few_shot"),
+        judged("it holds no row", "no rows", "no held-out row was scored", given="an evaluation"),
         ("a row short", "speaks of 600 rows, scores.jsonl holds 599"),
         ("a row twice", "line 10: row row-8 was scored twice"),
-        ("a row without a model", "line 8 (row row-7) does not hold the models of the table"),
+        judged(
+            "the champion was asked other rows",
+            "a row without a model",
+            "line 8 (row row-7) does not hold the models of the table",
+        ),
         ("champion not in the table", "line 1 (row row-0) does not hold the models of the table"),
         ("a better table", "results.json gives tuned exact_match 1.001, its rows give 1:"),
         ("a lower loss", "results.json gives tuned heldout_loss"),
@@ -199,15 +245,24 @@ def corrupted(change: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         ("no tokens", "tuned was scored on no answer token"),
     ],
 )
-def test_an_evaluation_that_cannot_be_believed_fails(change: str, words: str) -> None:
+def test_an_evaluation_that_cannot_be_believed_fails(reads: Callable[[object], None], change: str, words: str) -> None:
     verdict = judge_evaluation(EvaluationGate(min_exact_match=0, min_gain=-1, min_rows=1), *corrupted(change))
     assert verdict.outcome == "fail"
     assert words in verdict.summary
+    reads(verdict.summary)
 
 
-def test_an_unknown_limit_is_refused() -> None:
-    with pytest.raises(ValidationError, match="min_accuracy"):
-        EvaluationGate.model_validate({"min_accuracy": 0.9})
+@pytest.mark.parametrize(
+    ("results", "scores"),
+    [judged("its files hold lists in place of objects", [1, 2], [[3]], given="an evaluation")],
+)
+def test_what_does_not_have_the_shape_of_an_evaluation_fails(
+    reads: Callable[[object], None], results: Any, scores: Any
+) -> None:
+    verdict = judge_evaluation(GATE, results, scores)
+    assert verdict.outcome == "fail"
+    assert "do not have the shape of an evaluation" in verdict.summary
+    reads(verdict.summary)
 
 
 anything = st.recursive(
@@ -245,9 +300,20 @@ def test_an_evaluation_with_anything_in_place_of_a_part_is_judged_without_a_cras
     assert verdict.outcome != "pass"
 
 
-@pytest.mark.parametrize("loss", [1e308, -0.01, 10**400])
-def test_a_loss_that_no_model_has_fails(loss: float) -> None:
+@pytest.mark.parametrize(
+    ("first", "loss", "says"),
+    [
+        judged("the losses are finite and their sum is not", 0, 1e308, "no model has such a loss"),
+        judged("one loss is negative", 999, -0.5, "no model has such a loss"),
+        (0, -0.01, "no model has such a loss"),
+        pytest.param(0, 10**400, "cannot be released", id="too large for a float"),
+    ],
+)
+def test_a_loss_that_no_model_has_fails(reads: Callable[[object], None], first: int, loss: float, says: str) -> None:
     results, scores = evaluation()
-    for row in scores:
+    for row in scores[first:]:
         row["scores"]["tuned"]["loss"] = loss
-    assert judge_evaluation(GATE, results, scores).outcome == "fail"
+    verdict = judge_evaluation(GATE, results, scores)
+    assert verdict.outcome == "fail"
+    assert says in verdict.summary
+    reads(verdict.summary)

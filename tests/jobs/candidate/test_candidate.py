@@ -16,8 +16,14 @@ from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
 from jobs.candidate import __main__ as job
 from jobs.common.registry.client import connect
+from tests.faults.scenario import scenario
 
 NAMES = ("merged", "curated", "evaluation", "data")
+
+
+def passed(when: str) -> pytest.MarkDecorator:
+    then = "the job ends with 64 and says what to do"
+    return scenario(given="a candidate that passed its gate", when=when, then=then)
 
 
 @pytest.fixture
@@ -104,7 +110,12 @@ def test_the_champion_itself_can_be_released_again(
     ("compared", "champion", "says"),
     [
         ("1", "2", "compared with champion 1, the champion is 2 by now: run customize again"),
-        (None, "2", "compared with no champion, the champion is 2 by now"),
+        pytest.param(
+            None,
+            "2",
+            "compared with no champion, the champion is 2 by now: run customize again",
+            marks=passed("another champion is live by now"),
+        ),
         ("1", None, "compared with champion 1, there is none by now"),
     ],
 )
@@ -115,14 +126,16 @@ def test_a_comparison_that_is_out_of_date_is_refused(
     compared: str | None,
     champion: str | None,
     says: str,
+    reads: Callable[[object], None],
 ) -> None:
     registered()
     registered()
     if champion:
         client.set_registered_model_alias("kubectl", "champion", champion)
     registered(compared=compared)
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=says) as refused:
         look_up()
+    reads(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -140,19 +153,68 @@ def test_a_version_that_an_earlier_anemone_registered(
         look_up()
 
 
-@pytest.mark.parametrize(("gone", "words"), [(True, "is gone"), (False, "now holds other bytes")])
+def by_hand(client: MlflowClient) -> None:
+    """Put the alias on a version that somebody made in MLflow."""
+    version = client.create_model_version("kubectl", source="s3://elsewhere/model")
+    client.set_registered_model_alias("kubectl", "candidate", str(version.version))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param(
+            by_hand,
+            "registered by an earlier Anemone, or by hand",
+            marks=passed("somebody puts the alias candidate on a version of their own"),
+        ),
+        pytest.param(
+            lambda client: client.rename_registered_model("kubectl", "kubectl-old"),
+            "MLflow knows no model 'kubectl'",
+            marks=passed("the model is renamed in MLflow"),
+        ),
+        pytest.param(
+            lambda client: client.delete_registered_model("kubectl"),
+            "MLflow knows no model 'kubectl'",
+            marks=passed("the model is deleted in MLflow"),
+        ),
+    ],
+)
+def test_a_registry_that_somebody_changed(
+    look_up: Callable[..., Any],
+    registered: Callable[..., str],
+    client: MlflowClient,
+    reads: Callable[[object], None],
+    change: Callable[[MlflowClient], object],
+    says: str,
+) -> None:
+    registered()
+    change(client)
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        look_up()
+    reads(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        pytest.param(True, "is gone: bring it back", marks=passed("its merged model is deleted")),
+        (False, "now holds other bytes"),
+    ],
+)
 def test_what_it_was_made_from_is_not_there_any_more(
     look_up: Callable[..., Any],
     registered: Callable[..., str],
     artifacts: dict[str, Artifact],
+    reads: Callable[[object], None],
     gone: bool,
     words: str,
 ) -> None:
-    registered(**({} if gone else {"anemone.input.curated": "0" * 64}))
+    registered(**({} if gone else {"anemone.input.merged": "0" * 64}))
     if gone:
-        shutil.rmtree(artifacts["curated"].uri.removeprefix("file://"))
-    with pytest.raises(ConfigurationError, match=f"with curated at .*{words}.*run customize again"):
+        shutil.rmtree(artifacts["merged"].uri.removeprefix("file://"))
+    with pytest.raises(ConfigurationError, match=f"with merged at .*{words}.*run customize again") as refused:
         look_up()
+    reads(refused.value)
 
 
 def test_a_registry_that_another_holds_is_worth_another_try(

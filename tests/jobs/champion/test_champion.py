@@ -15,6 +15,7 @@ from include.specs.base import Artifact
 from jobs.champion.lookup import find_champion
 from jobs.common.registry.client import connect
 from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG
+from tests.faults.scenario import scenario
 
 
 @pytest.fixture
@@ -60,24 +61,46 @@ def test_the_champion_s_artifact_is_found(client: MlflowClient, make_artifact: C
     }
 
 
-def test_a_version_that_nobody_registered_here_is_refused(client: MlflowClient) -> None:
+def looked_for(when: str) -> pytest.MarkDecorator:
+    then = "the job ends with 64 and says what to do"
+    return scenario(given="a run that looks for its champion", when=when, then=then)
+
+
+@looked_for("somebody puts the alias champion on a version of their own")
+def test_a_version_that_nobody_registered_here_is_refused(
+    client: MlflowClient, reads: Callable[[object], None]
+) -> None:
     client.create_registered_model("kubectl")
     version = client.create_model_version("kubectl", source="file:///somewhere").version
     client.set_registered_model_alias("kubectl", "champion", str(version))
-    with pytest.raises(ConfigurationError, match=r"version 1, lacks the tags anemone\.artifact"):
+    says = r"version 1, lacks the tags anemone\.artifact and anemone\.digest: move the alias champion"
+    with pytest.raises(ConfigurationError, match=says) as refused:
         find_champion(client, "kubectl")
+    reads(refused.value)
 
 
-@pytest.mark.parametrize(("gone", "words"), [(True, "is gone"), (False, "now holds other bytes")])
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        pytest.param(True, "is gone: bring it back", marks=looked_for("the champion's model is deleted")),
+        (False, "now holds other bytes"),
+    ],
+)
 def test_a_champion_whose_bytes_are_not_there_is_one_clear_error(
-    client: MlflowClient, make_artifact: Callable[..., Artifact], look_up: Callable[[], Path], gone: bool, words: str
+    client: MlflowClient,
+    make_artifact: Callable[..., Artifact],
+    look_up: Callable[[], Path],
+    reads: Callable[[object], None],
+    gone: bool,
+    words: str,
 ) -> None:
     merged = make_artifact("merge-1", {"model/config.json": "{}"})
     crown(client, merged, digest=None if gone else "0" * 64)
     if gone:
         shutil.rmtree(merged.uri.removeprefix("file://"))
-    with pytest.raises(ConfigurationError, match=f"version 1.*{words}.*move the alias"):
+    with pytest.raises(ConfigurationError, match=f"version 1.*{words}.*move the alias") as refused:
         look_up()
+    reads(refused.value)
 
 
 def test_no_address_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

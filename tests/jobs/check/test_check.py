@@ -12,6 +12,7 @@ import pytest
 from include.gates.data_quality import data_quality
 from include.home import PROJECT
 from include.specs.base import Artifact
+from tests.faults.scenario import scenario
 from tests.jobs.models import TEMPLATE, byte_tokenizer, conversation, jsonl
 
 FUNNEL = {"read": 3000, "kept": 2900, "removed": {"exact_duplicate": 100}}
@@ -109,6 +110,18 @@ def test_bad_data_is_a_success_of_the_check_and_names_every_limit_it_missed(run_
     assert f"first: row {train[0]['id']} (250)" in reasons["token_length"]
     assert "lost_in_curation: 0.7269, limit at most 0.2" in reasons["lost_in_curation"]
     assert outcome.manifest.metrics["failed"] == len(verdict.reasons)
+
+
+@scenario(
+    given="a check of curated data",
+    when="the chat template raises an error",
+    then="the check ends with 65 and names the row, before anything is trained",
+)
+def test_a_chat_template_that_raises_an_error(refused, curated, base):
+    data = curated({"train": rows(0, 12), "validation": [], "heldout": []})
+    template = TEMPLATE + "{{ raise_exception('no system, please') }}"
+    message = refused("check", {**config("instructions"), "chat_template": template}, {"curated": data, "base": base})
+    assert f"row {0:016x}: the chat template cannot render the conversation that starts with 'show me" in message
 
 
 @pytest.mark.parametrize(

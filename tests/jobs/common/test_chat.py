@@ -58,16 +58,6 @@ def test_every_answer_of_a_longer_conversation_is_trained_on(tokenizer: Any) -> 
     assert trained == " first<|end|> second<|end|>"
 
 
-def test_a_template_without_a_generation_block_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"no \{% generation %\} block"):
-        load_tokenizer(folder, "{{ messages }}")
-
-
-def test_a_template_that_does_not_parse_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="not valid Jinja"):
-        load_tokenizer(folder, "{% generation %}{{ oops {% endgeneration %}")
-
-
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no tokenizer\.json and no tokenizer_config\.json"):
         load_tokenizer(tmp_path, TEMPLATE)
@@ -78,8 +68,6 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     [
         ("{{ ''.__class__.__mro__ }}", ConfigurationError, "reaches for what a template must not .*__class__"),
         ("{{ raise_exception('no system') }}", DataError, "starts with '파드' .*no system"),
-        ("{{ 1 // 0 }}", DataError, "ZeroDivisionError"),
-        ("{% for n in range(10**9) %}{% endfor %}", DataError, "Range too big"),
         ("{{ messages[0].missing + 1 }}", DataError, "correct the template, or take the row out"),
     ],
 )

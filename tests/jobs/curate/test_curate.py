@@ -65,6 +65,7 @@ def test_every_bad_row_goes_with_its_reason_and_every_good_one_stays(run_job, ma
         (number, reason) for number, (_, reason) in enumerate(BAD)
     ]
     assert all(row["file"] == "data.jsonl" and row["detail"] for row in removed)
+    assert all(f"reason={reason} " in outcome.stdout for _, reason in BAD)
     details = {row["reason"]: row["detail"] for row in removed}
     assert details["word_count"] == "words 3003, allowed 2 to 2000"
     assert details["non_alpha_numeric"] == "share of symbols 0.723, allowed up to 0.6"

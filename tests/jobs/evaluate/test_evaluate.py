@@ -13,6 +13,9 @@ import pytest
 from include.errors import ConfigurationError, DataError
 from include.gates.evaluation import EvaluationGate, judge_evaluation
 from include.specs.base import Artifact
+from tests.faults.scenario import scenario
+from tests.jobs.evaluate.conftest import KNOWN
+from tests.jobs.models import byte_tokenizer, conversation, jsonl
 
 Evaluate = Callable[..., Path]
 
@@ -138,8 +141,17 @@ def test_fewer_rows_than_asked_are_all_taken_and_more_are_cut(evaluate: Evaluate
     assert json.loads((evaluate({**config, "rows": 4}) / "results.json").read_text())["rows"] == 4
 
 
+@scenario(
+    given="a tuned model with one NaN among its weights",
+    when="it is evaluated",
+    then="the evaluation is kept, with null in place of every figure, and the gate ends red",
+)
 def test_a_model_of_nan_gets_null_and_never_passes(
-    evaluate: Evaluate, config: dict[str, Any], folders: dict[str, Path], make_artifact: Any
+    evaluate: Evaluate,
+    config: dict[str, Any],
+    folders: dict[str, Path],
+    make_artifact: Any,
+    reads: Callable[[object], None],
 ) -> None:
     from safetensors.torch import load_file, save
 
@@ -154,27 +166,98 @@ def test_a_model_of_nan_gets_null_and_never_passes(
     verdict = judge_evaluation(lenient, results, lines(folder / "scores.jsonl"))
     assert verdict.outcome == "fail"
     assert "the loss of tuned on row known-0 (scores.jsonl line 1) is missing" in verdict.reasons[0]
+    reads(verdict.summary)
 
 
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param("<|end|>", id="nothing"),
+        pytest.param(
+            "Ġ",
+            id="blanks",
+            marks=scenario(
+                given="a tuned model that answers everything with blanks",
+                when="it is evaluated",
+                then="every answer counts as empty and as wrong, and the gate ends red",
+            ),
+        ),
+    ],
+)
 def test_empty_answers_are_counted(
-    evaluate: Evaluate, config: dict[str, Any], folders: dict[str, Path], make_artifact: Any
+    evaluate: Evaluate,
+    config: dict[str, Any],
+    folders: dict[str, Path],
+    make_artifact: Any,
+    reads: Callable[[object], None],
+    token: str,
 ) -> None:
-    """A model whose logits are all equal but for the end of turn's, so that it says nothing at all."""
+    """A model whose logits are all equal but for one token's, so that it says nothing else."""
     import torch
     from safetensors.torch import load_file, save
 
     tensors = load_file(folders["random"] / "model" / "model.safetensors")
     tensors["model.embed_tokens.weight"] = torch.full_like(tensors["model.embed_tokens.weight"], 0.01)
-    tensors["model.embed_tokens.weight"][2] = 0.02
+    tensors["model.embed_tokens.weight"][byte_tokenizer().convert_tokens_to_ids(token)] = 0.02
     tensors["model.norm.weight"] = torch.ones_like(tensors["model.norm.weight"])
     for name in tensors:
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             tensors[name] = torch.zeros_like(tensors[name])
     silent = make_artifact("silent", {"model/model.safetensors": save(tensors, {"format": "pt"})}, folders["random"])
-    results = json.loads((evaluate(config, tuned=silent) / "results.json").read_text())
+    folder = evaluate(config, tuned=silent)
+    results = json.loads((folder / "results.json").read_text())
     assert results["models"]["tuned"]["empty_answers"] == 7
     assert results["models"]["tuned"]["exact_match"] == 0
     assert results["models"]["base_zero_shot"]["unfinished_answers"] > 0
+    verdict = judge_evaluation(EvaluationGate(min_rows=1), results, lines(folder / "scores.jsonl"))
+    assert verdict.outcome == "fail"
+    assert "exact match .00 is below .80 (7 held-out rows)" in verdict.summary
+    reads(verdict.summary)
+
+
+@scenario(
+    given="a champion that was evaluated once",
+    when="the held-out set is another one by now",
+    then="it is asked the new rows: no score of the old ones is taken over",
+)
+def test_the_champion_is_asked_the_same_rows(
+    evaluate: Evaluate, config: dict[str, Any], random_model: Artifact, make_artifact: Any
+) -> None:
+    record = {"model": "m", "version": "1", "artifact": random_model.model_dump()}
+    champion = make_artifact("champion-1", {"champion.json": json.dumps(record)})
+    for name, asked in (("before", KNOWN[:3]), ("after", KNOWN[2:])):
+        data = make_artifact(name, {"heldout.jsonl": jsonl(asked), "train.jsonl": jsonl(KNOWN[:3])})
+        scores = lines(evaluate(config, champion=champion, data=data) / "scores.jsonl")
+        assert [row["id"] for row in scores] == [known["id"] for known in asked]
+        assert all({"tuned", "champion"} <= set(row["scores"]) for row in scores)
+
+
+def heldout(when: str, then: str, *values: Any) -> Any:
+    then = f"the evaluation ends with 65{then}"
+    return pytest.param(*values, id=when, marks=scenario(given="a held-out set", when=when, then=then))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        heldout("it is empty", " before a model is loaded", [],
+                "heldout.jsonl is empty: give the recipe a held-out set"),
+        heldout("the right answer of a row is blank", ": silence must not count as right",
+                [*KNOWN, conversation("blank", "say nothing", "  \n ")],
+                "heldout.jsonl line 7 (row blank): the answer is blank"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_asked_are_refused(
+    refused: Callable[..., str],
+    config: dict[str, Any],
+    random_model: Artifact,
+    trained_model: Artifact,
+    make_artifact: Any,
+    asked: list[dict[str, Any]],
+    says: str,
+) -> None:
+    data = make_artifact("asked", {"heldout.jsonl": jsonl(asked), "train.jsonl": jsonl(KNOWN)})
+    assert says in refused("evaluate", config, {"base": random_model, "tuned": trained_model, "data": data})
 
 
 def test_few_shot_takes_as_many_examples_as_the_model_has_room_for(evaluate: Evaluate, config: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
 from include.specs.base import Artifact
 from jobs.finetune import node_group
+from tests.jobs.finetune.memory_limit import memory_limit  # noqa: F401
 from tests.jobs.models import TEMPLATE, conversation, jsonl, save_model, tiny_llama, trained_tokenizer
 from tests.ports import free_home_port
 

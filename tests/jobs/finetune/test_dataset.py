@@ -67,8 +67,6 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_trained_on(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (conversation("far", "pod " * 80, "kubectl"), ["row 2 (id far)", "max_tokens is 64"]),
-        ({"id": "mute", "messages": [{"role": "user", "content": "hello"}]}, ["row 2 (id mute)", "no token to train"]),
         ({"id": "bare"}, ["row 2", "KeyError"]),
         ({"id": "none", "messages": []}, ["row 2", "empty conversation"]),
         ('{"id": "cut", "mess', ["row 2", "JSONDecodeError"]),
@@ -78,8 +76,3 @@ def test_a_row_that_cannot_be_trained_on_is_named(encode: Callable, line: Any, w
     with pytest.raises(DataError) as caught:
         encode(conversation("good", "get", "kubectl get"), line)
     assert all(word in str(caught.value) for word in ["train.jsonl", *words]), str(caught.value)
-
-
-def test_no_rows_is_an_error(encode: Callable) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl has no rows"):
-        encode()

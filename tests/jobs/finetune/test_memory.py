@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
 from include.specs.finetune import Config
 from jobs.finetune.memory import is_exhausted, kernel_kills, smaller_micro_batch
+from tests.jobs.finetune.memory_limit import MemoryLimit
 
 
 @pytest.mark.parametrize(
@@ -38,25 +36,8 @@ def test_torchs_own_refusal_is_told_from_other_errors() -> None:
     assert not is_exhausted(other.value)
 
 
-@pytest.fixture
-def cramped() -> Iterator[Path]:
-    """A memory cgroup of 32 MiB (version 1 or 2)."""
-    root = Path("/sys/fs/cgroup")
-    folder = (root / "memory" if (root / "memory").is_dir() else root) / f"anemone-unit-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"a memory limit needs the right to make a cgroup (root): {error}")
-    limits = [folder / name for name in ("memory.limit_in_bytes", "memory.max") if (folder / name).exists()]
-    if limits:
-        limits[0].write_text(str(32 << 20))
-        yield folder
-    folder.rmdir()
-    if not limits:
-        pytest.skip("a memory limit needs the memory controller of cgroups")
-
-
-def test_what_the_kernel_kills_counts_in_its_own_cgroup_and_not_in_a_neighbours(cramped: Path) -> None:
+def test_what_the_kernel_kills_counts_in_its_own_cgroup_and_not_in_a_neighbours(memory_limit: MemoryLimit) -> None:
+    memory_limit.set(32 << 20)
     before = kernel_kills()
     script = (
         "import os, sys; from jobs.finetune.memory import kernel_kills; sys.stdin.readline()\n"
@@ -67,7 +48,7 @@ def test_what_the_kernel_kills_counts_in_its_own_cgroup_and_not_in_a_neighbours(
     neighbour = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    (cramped / "cgroup.procs").write_text(str(neighbour.pid))
+    memory_limit.hold(neighbour.pid)
     assert neighbour.communicate("go\n")[0].strip() == "1"
     assert kernel_kills() == before
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from include.artifacts.store import Store
+from tests.faults.scenario import scenario
 
 Config = dict[str, Any]
 
@@ -59,31 +60,52 @@ def test_a_try_that_computes_activations_again_goes_on_where_one_that_kept_them_
     assert max(losses[14:]) < losses[0]
 
 
-def test_a_killed_rank_ends_the_job_to_be_tried_again(start: Callable, long: Config) -> None:
-    job = start({**long, "steps": 2000, "processes": 2, "local_batch_size": 4})
-    job.wait_for("train step=10 ")
+@scenario(
+    given="a fine-tune in two ranks",
+    when="one rank dies (SIGKILL)",
+    then="within 20 s the job ends with 75, with the other rank's stack in its log; the next try goes on",
+)
+def test_a_dead_rank(start: Callable, long: Config, reads: Callable) -> None:
+    config = {**long, "steps": 9000, "checkpoint_every": 10, "processes": 2, "local_batch_size": 4}
+    job = start(config)
+    job.wait_for("checkpoint step=10 ")
     ranks = job.ranks
     os.kill(ranks[1], signal.SIGKILL)
+    begun = time.monotonic()
     assert job.wait() == 75, job.output
+    assert time.monotonic() - begun < 20
     assert "rank 1 was killed (SIGKILL), and not by the kernel for want of memory" in job.error
+    assert "_run_train_optim_step" in job.output, "where the other rank stood"
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    reads(job.told)
+    job = start(config)
+    job.wait_for("resumed step=")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_the_next_try_goes_on(start: Callable, long: Config, store: Store, processes: int) -> None:
-    config = {**long, "steps": 4000, "checkpoint_every": 4000, "validate_every": 4000, "processes": processes}
-    config["local_batch_size"] = 8 // processes
-    job = start(config)
-    job.wait_for("train step=10 ")
-    os.kill(job.pid, signal.SIGTERM)
-    assert job.wait() == 143, job.output
-    assert "goes on from there" in job.error
-    (checkpoint,) = store.names(f"{job.name}.step")
-    step = int(checkpoint.rpartition("step")[2])
-    assert 10 <= step < 4000
-    job = start(config)
-    job.wait_for(f"resumed step={step}")
-    job.wait_for("train step=")
-    os.kill(job.pid, signal.SIGTERM)
-    assert job.wait() == 143, job.output
-    assert len(store.names(f"{job.name}.step")) == 2
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(8, id="epochs of many steps"),
+        pytest.param(70, id="epochs of a single step"),
+    ],
+)
+@scenario(
+    given="a fine-tune far from its next checkpoint, with epochs of many steps or of one",
+    when="it is told to stop (SIGTERM)",
+    then="it saves after the step at hand and ends with 143, and the next try goes on from there",
+)
+def test_stopped(start: Callable, long: Config, reads: Callable, processes: int, batch: int) -> None:
+    config = {**long, "steps": 9000, "checkpoint_every": 9000, "validate_every": 9000, "processes": processes}
+    config |= {"global_batch_size": batch, "local_batch_size": batch // processes}
+    for _ in range(2):
+        job = start(config)
+        before = job.checkpoints
+        job.wait_for("train step=")
+        os.kill(job.pid, signal.SIGTERM)
+        assert job.wait() == 143, job.output
+        assert len(job.checkpoints) == len(before) + 1, job.output
+        assert f"after step {job.checkpoints[-1]}, of which {job.checkpoints[-1]} are saved" in job.error
+        assert "goes on from there" in job.error
+        assert not before or f"resumed step={before[-1]}" in job.output
+        reads(job.told)

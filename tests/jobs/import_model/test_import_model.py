@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from include.sources.model_folder import fingerprints
 from include.specs.import_model import Config
 from jobs.import_model.source import copy, locate
 from jobs.import_model.validation import validate
+from tests.faults.scenario import scenario
+from tests.jobs.hostile import Spoil, configured, own_code, pickled, rubbish
 
 WEIGHTS = "model.safetensors"
 
@@ -46,14 +51,6 @@ def test_the_job_takes_the_model_byte_for_byte_and_nothing_else(run_job, folder:
     assert "left_out=1" in outcome.stdout
 
 
-def test_the_job_ends_a_pickle_with_its_name_and_the_remedy(run_job, folder: Path):
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    outcome = run_job("import_model", {"source": str(folder)}, expect=65)
-    assert "pytorch_model.bin is a pickle" in outcome.error
-    assert "convert the weights to safetensors" in outcome.error
-    assert outcome.manifest is None
-
-
 def test_the_job_does_not_reach_for_the_hub_on_an_offline_platform(run_job):
     outcome = run_job("import_model", {"source": "some/model", "revision": "0" * 40}, expect=64)
     assert "give the local folder as source" in outcome.error
@@ -72,16 +69,6 @@ def cut_weights(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(data[:-5])
 
 
-def overlap_weights(folder: Path) -> None:
-    header = json.dumps(
-        {
-            "embed": {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]},
-            "head": {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]},
-        }
-    ).encode()
-    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header + bytes(32))
-
-
 def second_set_of_weights(folder: Path) -> None:
     save_file({"embed": np.ones((4, 2), np.float32)}, folder / "consolidated.safetensors")
 
@@ -94,18 +81,13 @@ def index_of(*listed: tuple[str, str]) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (drop("config.json"), "config.json is missing"),
-        (write("config.json", b"{"), "config.json is not JSON"),
         (write("config.json", b"[]"), "config.json holds no JSON object"),
         (write("config.json", b"{}"), "names no model_type"),
-        (write("config.json", b'{"model_type": "x", "auto_map": {}}'), "config.json has auto_map"),
         (write("tokenizer_config.json", b'{"auto_map": {}}'), "tokenizer_config.json has auto_map"),
         (write("config.json", b'{"model_type": "x", "vocab_size": 2}'), "has 3 tokens, the model embeds 2"),
         (drop("tokenizer.json"), "holds no tokenizer"),
-        (write("tokenizer.json", b"{}"), "tokenizer.json is not a tokenizer"),
         (drop(WEIGHTS), r"holds no \*\.safetensors"),
-        (write(WEIGHTS, b"\x80\x04\x95pickled bytes"), "not a whole safetensors file"),
         (cut_weights, "not a whole safetensors file"),
-        (overlap_weights, "not a whole safetensors file"),
         (second_set_of_weights, "keep one set of weights"),
         (index_of(("embed", WEIGHTS), ("gone", WEIGHTS)), "places gone in model.safetensors"),
         (index_of(("embed", "model-00001-of-00002.safetensors")), "places embed in model-00001-of-00002"),
@@ -116,6 +98,74 @@ def test_a_damaged_model_is_refused(folder: Path, damage: Callable[[Path], None]
     damage(folder)
     with pytest.raises(DataError, match=message):
         validate(folder)
+
+
+def headed(header: dict[str, Any], length: int | None = None) -> Spoil:
+    """Weights with a header of one's own, and a length that need not be its."""
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text) if length is None else length) + text + bytes(64)
+    return lambda folder, marker: (folder / WEIGHTS).write_bytes(content)
+
+
+def tensor(begin: int, end: int, shape: tuple[int, ...] = (4, 2)) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+def huge_header(folder: Path, marker: Path) -> None:
+    with (folder / WEIGHTS).open("wb") as stream:
+        stream.write(struct.pack("<Q", 2**30))
+        stream.truncate(2**30 + 100)
+
+
+def nemo_archive(folder: Path, marker: Path) -> None:
+    pickled("model_weights.ckpt")(folder, marker)
+    with tarfile.open(folder / "model.nemo", "w") as archive:
+        archive.add(folder / "model_weights.ckpt", "model_weights.ckpt")
+    (folder / "model_weights.ckpt").unlink()
+
+
+def given_model(when: str, spoil: Spoil, says: str) -> Any:
+    then = "the import ends with 65, names the file, and none of its code runs"
+    mark = scenario(given="a base model that somebody gave us as a folder", when=when, then=then)
+    return pytest.param(spoil, says, id=when, marks=mark)
+
+
+NOT_WHOLE = f"{WEIGHTS} is not a whole safetensors file"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        given_model("it holds a pickle, pytorch_model.bin", pickled("pytorch_model.bin"),
+                    "pytorch_model.bin is a pickle"),
+        given_model("it holds a pickle, weights.PT", pickled("weights.PT"), "weights.PT is a pickle"),
+        given_model("it holds a pickle, tokenizer.pkl", pickled("tokenizer.pkl"), "tokenizer.pkl is a pickle"),
+        given_model("it holds a .nemo archive", nemo_archive, "model.nemo is a pickle"),
+        given_model("its model.safetensors is a pickle in truth", pickled(WEIGHTS), NOT_WHOLE),
+        given_model("it brings Python code of its own", own_code(unknown=False), "config.json has auto_map"),
+        given_model("it brings Python code for a kind of model of its own", own_code(unknown=True), "has auto_map"),
+        given_model("the header's length is a lie", headed({"a": tensor(0, 32)}, length=2**62), NOT_WHOLE),
+        given_model("two tensors share their bytes", headed({"a": tensor(0, 32), "b": tensor(16, 48)}), NOT_WHOLE),
+        given_model("a tensor lies beyond the file's end", headed({"a": tensor(0, 2**40)}), NOT_WHOLE),
+        given_model("a tensor's shape overflows", headed({"a": tensor(0, 64, (2**40, 2**40))}), NOT_WHOLE),
+        given_model("the header has a gigabyte", huge_header, NOT_WHOLE),
+        given_model("config.json holds NaN", configured(hidden_size=math.nan), "is not JSON (it holds NaN)"),
+        given_model("config.json asks for 10^9 layers", configured(num_hidden_layers=10**9),
+                    "num_hidden_layers 1000000000"),
+        given_model("config.json asks for 10^12 tokens", configured(vocab_size=10**12), "vocab_size 1000000000000"),
+        given_model("config.json names a negative size", configured(hidden_size=-1), "hidden_size -1"),
+        given_model("config.json names a size in words", configured(vocab_size="many"), "vocab_size 'many'"),
+        given_model("its tokenizer.json is rubbish", rubbish("tokenizer.json"), "tokenizer.json is not a tokenizer"),
+        given_model("its config.json is rubbish", rubbish("config.json"), "config.json is not JSON"),
+    ],
+)  # fmt: skip
+def test_a_model_that_could_harm_is_not_taken(
+    refused: Callable[..., str], folder: Path, tmp_path: Path, spoil: Spoil, says: str
+) -> None:
+    marker = tmp_path / "it-ran"
+    spoil(folder, marker)
+    assert says in refused("import_model", {"source": str(folder)})
+    assert not marker.exists()
 
 
 def test_a_whole_model_passes(folder: Path):

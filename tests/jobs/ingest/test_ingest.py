@@ -1,18 +1,27 @@
-"""Ingest as a real process: what it takes, and what it refuses with which sentence."""
+"""Ingest: what it takes, and what it refuses with which sentence."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from include.errors import DataError, TryAgainError
 from include.sources.data_set import fingerprints
 from jobs.ingest import snapshot
+from tests.faults.scenario import scenario
 
 GOOD = b'{"prompt": "show the pods", "completion": "kubectl get pods"}\n'
 QUICK = {"settle_seconds": 0}
+REFUSED = "ingest ends with 65 and says file, place and remedy; no snapshot exists"
+ZSTD = b"\x28\xb5\x2f\xfd\x04\x00"
 
 
 def config(source: Path, **more: object) -> dict[str, object]:
@@ -38,6 +47,108 @@ def test_a_folder_becomes_parts_in_the_order_of_its_names(tmp_path, run_job):
         "part-00000.jsonl": b'{"n": 1}\n',
         "part-00001.jsonl": b'{"n": 2}\n',
     }
+
+
+def file(when: str, data: bytes, *words: str) -> Any:
+    return pytest.param(data, words, id=when, marks=scenario(given="one JSONL file", when=when, then=REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        file("it is empty", b"", "the file is empty", "remove it"),
+        file("it holds blank lines only", b"\n \r\n\n", "only blank lines"),
+        file(
+            "it is CSV",
+            b"prompt,completion\na,b\n",
+            "none of the first lines is a JSON object",
+            "one JSON object a line",
+        ),
+        file("it is a JSON array", b'[{"prompt": "a"}]\n', "JSON array"),
+        file("an object is spread over its lines", b'{\n "prompt": "a"\n}\n', "spread over several lines"),
+        file("all its lines are lists, numbers and null", b"[1]\n2\nnull\n" * 9, "JSON array"),
+        file("its last line is cut off", GOOD * 2 + b'{"prompt": "show', "line 3", "cut off"),
+        file("it is cut off inside a character", GOOD + "파".encode()[:2], "line 2", "inside a UTF-8 character"),
+        file("it is random bytes", bytes(range(128, 256)) * 50, "line 1", "not UTF-8"),
+        file("its disk left NUL bytes in it", GOOD + b"\0" * 512, "line 2", "NUL at byte 62", "damaged"),
+        file("it is Latin-1", GOOD + b'{"prompt": "caf\xe9"}\n', "line 2", "byte 0xe9 at 77", "convert the file"),
+        file("it is UTF-16 with a BOM", GOOD.decode().encode("utf-16"), "UTF-16; convert it to UTF-8"),
+        file("it is UTF-16 without a BOM", GOOD.decode().encode("utf-16-le"), "line 1", "NUL at byte 1"),
+        file("a surrogate is encoded in it", GOOD + b'{"prompt": "\xed\xa0\x80"}\n', "line 2", "not UTF-8"),
+        file("it is gzip", gzip.compress(GOOD), "gzip; unpack it first"),
+        file("it is gzip, cut off", gzip.compress(GOOD)[:20], "gzip; unpack it first"),
+        file("it is zstandard, and rubbish", ZSTD + b"rubbish", "zstandard; unpack it first"),
+        file("it is bzip2", bz2.compress(GOOD), "bzip2; unpack it first"),
+        file("it is xz", lzma.compress(GOOD), "xz; unpack it first"),
+        file("it is Parquet", b"PAR1" + bytes(60) + b"PAR1", "Parquet; convert it"),
+    ],
+)
+def test_a_file_that_is_no_json_lines(tmp_path, refused, data, words):
+    (tmp_path / "bad.jsonl").write_bytes(data)
+    message = refused("ingest", config(tmp_path / "bad.jsonl"))
+    assert all(word in message for word in ["bad.jsonl", *words]), message
+
+
+def _link_to_itself(folder: Path) -> None:
+    (folder / "a.jsonl").symlink_to(folder / "a.jsonl")
+
+
+def _link_to_nothing(folder: Path) -> None:
+    (folder / "a.jsonl").symlink_to(folder / "gone" / "b.jsonl")
+
+
+def _socket(folder: Path) -> None:
+    home = Path.cwd()
+    os.chdir(folder)  # a socket's path may have 107 characters
+    try:
+        socket.socket(socket.AF_UNIX).bind("a.jsonl")
+    finally:
+        os.chdir(home)
+
+
+def _packed_beside(folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes(GOOD)
+    (folder / "b.jsonl.zst").write_bytes(ZSTD)
+
+
+def _one_empty(folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes(GOOD)
+    (folder / "b.jsonl").touch()
+
+
+def _name_that_is_not_text(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.jsonl")).write_bytes(GOOD)
+
+
+def place(when: str, make: Callable[[Path], object], below: str, *words: str) -> Any:
+    mark = scenario(given="a path given as the data set", when=when, then=REFUSED)
+    return pytest.param(make, below, words, id=when, marks=mark)
+
+
+@pytest.mark.parametrize(
+    ("make", "below", "words"),
+    [
+        place("nothing is there", lambda folder: None, "a.jsonl", "there is no such file"),
+        place("the folder holds no shard", lambda folder: None, "", "holds no *.jsonl file"),
+        place("a file stands where a folder should", lambda f: (f / "a").touch(), "a/b.jsonl", "Not a directory"),
+        place("its name is too long", lambda folder: None, "a" * 300, "File name too long"),
+        place("one of its shards is empty", _one_empty, "", "b.jsonl: the file is empty"),
+        place("one of its shards is packed", _packed_beside, "", "b.jsonl.zst: packed shards are not read"),
+        place("a folder is named like a shard", lambda f: (f / "a.jsonl").mkdir(), "", "a.jsonl: not a regular file"),
+        place("a link leads back to itself", _link_to_itself, "", "a.jsonl: a link that leads back to itself"),
+        place("a link leads nowhere", _link_to_nothing, "", "a.jsonl: there is no such file"),
+        place("it is a FIFO", lambda f: os.mkfifo(f / "a.jsonl"), "a.jsonl", "not a regular file"),
+        place("it is a socket", _socket, "a.jsonl", "not a regular file"),
+        place("it is a device", lambda f: (f / "a.jsonl").symlink_to("/dev/zero"), "a.jsonl", "not a regular file"),
+        place("a shard's name is not UTF-8", _name_that_is_not_text, "", r"\xff.jsonl: the name is not UTF-8"),
+    ],
+)
+def test_a_path_at_which_no_data_set_is(tmp_path, refused, make, below, words):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make(folder)
+    message = refused("ingest", config(folder / below if below else folder))
+    assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize("boundary", range(1, 9))

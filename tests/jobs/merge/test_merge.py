@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from include.artifacts.naming import file_digest
-from include.errors import ConfigurationError, DataError, DivergenceError
+from include.errors import DataError, DivergenceError
 from include.specs.base import Artifact
+from tests.faults.scenario import scenario
+from tests.jobs.hostile import Touch
 
 Merge = Callable[..., Path]
 
@@ -168,8 +171,13 @@ def test_an_adapter_of_another_base_is_refused(
             merge({**config, "stream_above": stream_above}, base=other, tuned=tuned, data=data)
 
 
+@scenario(
+    given="an adapter, and a base model of the same shape with other weights",
+    when="the two are to be merged",
+    then="they are refused with 64, and both bases are named",
+)
 def test_an_adapter_that_names_another_base_of_the_same_shape_is_refused(
-    merge: Merge,
+    refused: Callable[..., str],
     config: dict[str, Any],
     base: Artifact,
     data: Artifact,
@@ -178,10 +186,9 @@ def test_an_adapter_that_names_another_base_of_the_same_shape_is_refused(
     tuned_on: Any,
 ) -> None:
     other = make_artifact("other", folder=build_model(seed=7))
-    with pytest.raises(
-        ConfigurationError, match=rf"tuned on the base model {other.digest[:12]}.*gives {base.digest[:12]}"
-    ):
-        merge(config, base=base, tuned=tuned_on(other), data=data)
+    message = refused("merge", config, {"base": base, "tuned": tuned_on(other), "data": data}, 64)
+    assert f"was tuned on the base model {other.digest[:12]}" in message
+    assert f"gives {base.digest[:12]} (file://store/base): merge it into the base it was tuned on" in message
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(
@@ -197,12 +204,44 @@ def test_a_tokenizer_larger_than_the_model_is_refused(
         merge(config, base=base, tuned=make_artifact("whole", folder=small), data=data)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        pytest.param(
+            name,
+            says,
+            id=when,
+            marks=scenario(
+                given="an adapter that somebody tuned elsewhere",
+                when=when,
+                then="the merge ends with 65, and it never runs",
+            ),
+        )
+        for name, when, says in [
+            ("adapter_model.bin", "its weights are a pickle", "adapter_model.bin is a pickle"),
+            (
+                "adapter_model.safetensors",
+                "its safetensors file is a pickle in truth",
+                "adapter_model.safetensors is not a whole safetensors file",
+            ),
+        ]
+    ],
+)
 def test_pickles_are_refused(
-    merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, adapter_folder: Path, make_artifact: Any
+    refused: Callable[..., str],
+    config: dict[str, Any],
+    base: Artifact,
+    data: Artifact,
+    adapter_folder: Path,
+    make_artifact: Any,
+    tmp_path: Path,
+    name: str,
+    says: str,
 ) -> None:
-    pickled = make_artifact("pickled", {"adapter/adapter_model.bin": b"\x80\x04."}, folder=adapter_folder)
-    with pytest.raises(DataError, match=r"adapter_model\.bin is a pickle"):
-        merge(config, base=base, tuned=pickled, data=data)
+    marker = tmp_path / "it-ran"
+    pickled = make_artifact("pickled", {f"adapter/{name}": pickle.dumps(Touch(marker))}, folder=adapter_folder)
+    assert says in refused("merge", config, {"base": base, "tuned": pickled, "data": data})
+    assert not marker.exists()
 
 
 def test_an_adapter_of_nan_is_refused(

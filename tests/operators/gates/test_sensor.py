@@ -11,6 +11,7 @@ from include.gates import find_gate, gate_names
 from include.specs import job_names
 from operators.gates.sensor import GateSensor
 from operators.gates.trigger import ArtifactTrigger
+from tests.faults.scenario import scenario
 
 
 def result(**failed):
@@ -82,12 +83,27 @@ def test_the_recipes_limits_judge_the_model(store, commit):
         gate(store, "evaluate-1", "evaluation", gates=limits).execute({})
 
 
-def test_an_altered_artifact_never_passes(store, commit):
-    commit("check-1", {"result.json": json.dumps(result(rows=(False, 1, 5)))})
-    (path,) = (found for found in Path(store.root.removeprefix("file://")).rglob("result.json"))
-    path.write_text(json.dumps(result(rows=(True, 10, 5))))
-    with pytest.raises(AirflowFailException, match="altered after its commit"):
-        gate(store).execute({})
+AN_EVALUATION = "an evaluation of 1,000 held-out rows, right in 92%"
+RED = "the gate ends red with the numbers, and nothing is registered"
+
+
+@scenario(given=AN_EVALUATION, when="the recipe limits a metric that does not exist", then=RED)
+def test_an_unknown_limit_ends_the_run(store, commit, reads):
+    commit("evaluate-1", evaluation(0.92, 1000))
+    with pytest.raises(AirflowFailException, match=r"gates\.evaluation\.min_accuracy is not a limit") as failure:
+        gate(store, "evaluate-1", "evaluation", gates={"evaluation": {"min_accuracy": 0.9}}).execute({})
+    reads(failure.value)
+
+
+@scenario(given=AN_EVALUATION, when="one byte of its scores is flipped on the disk", then=RED)
+def test_an_altered_artifact_never_passes(store, commit, reads):
+    commit("evaluate-1", evaluation(0.92, 1000))
+    (path,) = (found for found in Path(store.root.removeprefix("file://")).rglob("scores.jsonl"))
+    path.write_text(path.read_text().replace('"exact_match": 0', '"exact_match": 1', 1))
+    says = r"scores\.jsonl is missing or was altered after its commit"
+    with pytest.raises(AirflowFailException, match=says) as failure:
+        gate(store, "evaluate-1", "evaluation").execute({})
+    reads(failure.value)
 
 
 def test_an_artifact_that_is_not_there_yet_is_waited_for(store, commit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 import jobs.common.engine_runtime.hardware
 from jobs.common.engine_runtime.hardware import CPU_FLAGS, HardwareError, cpu_flags, require_hardware
+from tests.faults.scenario import scenario
 
 
 @pytest.fixture
@@ -31,9 +33,15 @@ def test_the_machine_that_built_it_is_taken(build: dict[str, Any]) -> None:
     require_hardware(build)
 
 
-def test_missing_cpu_features_are_named(build: dict[str, Any]) -> None:
-    with pytest.raises(HardwareError, match=r"built with amx_fp8, avx10, which this CPU lacks: build it here"):
+def elsewhere(when: str) -> pytest.MarkDecorator:
+    return scenario(given="an engine that was proven against its model", when=when, then="it is not loaded")
+
+
+@elsewhere("it was built for a CPU feature that this machine lacks")
+def test_missing_cpu_features_are_named(build: dict[str, Any], reads: Callable[[object], None]) -> None:
+    with pytest.raises(HardwareError, match="built with amx_fp8, avx10, which this CPU lacks: build it") as refused:
         require_hardware({**build, "cpu_flags": ["amx_fp8", *cpu_flags(), "avx10"]})
+    reads(refused.value)
 
 
 def test_cpu_features_that_the_builder_did_not_have_are_named(build: dict[str, Any]) -> None:
@@ -45,9 +53,12 @@ def test_cpu_features_that_the_builder_did_not_have_are_named(build: dict[str, A
         require_hardware({**build, "cpu_flags": [*rest, first, "avx10"]})
 
 
-def test_another_version_of_the_library_is_named(build: dict[str, Any]) -> None:
-    with pytest.raises(HardwareError, match=rf"built with ctranslate2 1\.0\.0, here is {build['version']}: build"):
+@elsewhere("it was built by another version of the library")
+def test_another_version_of_the_library_is_named(build: dict[str, Any], reads: Callable[[object], None]) -> None:
+    says = rf"built with ctranslate2 1\.0\.0, here is {build['version']}: build"
+    with pytest.raises(HardwareError, match=says) as refused:
         require_hardware({**build, "version": "1.0.0"})
+    reads(refused.value)
 
 
 def test_a_library_that_is_not_here_is_named(build: dict[str, Any]) -> None:
@@ -55,9 +66,14 @@ def test_a_library_that_is_not_here_is_named(build: dict[str, Any]) -> None:
         require_hardware({**build, "builder": "no-such-engine", "version": "1.0"})
 
 
-def test_another_architecture_is_named_with_everything_else(build: dict[str, Any]) -> None:
-    with pytest.raises(HardwareError, match=r"ctranslate2 1\.0\.0, .*; and with the architecture s390x, this is"):
+@elsewhere("it was built for another architecture")
+def test_another_architecture_is_named_with_everything_else(
+    build: dict[str, Any], reads: Callable[[object], None]
+) -> None:
+    says = r"ctranslate2 1\.0\.0, .*; and with the architecture s390x, this is"
+    with pytest.raises(HardwareError, match=says) as refused:
         require_hardware({**build, "version": "1.0.0", "arch": "s390x", "cpu_flags": ["vx"]})
+    reads(refused.value)
 
 
 def test_flags_are_read_as_whole_words(tmp_path: Path) -> None:

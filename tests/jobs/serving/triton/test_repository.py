@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from jobs.serving.triton.config import Rehearsal, Serving, parse, render
 from jobs.serving.triton.repository import install, remove, verify
+from tests.faults.scenario import scenario
 from tests.jobs.serving.triton.conftest import release
+from tests.jobs.serving.triton.engine_fixture import commit_engine
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -63,11 +66,36 @@ def test_another_engine_than_planned_is_refused(tmp_path: Path, engine: Artifact
     assert not (tmp_path / "models").exists()
 
 
-def test_an_altered_copy_is_refused(tmp_path: Path, engine: Artifact) -> None:
+def flip(path: Path) -> None:
+    """Flip the last bit of a file."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+
+PROVEN = "an engine that was proven against its model"
+NOT_LOADED = "it is not loaded"
+
+
+@scenario(given=PROVEN, when="one bit of its weights is flipped before its release", then=NOT_LOADED)
+def test_an_altered_engine_is_refused(
+    tmp_path: Path, store: Store, engine_folder: Path, reads: Callable[[object], None]
+) -> None:
+    engine = commit_engine(store, "engine-1", engine_folder)
+    (weights,) = tmp_path.rglob("model.bin")
+    flip(weights)
+    with pytest.raises(ArtifactError, match=r"engine/model\.bin was altered") as refused:
+        install(tmp_path / "serving", release(engine))
+    reads(refused.value)
+
+
+@scenario(given=PROVEN, when="one bit of the serving side's copy is flipped", then=NOT_LOADED)
+def test_an_altered_copy_is_refused(tmp_path: Path, engine: Artifact, reads: Callable[[object], None]) -> None:
     install(tmp_path, release(engine))
-    (tmp_path / "engines" / engine.digest[:16] / "generation.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="was altered"):
+    (copy,) = (tmp_path / "engines" / engine.digest[:16]).rglob("model.bin")
+    flip(copy)
+    with pytest.raises(ArtifactError, match="was altered after it was copied") as refused:
         install(tmp_path, release(engine, 2))
+    reads(refused.value)
     with pytest.raises(ArtifactError, match="was altered"):
         verify(tmp_path, release(engine))
 

@@ -1,18 +1,14 @@
-"""What the page on memory needs beside the job: a memory cgroup, and rows that take some."""
+"""A limit on the memory of processes, as a container has one."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from include.specs.base import Artifact
-from tests.jobs.models import conversation, jsonl
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
@@ -62,27 +58,3 @@ def memory_limit() -> Iterator[MemoryLimit]:
     while (folder / "cgroup.procs").read_text().strip() and time.monotonic() < until:
         time.sleep(0.05)
     folder.rmdir()
-
-
-@pytest.fixture
-def long_rows(base_folder: Path, make_artifact: Callable[..., Artifact]) -> dict[str, Artifact]:
-    """64 rows of very different lengths, up to 900 tokens, and a base with positions for them."""
-    files = {f"model/{path.name}": path.read_bytes() for path in (base_folder / "model").iterdir() if path.is_file()}
-    shape = json.loads(files["model/config.json"]) | {"max_position_embeddings": 1024}
-    rows = [
-        conversation(
-            f"row-{n}", "get pod " + "x" * (800 if n % 2 else 20 * (n % 9)), f"kubectl get web-{n % 30} -n prod"
-        )
-        for n in range(64)
-    ]
-    data = {"train.jsonl": jsonl(rows), "validation.jsonl": jsonl(rows[:4])}
-    return {
-        "base": make_artifact("long-base", files | {"model/config.json": json.dumps(shape)}),
-        "data": make_artifact("long-rows", data),
-    }
-
-
-def data_bytes(pid: int) -> int:
-    """Bytes of a process's private writable memory (what RLIMIT_DATA counts)."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmData")).split()[1]) * 1024
