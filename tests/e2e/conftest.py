@@ -7,20 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from include.home import home as project_home
-from include.laptop.components import down
-from include.laptop.home import make_home
-from tests.ports import free_home_port
+from tests.homes import own_home
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    environments = project_home() / "venvs"
-    path = tmp_path_factory.mktemp("home") / "anemone"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANEMONE_PORT", str(free_home_port()))
-        patch.setenv("ANEMONE_HOME", str(path))
-        make_home()
-        (path / "venvs").symlink_to(environments)
+    with own_home(tmp_path_factory.mktemp("home")) as path:
         yield path
-        down()

@@ -13,10 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -32,8 +29,7 @@ from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
 from include.platforms import load_platform
 from include.release.controller import ControllerClient
-
-T = TypeVar("T")
+from tests.waiting import wait_for
 
 DAG = "customize"
 RECIPE = "demo/0.8M_lora_cpu"
@@ -49,15 +45,6 @@ def processes_of(home: Path) -> list[int]:
             if mark in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
-
-
-def wait_for(condition: Callable[[], T], seconds: float, what: str) -> T:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.2)
-    return value
 
 
 def demo() -> subprocess.Popen[str]:

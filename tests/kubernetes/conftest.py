@@ -35,7 +35,8 @@ from tests.kubernetes.namespace import (
     secret,
     store,
 )
-from tests.kubernetes.serving import deploy, make_engines
+from tests.kubernetes.serving import deploy
+from tests.toy_releases import make_engines
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +110,12 @@ def use(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 
 @pytest.fixture
+def run() -> str:
+    """The id of a run that nobody else has."""
+    return f"manual__{uuid4().hex[:8]}"
+
+
+@pytest.fixture
 def artifacts(namespace: Namespace) -> Store:
     """The store, as Airflow's components see it."""
     return Store(os.environ["ANEMONE_STORE"])
@@ -125,7 +132,7 @@ def serving(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def engines(namespace: Namespace) -> list[dict[str, Any]]:
     """Of the versions 1 and 2 of a model, in the store."""
-    return make_engines()
+    return make_engines(os.environ["ANEMONE_STORE"])
 
 
 @pytest.fixture(scope="session")

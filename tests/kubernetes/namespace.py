@@ -10,19 +10,18 @@ import shutil
 import subprocess
 import tarfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 import pytest
 
+from tests import waiting
 from tests.ports import free_home_port
-
-T = TypeVar("T")
 
 JOBS_IMAGE = os.environ.get("ANEMONE_JOBS_IMAGE") or "anemone/jobs:0.1.0"
 SERVING_IMAGE = os.environ.get("ANEMONE_SERVING_IMAGE") or "anemone/serving:0.1.0"
@@ -37,14 +36,8 @@ _S3_SERVER = (
 """What the jobs' image lacks of moto's server; small enough for a ConfigMap, as the whole of moto is not."""
 
 
-def wait_for(condition: Callable[[], T], seconds: float, what: Callable[[], str] | str, every: float = 1.0) -> T:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s for {what if isinstance(what, str) else what()}")
-        time.sleep(every)
-    return value
+wait_for = partial(waiting.wait_for, every=1.0)
+"""Waits for what a cluster does: each look at it is a process of its own."""
 
 
 def need_cluster() -> None:
@@ -114,6 +107,10 @@ class Namespace:
         path = folder / f"{account}.kubeconfig"
         path.write_text(json.dumps(found))
         return path
+
+    def uid(self, kind: str, name: str) -> str | None:
+        found = self.get(kind, name)
+        return found["metadata"]["uid"] if found else None
 
     def phase(self, pod: str) -> str | None:
         found = self.get("pod", pod)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import httpx
 import yaml
 
 from include.home import PROJECT
-from include.laptop.home import python_of
+from tests import toy_releases
 from tests.kubernetes.namespace import SERVING_IMAGE, TOKEN, Namespace, pod, wait_for
 
 _KUBERNETES = PROJECT / "include" / "deploy" / "kubernetes"
@@ -23,37 +22,15 @@ _POD = "/spec/template/spec/containers"
 
 
 POLICY = {
-    "steps": [0.3, 0.6],
+    **toy_releases.POLICY,
     "step_seconds": 4,
     "look_seconds": 1,
-    "min_requests": 40,
     "max_seconds": 240,
     "baseline_requests": 30,
     "baseline_seconds": 20,
-    "max_bad_rate": 0.15,
     # The nodes of a test are busy with more than this: how long an answer takes is not what is looked at here.
     "latency_tolerance": 20,
-    "quality": {"golden_prompts": 4},
 }
-_ENGINES = """
-import json, sys, tempfile
-from pathlib import Path
-from include.artifacts.store import Store
-from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
-store = Store(sys.argv[1])
-for seed in (1, 2):
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = commit_engine(store, f"engine-{seed}", make_engine(Path(folder) / "engine", seed))
-    print(json.dumps(artifact.model_dump()))
-"""
-
-
-def make_engines() -> list[dict[str, Any]]:
-    """Those of versions 1 and 2, in the store."""
-    command = [str(python_of("serving")), "-c", _ENGINES, os.environ["ANEMONE_STORE"]]
-    made = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return [json.loads(line) for line in made.stdout.splitlines()]
 
 
 class Controller:

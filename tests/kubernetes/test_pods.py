@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
@@ -30,20 +29,10 @@ def watching(source: str, seconds: float) -> dict[str, Any]:
     return {"job": "ingest", "config": {"source": source, "settle_seconds": seconds}}
 
 
-def uid(namespace: Namespace, name: str) -> str | None:
-    found = namespace.get("pod", name)
-    return found["metadata"]["uid"] if found else None
-
-
 def until_it_works(namespace: Namespace, name: str) -> None:
     """Until the pod's job has taken its spec, and so catches the signal that ends a pod."""
     wait_for(lambda: namespace.phase(name) == "Running", 120, f"pod {name} to run")
     wait_for(lambda: "started job=" in namespace.log(name), 60, f"the job of pod {name} to begin")
-
-
-@pytest.fixture
-def run() -> str:
-    return f"manual__{uuid4().hex[:8]}"
 
 
 @pytest.fixture
@@ -66,9 +55,9 @@ def test_a_job_runs_as_a_pod_and_nothing_of_it_stays(
     assert len(artifacts.read_bytes(name, "data.jsonl").splitlines()) == 5
     manifest = artifacts.manifest(name)
     assert manifest is not None and manifest.job == "generate"
-    wait_for(lambda: uid(namespace, task.pod) is None, 60, "the pod to be gone")
+    wait_for(lambda: namespace.uid("pod", task.pod) is None, 60, "the pod to be gone")
     assert task.follow() == uri
-    assert uid(namespace, task.pod) is None, "what was made before needs no pod"
+    assert namespace.uid("pod", task.pod) is None, "what was made before needs no pod"
 
 
 def test_a_pod_that_is_deleted_by_hand(namespace: Namespace, working: tuple[Task, TaskDeferred]) -> None:
@@ -93,14 +82,14 @@ def test_an_image_that_is_not_there(
     task = Task(run, rows(6))
     with pytest.raises(AirflowException, match=says):
         task.follow()
-    wait_for(lambda: uid(namespace, task.pod) is None, 60, "the pod to be gone")
+    wait_for(lambda: namespace.uid("pod", task.pod) is None, 60, "the pod to be gone")
 
 
 def test_no_node_is_large_enough(platform: Platform, namespace: Namespace, run: str) -> None:
     task = Task(run, rows(7, "huge"), schedule_timeout_seconds=6)
     with pytest.raises(AirflowException, match=r"no node took pod .* within 6 s \(.*nsufficient cpu"):
         task.follow()
-    wait_for(lambda: uid(namespace, task.pod) is None, 60, "the pod to be gone")
+    wait_for(lambda: namespace.uid("pod", task.pod) is None, 60, "the pod to be gone")
 
 
 def test_the_next_try_adopts_the_pod_of_a_killed_worker(
@@ -114,10 +103,10 @@ def test_the_next_try_adopts_the_pod_of_a_killed_worker(
     finally:
         worker.kill()
         worker.wait()
-    first = uid(namespace, task.pod)
+    first = namespace.uid("pod", task.pod)
     assert first is not None
     deferred = task.begin()
-    assert uid(namespace, task.pod) in (first, None), "the task had a second pod"
+    assert namespace.uid("pod", task.pod) in (first, None), "the task had a second pod"
     uri = task.resume(deferred) if isinstance(deferred, TaskDeferred) else deferred
     assert artifacts.manifest(uri.rpartition("/")[2]) is not None
 
@@ -126,15 +115,15 @@ def test_marking_a_task_as_failed_deletes_its_pod_and_the_next_one_waits_for_its
     namespace: Namespace, working: tuple[Task, TaskDeferred]
 ) -> None:
     task, deferred = working
-    first = uid(namespace, task.pod)
+    first = namespace.uid("pod", task.pod)
     mark_failed(deferred)
     found = namespace.get("pod", task.pod)
     assert found is None or "deletionTimestamp" in found["metadata"]
     again = task.begin()
     assert isinstance(again, TaskDeferred)
-    assert uid(namespace, task.pod) not in (first, None)
+    assert namespace.uid("pod", task.pod) not in (first, None)
     mark_failed(again)
-    wait_for(lambda: uid(namespace, task.pod) is None, 120, "the second pod to be gone")
+    wait_for(lambda: namespace.uid("pod", task.pod) is None, 120, "the second pod to be gone")
 
 
 def test_no_secret_is_told(namespace: Namespace, working: tuple[Task, TaskDeferred]) -> None:

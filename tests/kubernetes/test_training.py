@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
@@ -42,11 +41,6 @@ def inputs(namespace: Namespace) -> dict[str, str]:
     source = f"{rows}/attempts/{manifest.attempt}/files/data.jsonl"
     data = made("ingest", {**recipe["ingest"]["config"], "source": source})
     return {"base": base, "data": made("curate", recipe["curate"]["config"], data=data)}
-
-
-@pytest.fixture
-def run() -> str:
-    return f"manual__{uuid4().hex[:8]}"
 
 
 def finetune(size: str = "training", **config: Any) -> dict[str, Any]:
@@ -96,11 +90,6 @@ def until_it_trains(namespace: Namespace, name: str) -> None:
     wait_for(trains, 300, f"the first steps of training {name}")
 
 
-def uid(namespace: Namespace, name: str) -> str | None:
-    found = namespace.get("job", name)
-    return found["metadata"]["uid"] if found else None
-
-
 def owners(namespace: Namespace, name: str) -> set[str]:
     """The Jobs whose pods there are under a training's name."""
     return {found["metadata"]["ownerReferences"][0]["uid"] for found in namespace.listed("pod", NODES.format(name))}
@@ -123,14 +112,14 @@ def test_marking_a_task_as_failed_deletes_its_training_and_a_cleared_one_waits_f
     namespace: Namespace, training: tuple[Task, TaskDeferred]
 ) -> None:
     task, deferred = training
-    first = uid(namespace, task.pod)
+    first = namespace.uid("job", task.pod)
     assert owners(namespace, task.pod) == {first}
     mark_failed(deferred)
     found = namespace.get("job", task.pod)
     assert found is None or "deletionTimestamp" in found["metadata"]
     again = task.begin()
     assert isinstance(again, TaskDeferred)
-    second = uid(namespace, task.pod)
+    second = namespace.uid("job", task.pod)
     assert second not in (first, None)
     assert first not in owners(namespace, task.pod), "pods of both trainings at the same time"
     mark_failed(again)
@@ -149,10 +138,10 @@ def test_the_next_try_adopts_the_training_of_a_killed_worker(
     finally:
         worker.kill()
         worker.wait()
-    first = uid(namespace, task.pod)
+    first = namespace.uid("job", task.pod)
     assert first is not None
     deferred = task.begin()
-    assert uid(namespace, task.pod) in (first, None), "the task had a second training"
+    assert namespace.uid("job", task.pod) in (first, None), "the task had a second training"
     uri = task.resume(deferred) if isinstance(deferred, TaskDeferred) else deferred
     store, name = Store.of(uri)
     manifest = store.manifest(name)
@@ -167,7 +156,7 @@ def test_a_triggerer_that_takes_the_place_of_another_watches_on(
     task, deferred = training
     with pytest.raises(TimeoutError):
         wait(deferred, seconds=8)
-    assert owners(namespace, task.pod) == {uid(namespace, task.pod)}
+    assert owners(namespace, task.pod) == {namespace.uid("job", task.pod)}
     second = f"{NODES.format(task.pod)},batch.kubernetes.io/job-completion-index=1"
     (found,) = namespace.listed("pod", second)
     name = found["metadata"]["name"]

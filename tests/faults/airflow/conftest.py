@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
 
 from include.home import PROJECT, serving_ports
 from include.home import home as project_home
-from include.laptop.components import down
-from include.laptop.home import make_home, python_of
+from include.laptop.home import python_of
 from include.laptop.serving import controller_url, router_url, token
 from include.laptop.up import start_keeper, start_serving, wait_for_serving
-from tests.ports import free_home_port
-
-T = TypeVar("T")
+from tests.homes import own_home
+from tests.toy_releases import POLICY, make_engines
+from tests.waiting import wait_for
 
 TARGET = "toy"
-POLICY = {
-    "steps": [0.3, 0.6],
-    "step_seconds": 1.5,
-    "look_seconds": 0.3,
-    "min_requests": 40,
-    "max_seconds": 60,
-    "baseline_requests": 20,
-    "baseline_seconds": 3,
-    "max_bad_rate": 0.15,
-    "quality": {"golden_prompts": 4},
-}
-_ENGINES = """
-import json, sys, tempfile
-from pathlib import Path
-from include.artifacts.store import Store
-from tests.jobs.serving.triton.engine_fixture import commit_engine, make_engine
-store = Store(sys.argv[1])
-for seed in (1, 2):
-    with tempfile.TemporaryDirectory() as folder:
-        artifact = commit_engine(store, f"engine-{seed}", make_engine(Path(folder) / "engine", seed))
-    print(json.dumps(artifact.model_dump()))
-"""
-
-
-def wait_for(condition: Callable[[], T], seconds: float, what: str, every: float = 0.1) -> T:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(every)
-    return value
 
 
 class Serving:
@@ -126,27 +92,12 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    environments = project_home() / "venvs"
-    path = tmp_path_factory.mktemp("home") / "anemone"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANEMONE_PORT", str(free_home_port()))
-        patch.setenv("ANEMONE_HOME", str(path))
-        make_home()
-        (path / "venvs").symlink_to(environments)
-        try:
-            made = subprocess.run(
-                [python_of("serving"), "-c", _ENGINES, f"file://{path}/store"],
-                cwd=PROJECT,
-                capture_output=True,
-                text=True,
-            )
-            assert made.returncode == 0, made.stderr
-            start_serving()
-            wait_for_serving()
-            start_keeper()
-            yield Serving([json.loads(line) for line in made.stdout.splitlines()])
-        finally:
-            down()
+    with own_home(tmp_path_factory.mktemp("home")) as home:
+        releases = make_engines(f"file://{home}/store")
+        start_serving()
+        wait_for_serving()
+        start_keeper()
+        yield Serving(releases)
 
 
 @pytest.fixture(scope="module")

@@ -8,24 +8,20 @@ import random
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from include.artifacts.store import Store
 from include.home import PROJECT
-from include.home import home as project_home
 from include.laptop import airflow as laptop
-from include.laptop.components import components, down
-from include.laptop.home import make_home, python_of
+from include.laptop.components import components
+from include.laptop.home import python_of
 from include.laptop.rest import Airflow, wait_for_dag
-from tests.faults.airflow.conftest import wait_for
-from tests.ports import free_home_port
+from tests.waiting import wait_for
 
 DAG = "customize"
 RECIPE = "own/0.8M_lora_cpu"
@@ -122,7 +118,7 @@ class Machine:
         return wait_for(
             lambda: state if (state := self.client.run(dag, run)["state"]) in ENDED else None,
             seconds,
-            f"the end of {run}: {self.states(run, dag)}",
+            lambda: f"the end of {run}: {self.states(run, dag)}",
             every=0.3,
         )
 
@@ -259,24 +255,12 @@ def _parent(pid: int) -> int:
 
 
 @contextmanager
-def machine(folder: Path, prepare: Callable[[pytest.MonkeyPatch, Path], None] | None = None) -> Iterator[Machine]:
-    """An Airflow in `folder`, with every DAG but the releases awake; `prepare` sees its home before it starts."""
-    environments = project_home() / "venvs"
-    path = folder / "anemone"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANEMONE_PORT", str(free_home_port()))
-        patch.setenv("ANEMONE_HOME", str(path))
-        make_home()
-        (path / "venvs").symlink_to(environments)
-        if prepare is not None:
-            prepare(patch, path)
-        try:
-            laptop.up()
-            found = Machine(path)
-            wait_for_dag(found.client, DAG, timeout=120)
-            wait_for_dag(found.client, "candidates", timeout=120)
-            # A release needs the serving side, which does not run here.
-            found.pause("candidates")
-            yield found
-        finally:
-            down()
+def machine(home: Path) -> Iterator[Machine]:
+    """An Airflow in a home of its own, with every DAG but the releases awake."""
+    laptop.up()
+    found = Machine(home)
+    wait_for_dag(found.client, DAG, timeout=120)
+    wait_for_dag(found.client, "candidates", timeout=120)
+    # A release needs the serving side, which does not run here.
+    found.pause("candidates")
+    yield found

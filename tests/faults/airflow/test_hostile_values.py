@@ -21,9 +21,10 @@ import pytest
 from include.errors import AnemoneError
 from include.laptop import airflow as laptop
 from include.laptop.serving import token
-from tests.faults.airflow.conftest import wait_for
 from tests.faults.airflow.machine import DAG, ENDED, QUICK, RECIPE, Machine, machine
 from tests.faults.scenario import scenario
+from tests.homes import own_home
+from tests.waiting import wait_for
 
 PLANTED = {
     "AIRFLOW_CONN_WAREHOUSE": "postgres://anemone:planted-c0nnection@db.example/models",
@@ -38,18 +39,14 @@ STORED = "planted-v4riable-in-the-database"
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    def prepare(patch: pytest.MonkeyPatch, _: Path) -> None:
-        for name, value in PLANTED.items():
-            if not name.startswith("AIRFLOW_"):
-                patch.setenv(name, value)
-        token()
-
-    with pytest.MonkeyPatch.context() as patch:
-        # The laptop drops what the user's environment says about an Airflow; here it belongs to this one.
-        theirs = {name: value for name, value in PLANTED.items() if name.startswith("AIRFLOW_")}
-        plain = laptop.plain_environment
+    # The laptop drops what the user's environment says about an Airflow; here it belongs to this one.
+    theirs = {name: value for name, value in PLANTED.items() if name.startswith("AIRFLOW_")}
+    users = {name: value for name, value in PLANTED.items() if name not in theirs}
+    plain = laptop.plain_environment
+    with pytest.MonkeyPatch.context() as patch, own_home(tmp_path_factory.mktemp("home"), **users) as home:
         patch.setattr(laptop, "plain_environment", lambda: {**plain(), **theirs})
-        with machine(tmp_path_factory.mktemp("home"), prepare) as found:
+        token()
+        with machine(home) as found:
             body = {"key": "registry_password", "value": STORED}
             found.client._send("POST", "/api/v2/variables", json=body, accept=(200, 201))
             yield found

@@ -24,9 +24,10 @@ from include.home import PROJECT
 from include.laptop import airflow as laptop
 from include.laptop.components import components
 from include.platforms import load_platform
-from tests.faults.airflow.conftest import wait_for
 from tests.faults.airflow.machine import DAG, ENDED, JOBS, Chain, Machine, alive, kill, machine
 from tests.faults.scenario import scenario
+from tests.homes import own_home
+from tests.waiting import wait_for
 
 NUMBERS = itertools.count(1)
 """Each scenario has a data set of its own, so that nothing but the base model is reused."""
@@ -37,7 +38,7 @@ HEARTBEAT_SECONDS = 6.0
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with machine(tmp_path_factory.mktemp("home")) as found:
+    with own_home(tmp_path_factory.mktemp("home")) as home, machine(home) as found:
         yield found
 
 

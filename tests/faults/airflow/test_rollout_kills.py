@@ -20,8 +20,10 @@ import pytest
 
 from include.laptop.serving import keeper, supervised_services
 from include.laptop.up import start_keeper
-from tests.faults.airflow.conftest import POLICY, TARGET, Serving, wait_for
+from tests.faults.airflow.conftest import TARGET, Serving
 from tests.faults.scenario import scenario
+from tests.toy_releases import POLICY
+from tests.waiting import wait_for
 
 STATES = ("precheck", "load", "ready", "smoke", "step 0", "step 1", "promoted", "rolling_back")
 FAULTS = {

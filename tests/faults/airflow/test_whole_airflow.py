@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from include.errors import ConfigurationError
 from include.home import PROJECT
 from include.laptop import airflow
 from include.laptop.components import components, down
-from include.laptop.home import make_home
 from include.laptop.rest import wait_for_dag
 from tests.faults.scenario import scenario
-from tests.ports import free_home_port
+from tests.homes import own_home
+from tests.waiting import wait_for
 
 DAG = """
 import pathlib, time
@@ -41,15 +40,12 @@ sleeper()
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path) -> Iterator[Path]:
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "sleeper.py").write_text(DAG)
-    monkeypatch.setenv("ANEMONE_PORT", str(free_home_port()))
-    monkeypatch.setenv("ANEMONE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ANEMONE_DAGS", str(dags))
-    yield make_home()
-    down()
+    with own_home(tmp_path, ANEMONE_DAGS=str(dags)) as home:
+        yield home
 
 
 def started() -> subprocess.CompletedProcess[str]:
@@ -61,19 +57,12 @@ def ours() -> list[int]:
     return [pid for component in components() for pid in component._session()]
 
 
-def wait_until(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @scenario(
     given="an Airflow with a task at work",
     when="all of its components are SIGKILLed, and make up is called",
     then="the task is tried again, its run ends well, and make down leaves no process behind",
 )
-def test_a_killed_airflow_goes_on_where_it_was(own_home: Path, tmp_path: Path) -> None:
+def test_a_killed_airflow_goes_on_where_it_was(home: Path, tmp_path: Path) -> None:
     first = started()
     assert first.returncode == 0, first.stderr
     again = started()
@@ -85,17 +74,17 @@ def test_a_killed_airflow_goes_on_where_it_was(own_home: Path, tmp_path: Path) -
     tries = tmp_path / "tries"
     tries.mkdir()
     run = client.trigger("sleeper", {"folder": str(tries), "seconds": 300})["dag_run_id"]
-    wait_until(lambda: list(tries.iterdir()), 120)
+    wait_for(lambda: list(tries.iterdir()), 120, "the task's first try")
 
     for component in components():
         os.kill(json.loads(component.record.read_text())["pid"], signal.SIGKILL)
-    wait_until(lambda: not any(component.running() for component in components()), 20)
+    wait_for(lambda: not any(component.running() for component in components()), 20, "the components to be gone")
     assert ours(), "the killed scheduler left its workers and the task behind"
 
     second = started()
     assert second.returncode == 0, second.stderr
     client = airflow.client()
-    wait_until(lambda: client.run("sleeper", run)["state"] in ("success", "failed"), 180)
+    wait_for(lambda: client.run("sleeper", run)["state"] in ("success", "failed"), 180, "the end of the run")
     assert client.run("sleeper", run)["state"] == "success"
     assert len(list(tries.iterdir())) == 2
 
