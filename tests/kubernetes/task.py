@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.module_loading import import_string
 
+from include.home import PROJECT
 from operators.kubernetes.training_operator import DistributedJobOperator
+from tests.kubernetes.namespace import Namespace
 
 
 class _Ti(SimpleNamespace):
@@ -92,6 +96,39 @@ def wait(deferred: TaskDeferred, seconds: float | None = None) -> dict[str, Any]
         return (await anext(trigger.run())).payload
 
     return asyncio.run(asyncio.wait_for(first(), seconds))
+
+
+def adopted(
+    namespace: Namespace,
+    kind: str,
+    run: str,
+    section: dict[str, Any],
+    inputs: dict[str, str] | None = None,
+    *,
+    begun: Callable[[Namespace, str], None],
+) -> tuple[Task, Any]:
+    """Kill the worker of a task once its work has begun, and follow the next try, which goes on with what is there.
+
+    Args:
+        kind: of the object that does the work, "pod" or "job".
+        begun: waits for its work, by its name.
+
+    Returns:
+        the task, and the URI that its next try returned.
+    """
+    task = Task(run, section, inputs)
+    arguments = [run, json.dumps(section), json.dumps(inputs)]
+    worker = subprocess.Popen([sys.executable, "-m", "tests.kubernetes.task", *arguments], cwd=PROJECT)
+    try:
+        begun(namespace, task.pod)
+    finally:
+        worker.kill()
+        worker.wait()
+    first = namespace.uid(kind, task.pod)
+    assert first is not None
+    deferred = task.begin()
+    assert namespace.uid(kind, task.pod) in (first, None), f"the task had a second {kind}"
+    return task, task.resume(deferred) if isinstance(deferred, TaskDeferred) else deferred
 
 
 def mark_failed(deferred: TaskDeferred) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,10 +12,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.artifacts.store import Store
-from include.home import PROJECT
 from include.platforms import Platform
 from tests.kubernetes.namespace import Namespace, wait_for
-from tests.kubernetes.task import Task, mark_failed
+from tests.kubernetes.task import Task, adopted, mark_failed
 
 
 def rows(number: int, size: str = "small") -> dict[str, Any]:
@@ -95,19 +92,7 @@ def test_no_node_is_large_enough(platform: Platform, namespace: Namespace, run: 
 def test_the_next_try_adopts_the_pod_of_a_killed_worker(
     platform: Platform, namespace: Namespace, artifacts: Store, source: str, run: str
 ) -> None:
-    section = watching(source, 15)
-    worker = subprocess.Popen([sys.executable, "-m", "tests.kubernetes.task", run, json.dumps(section)], cwd=PROJECT)
-    task = Task(run, section)
-    try:
-        until_it_works(namespace, task.pod)
-    finally:
-        worker.kill()
-        worker.wait()
-    first = namespace.uid("pod", task.pod)
-    assert first is not None
-    deferred = task.begin()
-    assert namespace.uid("pod", task.pod) in (first, None), "the task had a second pod"
-    uri = task.resume(deferred) if isinstance(deferred, TaskDeferred) else deferred
+    _, uri = adopted(namespace, "pod", run, watching(source, 15), begun=until_it_works)
     assert artifacts.manifest(uri.rpartition("/")[2]) is not None
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +11,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from include.artifacts.store import Store
-from include.home import PROJECT
 from include.platforms import Platform
 from include.platforms.cluster import Size
 from include.recipes import resolve
 from tests.kubernetes.namespace import JOBS_IMAGE, Namespace, pod, wait_for
-from tests.kubernetes.task import Task, mark_failed, wait
+from tests.kubernetes.task import Task, adopted, mark_failed, wait
 
 NODES = "anemone/training={}"
 TWO = {"processes": 2, "local_batch_size": 16, "nodes": 2}
@@ -129,20 +126,7 @@ def test_marking_a_task_as_failed_deletes_its_training_and_a_cleared_one_waits_f
 def test_the_next_try_adopts_the_training_of_a_killed_worker(
     platform: Platform, namespace: Namespace, inputs: dict[str, str], run: str
 ) -> None:
-    section = finetune(**TWO, steps=600)
-    command = [sys.executable, "-m", "tests.kubernetes.task", run, json.dumps(section), json.dumps(inputs)]
-    worker = subprocess.Popen(command, cwd=PROJECT)
-    task = Task(run, section, inputs)
-    try:
-        until_it_trains(namespace, task.pod)
-    finally:
-        worker.kill()
-        worker.wait()
-    first = namespace.uid("job", task.pod)
-    assert first is not None
-    deferred = task.begin()
-    assert namespace.uid("job", task.pod) in (first, None), "the task had a second training"
-    uri = task.resume(deferred) if isinstance(deferred, TaskDeferred) else deferred
+    task, uri = adopted(namespace, "job", run, finetune(**TWO, steps=600), inputs, begun=until_it_trains)
     store, name = Store.of(uri)
     manifest = store.manifest(name)
     assert manifest is not None and manifest.metrics["resumed_from"] == 0
