@@ -6,14 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.artifacts.manifest import Manifest
 from include.artifacts.store import Store
 from include.gates import Verdict
 from include.gates.data_quality import data_quality
@@ -45,25 +43,21 @@ from tests.jobs.finetune.conftest import (  # noqa: F401
 
 
 @pytest.fixture
-def told(tmp_path: Path, reads: Callable[[str], None]) -> Callable[[Outcome], str]:
-    """The sentence with which a job ended, kept for the published list."""
+def message_of(tmp_path: Path, reads: Callable[[object], None]) -> Callable[[Outcome], str]:
+    """Return the message with which a job ended, and keep it for docs/faults.md."""
 
-    def tell(outcome: Outcome) -> str:
-        sentence = outcome.error.removeprefix("error: ").replace(f"{tmp_path}/", "")
-        reads(sentence)
-        return sentence
+    def read(outcome: Outcome) -> str:
+        message = outcome.error.removeprefix("error: ").replace(f"{tmp_path}/", "")
+        reads(message)
+        return message
 
-    return tell
+    return read
 
 
 @pytest.fixture
 def ingest(run_job: Callable[..., Outcome]) -> Callable[..., Outcome]:  # noqa: F811
-    """Ingest a path at once, or with other settings."""
-
-    def run(source: Path, *, expect: int = 0, **settings: Any) -> Outcome:
-        return run_job("ingest", {"source": str(source), "settle_seconds": 0, **settings}, expect=expect)
-
-    return run
+    """Ingest a path at once."""
+    return lambda source: run_job("ingest", {"source": str(source), "settle_seconds": 0})
 
 
 @pytest.fixture
@@ -89,54 +83,6 @@ def ingest_of_another_user(
         return Outcome(done.returncode, done.stdout, done.stderr, store.manifest(name), None, store.uri(name))
 
     return run
-
-
-@dataclass
-class Running:
-    """A job's process in the midst of its work."""
-
-    process: subprocess.Popen[str]
-    store: Store
-    name: str
-    error: str = ""
-
-    def wait_for(self, event: str) -> None:
-        """Until it prints a line that starts with `event`."""
-        assert self.process.stdout is not None
-        assert any(line.startswith(event) for line in self.process.stdout), f"ended without {event}"
-
-    def wait(self) -> int:
-        """Its exit code; `error` then holds its last sentence."""
-        _, stderr = self.process.communicate(timeout=300)
-        self.error = stderr.strip().splitlines()[-1] if stderr.strip() else ""
-        return self.process.returncode
-
-    @property
-    def manifest(self) -> Manifest | None:
-        return self.store.manifest(self.name)
-
-
-@pytest.fixture
-def ingesting(store: Store, write_spec: Callable[..., tuple[str, str]]) -> Iterator[Callable[[Path], Running]]:  # noqa: F811
-    """Start to ingest a path."""
-    started: list[Running] = []
-
-    def begin(source: Path) -> Running:
-        uri, name = write_spec("ingest", {"source": str(source), "settle_seconds": 0})
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.ingest", "--spec", uri],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **OFFLINE},
-        )
-        started.append(Running(process, store, name))
-        return started[-1]
-
-    yield begin
-    for job in started:
-        job.process.kill()
-        job.process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.sources.data_set import fingerprints
 from jobs.common.chat import encode, load_tokenizer
 from tests.faults.scenario import scenario
 from tests.jobs.models import conversation
@@ -36,27 +31,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @scenario(given="a data set of another user", when="the job may not read it", then=REFUSED)
-def test_a_file_that_may_not_be_read(ingest_of_another_user, told) -> None:
+def test_a_file_that_may_not_be_read(ingest_of_another_user, message_of) -> None:
     outcome = ingest_of_another_user(GOOD)
-    assert "no permission to read it; change its mode or owner" in told(outcome)
+    assert "no permission to read it; change its mode or owner" in message_of(outcome)
     assert outcome.code == 65
     assert outcome.manifest is None
-
-
-@scenario(
-    given="a folder with a link to a shard outside of it",
-    when="it is the data set, and the shard is removed afterwards",
-    then="the snapshot holds the shard's bytes, and no link",
-)
-def test_a_link_to_outside_is_taken_as_its_content(tmp_path, ingest) -> None:
-    (tmp_path / "elsewhere.jsonl").write_bytes(GOOD)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
-    outcome = ingest(tmp_path / "data")
-    (tmp_path / "elsewhere.jsonl").unlink()
-    taken = outcome.folder / "data.jsonl"
-    assert stat.S_ISREG(taken.lstat().st_mode)
-    assert taken.read_bytes() == GOOD
 
 
 # What is too much
@@ -107,95 +86,7 @@ def test_shards_in_thousands(tmp_path, ingest, run_job) -> None:
     assert spent < 10
 
 
-# What does not stand still
-
-MOVING = "ingest ends with 75: the next try takes what is there then; no snapshot exists"
-
-
-def _grow(source: Path) -> None:
-    with source.open("ab") as stream:
-        stream.write(GOOD)
-
-
-def _replace(source: Path) -> None:
-    other = source.with_suffix(".new")
-    other.write_bytes(GOOD * 3)
-    other.replace(source)
-
-
-def _damage_the_end(source: Path) -> None:
-    with source.open("r+b") as stream:
-        stream.seek(-100, os.SEEK_END)
-        stream.write(b"\xff")
-
-
-def _shorten(source: Path) -> None:
-    os.truncate(source, source.stat().st_size // 2)
-
-
-def _rewrite_and_set_back_its_time(source: Path) -> None:
-    before = source.stat().st_mtime_ns
-    with source.open("r+b") as stream:
-        stream.write(GOOD.replace(b"show", b"list"))
-    os.utime(source, ns=(before, before))
-
-
-def moving(when: str, deed: Callable[[Path], object]) -> Any:
-    return pytest.param(deed, id=when, marks=scenario(given="ingest reading a file", when=when, then=MOVING))
-
-
-@pytest.mark.parametrize(
-    "deed",
-    [
-        moving("the file grows", _grow),
-        moving("the file is replaced by another", _replace),
-        moving("the file is cut short", _shorten),
-        moving("its end is overwritten with rubbish", _damage_the_end),
-        moving("it is removed", Path.unlink),
-        moving("it is rewritten in place, with the old time set back", _rewrite_and_set_back_its_time),
-    ],
-)
-def test_a_file_that_changes_while_it_is_read(tmp_path, ingesting, reads, deed) -> None:
-    source = tmp_path / "data.jsonl"
-    source.write_bytes(GOOD * 2_000_000)
-    job = ingesting(source)
-    job.wait_for("source ")
-    deed(source)
-    assert job.wait() == 75
-    assert "data.jsonl" in job.error
-    assert "it was read" in job.error
-    assert job.manifest is None
-    reads(job.error.replace(f"{tmp_path}/", "").removeprefix("error: "))
-
-
-@scenario(given="a file that a writer adds to, row by row", when="it is ingested meanwhile", then=MOVING)
-def test_a_file_that_is_still_being_written(tmp_path, ingest, told) -> None:
-    source = tmp_path / "data.jsonl"
-    source.write_bytes(GOOD)
-    writing = (
-        "import sys, time\nwhile True: open(sys.argv[1], 'ab').write(bytes.fromhex(sys.argv[2])); time.sleep(0.05)"
-    )
-    writer = subprocess.Popen([sys.executable, "-c", writing, str(source), GOOD.hex()])
-    try:
-        while source.stat().st_size == len(GOOD):
-            time.sleep(0.01)
-        outcome = ingest(source, settle_seconds=0.5, expect=75)
-    finally:
-        writer.kill()
-        writer.wait()
-    assert "still being written" in told(outcome)
-    assert outcome.manifest is None
-
-
-@scenario(given="a run planned with a file", when="the file is replaced before the job starts", then=MOVING)
-def test_a_file_replaced_between_plan_and_start(tmp_path, ingest, told) -> None:
-    source = tmp_path / "data.jsonl"
-    source.write_bytes(GOOD)
-    planned = [found.model_dump() for found in fingerprints(str(source))]
-    _replace(source)
-    outcome = ingest(source, files=planned, expect=75)
-    assert "data.jsonl changed after the run was planned" in told(outcome)
-    assert outcome.manifest is None
+# What comes twice
 
 
 @scenario(

@@ -107,4 +107,4 @@ def test_never_enough(
     assert tried(job) == [16, 8, 4]
     assert "give the job more memory, set finetune.local_batch_size: 2, or lower finetune.max_tokens" in job.error
     assert job.manifest is None
-    reads(job.told)
+    reads(job.message)

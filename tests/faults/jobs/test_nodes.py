@@ -87,8 +87,8 @@ def test_a_rank_that_is_killed_on_one_node_is_the_verdict_of_both(node: Callable
     os.kill(second.ranks[0], signal.SIGKILL)
     assert (first.wait(), second.wait()) == (75, 75), first.output + second.output
     assert "rank 1 was killed (SIGKILL), and not by the kernel for want of memory" in first.error
-    assert first.told == second.told
-    reads(first.told)
+    assert first.message == second.message
+    reads(first.message)
 
 
 @scenario(
@@ -101,8 +101,8 @@ def test_a_divergence_is_the_verdict_of_both(node: Callable, pair: Config, reads
     first, second = node(diverging, 0), node(diverging, 1)
     assert (first.wait(), second.wait()) == (70, 70), first.output + second.output
     assert first.error.startswith("error: training diverged: the ")
-    assert first.told == second.told
-    reads(first.told)
+    assert first.message == second.message
+    reads(first.message)
 
 
 @scenario(
@@ -117,11 +117,11 @@ def test_a_rank_that_hangs_is_named_by_both(node: Callable, pair: Config, reads:
     (stopped,) = second.ranks
     os.kill(stopped, signal.SIGSTOP)
     assert (first.wait(), second.wait()) == (75, 75), first.output + second.output
-    assert first.told.startswith("rank 1 of 2 hangs: ")
-    assert "it is stopped by a signal" in first.told
-    assert first.told == second.told
+    assert first.message.startswith("rank 1 of 2 hangs: ")
+    assert "it is stopped by a signal" in first.message
+    assert first.message == second.message
     assert "rank 0 (pid " in first.output and "rank 1 (pid " in second.output
-    reads(first.told)
+    reads(first.message)
 
 
 @scenario(

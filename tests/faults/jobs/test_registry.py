@@ -263,7 +263,7 @@ def test_a_registry_that_is_gone_is_waited_for(
     server: MlflowServer,
     database_file: Path,
     register: Callable[..., Outcome],
-    told: Callable[[Outcome], str],
+    message_of: Callable[[Outcome], str],
     how: str,
     says: str,
 ) -> None:
@@ -275,9 +275,9 @@ def test_a_registry_that_is_gone_is_waited_for(
         assert time.monotonic() - started < 150
     finally:
         registry = away.end(how)
-    sentence = told(outcome)
-    assert says in sentence
-    assert f"MLflow at {registry.partition('://')[0]}" in sentence
+    message = message_of(outcome)
+    assert says in message
+    assert f"MLflow at {registry.partition('://')[0]}" in message
     register(registry, f"gone-{how}")
     assert len(state(registry, f"gone-{how}")[0]) == 1
 
@@ -288,8 +288,8 @@ def test_a_registry_that_is_gone_is_waited_for(
     then="the sentence names the address without the password",
 )
 def test_the_password_of_the_registry_is_not_told(
-    register: Callable[..., Outcome], told: Callable[[Outcome], str]
+    register: Callable[..., Outcome], message_of: Callable[[Outcome], str]
 ) -> None:
     outcome = register("http://somebody:planted-secret@127.0.0.1:9", expect=75, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    assert "MLflow at http://127.0.0.1:9" in told(outcome)
+    assert "MLflow at http://127.0.0.1:9" in message_of(outcome)
     assert "planted-secret" not in outcome.stdout + outcome.stderr

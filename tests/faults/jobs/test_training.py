@@ -80,7 +80,7 @@ def test_killed(start: Callable[..., Forked], long: Config, store: Store, reads:
             with store.open_files(f"{job.name}.step{step:08d}"):
                 pass
         if code == 75:
-            reads(job.told)
+            reads(job.message)
     job = start(config)
     assert job.wait() == 0, job.output
     assert job.manifest.content_digest == wanted
@@ -111,7 +111,7 @@ def test_full_disk(
             continue
         assert code == 75, job.output
         assert "no space left" in job.error
-        reads(job.told)
+        reads(job.message)
         assert job.manifest is None
         for step in job.checkpoints:
             with store.open_files(f"{job.name}.step{step:08d}"):
@@ -138,7 +138,7 @@ def test_nan(
         step = job.checkpoints[-1] if job.checkpoints else 0
         assert f"the loss at step {step + 1} is nan" in job.error
         assert all(math.isfinite(value) for value in rows_of(job))
-    reads(job.told)
+    reads(job.message)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_hung(start: Callable[..., Forked], long: Config, reads: Callable, proce
     standing = ["in run_train_validation_loop" in stack for stack in shown]
     assert standing == [rank != stopped for rank in range(processes)], "the stacks of the ranks that wait"
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-    reads(job.told)
+    reads(job.message)
     job = start(config)
     job.wait_for("resumed step=")
     job.wait_for("train step=")
@@ -215,7 +215,7 @@ def test_vocabulary(start: Callable[..., Forked], config: Config, larger_tokeniz
     assert job.wait() == 65, job.output
     assert "the base model's tokenizer has 321 tokens, the model embeds 320" in job.error
     assert "train step=" not in job.output
-    reads(job.told)
+    reads(job.message)
 
 
 @scenario(

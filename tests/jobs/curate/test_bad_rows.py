@@ -93,10 +93,10 @@ BAD_CONVERSATIONS = [
 ]  # fmt: skip
 
 
-def curated(folder: Path, data: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The funnel, and the removed rows as they stand in their file, in which every number is one."""
+def curated(folder: Path, data: bytes, **mapping: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the funnel, and the removed rows as their file has them, which is strict JSON."""
     (folder / "data.jsonl").write_bytes(data)
-    config = Config.model_validate({"mapping": {"label": "kind"}} if b"kind" in data else {})
+    config = Config.model_validate({"mapping": mapping})
     rows = read_rows(folder, config.mapping, where="data set")
     funnel = write(curate(rows, config, [], on_step=lambda step, **fields: None), folder, config)
     strict = json.JSONDecoder(parse_constant=lambda name: pytest.fail(f"removed.jsonl holds {name}"))
@@ -109,7 +109,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """All bad pairs in one data set, with a BOM and Windows' line ends: every row has its own reason."""
     bad = [param.values[0] for param in BAD_PAIRS]
     data = b"\xef\xbb\xbf" + jsonl(*PAIRS, LONG, *bad).replace(b"\n", b"\r\n")
-    funnel, listed = curated(tmp_path_factory.mktemp("pairs"), data)
+    funnel, listed = curated(tmp_path_factory.mktemp("pairs"), data, label="kind")
     assert (funnel["kept"], len(listed)) == (len(PAIRS) + 1, len(bad))
     return listed
 

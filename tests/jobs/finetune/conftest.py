@@ -141,7 +141,7 @@ class Forked:
         return self.output.strip().splitlines()[-1]
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """Its last sentence, without the test's own folder."""
         return self.error.removeprefix("error: ").replace(f"{self.log.parent}/", "")
 

@@ -59,7 +59,7 @@ def test_what_only_one_node_cannot_read_is_the_verdict_of_both(
 ) -> None:
     first, second = node(pair, 0), node(pair, 1, data=Artifact(uri=data.uri, digest="0" * 64))
     assert (first.wait(), second.wait()) == (65, 65), first.output + second.output
-    assert first.told == second.told
+    assert first.message == second.message
     assert first.manifest is None
 
 

@@ -77,7 +77,7 @@ def test_a_dead_rank(start: Callable, long: Config, reads: Callable) -> None:
     assert "rank 1 was killed (SIGKILL), and not by the kernel for want of memory" in job.error
     assert "_run_train_optim_step" in job.output, "where the other rank stood"
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-    reads(job.told)
+    reads(job.message)
     job = start(config)
     job.wait_for("resumed step=")
 
@@ -108,4 +108,4 @@ def test_stopped(start: Callable, long: Config, reads: Callable, processes: int,
         assert f"after step {job.checkpoints[-1]}, of which {job.checkpoints[-1]} are saved" in job.error
         assert "goes on from there" in job.error
         assert not before or f"resumed step={before[-1]}" in job.output
-        reads(job.told)
+        reads(job.message)

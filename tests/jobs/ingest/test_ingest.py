@@ -7,13 +7,17 @@ import gzip
 import lzma
 import os
 import socket
+import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.errors import DataError, TryAgainError
+from include.errors import DataError
 from include.sources.data_set import fingerprints
 from jobs.ingest import snapshot
 from tests.faults.scenario import scenario
@@ -166,26 +170,110 @@ def test_a_relative_path_or_strange_scheme_is_bad_configuration(run_job):
     assert "ftp" in run_job("ingest", {"source": "ftp://host/data.jsonl"}, expect=64).error
 
 
-def test_a_file_replaced_while_it_is_read_is_not_taken(tmp_path, monkeypatch):
-    """The same size and, by `touch`, the same time: inode and ctime still tell."""
-    source = tmp_path / "data.jsonl"
-    source.write_bytes(GOOD)
-    before = fingerprints(str(source))
-    snapshot.copy(before[0], tmp_path / "out", max_row_bytes=4096)
-    times = source.stat().st_mtime_ns
-    source.write_bytes(GOOD.replace(b"show", b"list"))
-    os.utime(source, ns=(times, times))
-    with pytest.raises(TryAgainError, match=r"data.jsonl changed while it was read"):
-        snapshot.refuse_changed(str(source), before, when="while it was read")
+@scenario(
+    given="a folder with a link to a shard outside of it",
+    when="it is the data set, and the shard is removed afterwards",
+    then="the snapshot holds the shard's bytes, and no link",
+)
+def test_a_link_to_outside_is_taken_as_its_content(tmp_path, run_here):
+    (tmp_path / "elsewhere.jsonl").write_bytes(GOOD)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    taken = run_here("ingest", config(tmp_path / "data")) / "data.jsonl"
+    (tmp_path / "elsewhere.jsonl").unlink()
+    assert stat.S_ISREG(taken.lstat().st_mode)
+    assert taken.read_bytes() == GOOD
 
 
-def test_bytes_that_appear_during_the_copy_are_noticed(tmp_path):
+MOVING = "ingest ends with 75: the next try takes what is there then; no snapshot exists"
+
+
+def _grow(source: Path) -> None:
+    with source.open("ab") as stream:
+        stream.write(GOOD)
+
+
+def _replace(source: Path) -> None:
+    other = source.with_suffix(".new")
+    other.write_bytes(GOOD * 3)
+    other.replace(source)
+
+
+def _damage_the_end(source: Path) -> None:
+    with source.open("r+b") as stream:
+        stream.seek(-100, os.SEEK_END)
+        stream.write(b"\xff")
+
+
+def _shorten(source: Path) -> None:
+    os.truncate(source, source.stat().st_size // 2)
+
+
+def _rewrite_and_set_back_its_time(source: Path) -> None:
+    before = source.stat().st_mtime_ns
+    with source.open("r+b") as stream:
+        stream.write(GOOD.replace(b"show", b"list"))
+    os.utime(source, ns=(before, before))
+
+
+def moving(when: str, change: Callable[[Path], object]) -> Any:
+    return pytest.param(change, id=when, marks=scenario(given="ingest reading a file", when=when, then=MOVING))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        moving("the file grows", _grow),
+        moving("the file is replaced by another", _replace),
+        moving("the file is cut short", _shorten),
+        moving("its end is overwritten with rubbish", _damage_the_end),
+        moving("it is removed", Path.unlink),
+        moving("it is rewritten in place, with the old time set back", _rewrite_and_set_back_its_time),
+    ],
+)
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, refused, change):
+    source = tmp_path / "data.jsonl"
+    source.write_bytes(GOOD * 20_000)
+    chunks = snapshot._chunks
+
+    def changed_after_the_first(path):
+        for number, chunk in enumerate(chunks(path)):
+            yield chunk
+            if number == 0:
+                change(source)
+
+    monkeypatch.setattr(snapshot, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(snapshot, "_chunks", changed_after_the_first)
+    message = refused("ingest", config(source), expect=75)
+    assert message.startswith("data.jsonl changed while it was read"), message
+
+
+@scenario(given="a file that a writer adds to, row by row", when="it is ingested meanwhile", then=MOVING)
+def test_a_file_that_is_still_being_written(tmp_path, refused):
     source = tmp_path / "data.jsonl"
     source.write_bytes(GOOD)
-    (before,) = fingerprints(str(source))
-    source.write_bytes(GOOD * 3)
-    with pytest.raises(TryAgainError, match="while it was read"):
-        snapshot.copy(before, tmp_path / "out", max_row_bytes=4096)
+    writing = (
+        "import sys, time\nwhile True: open(sys.argv[1], 'ab').write(bytes.fromhex(sys.argv[2])); time.sleep(0.05)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", writing, str(source), GOOD.hex()])
+    try:
+        while source.stat().st_size == len(GOOD):
+            time.sleep(0.01)
+        message = refused("ingest", config(source, settle_seconds=0.5), expect=75)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert "still being written" in message
+
+
+@scenario(given="a run planned with a file", when="the file is replaced before the job starts", then=MOVING)
+def test_a_file_replaced_between_plan_and_start(tmp_path, refused):
+    source = tmp_path / "data.jsonl"
+    source.write_bytes(GOOD)
+    planned = [found.model_dump() for found in fingerprints(str(source))]
+    _replace(source)
+    message = refused("ingest", config(source, files=planned), expect=75)
+    assert message.startswith("data.jsonl changed after the run was planned")
 
 
 def test_other_content_than_was_announced_is_refused(tmp_path, run_job):
