@@ -29,22 +29,12 @@ from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
 from include.platforms import load_platform
 from include.release.controller import ControllerClient
+from tests.processes import command_lines, parent, stat
 from tests.waiting import wait_for
 
 DAG = "customize"
 RECIPE = "demo/0.8M_lora_cpu"
 EFFECTS = ("champion", "register", "candidate", "promote", "canary")
-
-
-def processes_of(home: Path) -> list[int]:
-    """Everything that was started with this home."""
-    mark = f"ANEMONE_HOME={home}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
 
 
 def demo() -> subprocess.Popen[str]:
@@ -116,11 +106,11 @@ def test_killed_in_the_middle_of_training(home: Path, store: Store) -> None:
         wait_for(lambda: [name for name in store.names("finetune-") if ".step" in name], 600, "a first checkpoint")
     finally:
         # All at once, as a power cut would.
-        for pid in processes_of(home):
+        for pid in command_lines(home):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.communicate()
-    wait_for(lambda: not processes_of(home), 30, "every process of the demo to be gone")
+    wait_for(lambda: not command_lines(home), 30, "every process of the demo to be gone")
     assert not [name for name in store.names("finetune-") if ".step" not in name]
 
 
@@ -334,21 +324,10 @@ def traffic() -> dict[str, int]:
 def task_processes() -> list[int]:
     """The processes that run tasks now: the children of the executor's workers."""
     scheduler = next(component for component in components() if component.name == "scheduler")._identity().pid
-    parents = {pid: _parent(pid) for pid in _session(scheduler)}
-    return [pid for pid, parent in parents.items() if parents.get(parent) == scheduler]
+    parents = {pid: parent(pid) for pid in _session(scheduler)}
+    return [pid for pid, worker in parents.items() if parents.get(worker) == scheduler]
 
 
 def _session(leader: int) -> list[int]:
     pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if (fields := _stat(pid)) and int(fields[3]) == leader]
-
-
-def _parent(pid: int) -> int:
-    return int(_stat(pid)[1])
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/<pid>/stat from the third on; empty where the process is gone."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return []
+    return [pid for pid in pids if (fields := stat(pid)) and int(fields[3]) == leader]

@@ -21,6 +21,7 @@ from include.laptop import airflow as laptop
 from include.laptop.components import components
 from include.laptop.home import python_of
 from include.laptop.rest import Airflow, wait_for_dag
+from tests.processes import alive, command_lines, parent
 from tests.waiting import wait_for
 
 DAG = "customize"
@@ -190,8 +191,8 @@ class Machine:
         for pid, command in self.processes().items():
             if len(command) > 4 and command[1] == "-m" and command[2].startswith("jobs.") and "--spec" in command:
                 above = [pid]
-                while len(above) < 4 and (parent := _parent(above[-1])) > 1:
-                    above.append(parent)
+                while len(above) < 4 and (pid_above := parent(above[-1])) > 1:
+                    above.append(pid_above)
                 if len(above) == 4:
                     found.append(Chain(command[2].removeprefix("jobs."), *above))
         return found
@@ -204,13 +205,7 @@ class Machine:
 
     def processes(self) -> dict[int, list[str]]:
         """Command lines of everything that was started with this home."""
-        mark = f"ANEMONE_HOME={self.home}".encode()
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        return found
+        return command_lines(self.home)
 
     def job_processes(self) -> list[int]:
         """Processes of jobs, and the supervisors that hold them."""
@@ -239,19 +234,6 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal; who is gone already has only been faster."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
-
-
-def _parent(pid: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
 
 
 @contextmanager

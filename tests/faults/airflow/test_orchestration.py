@@ -24,9 +24,10 @@ from include.home import PROJECT
 from include.laptop import airflow as laptop
 from include.laptop.components import components
 from include.platforms import load_platform
-from tests.faults.airflow.machine import DAG, ENDED, JOBS, Chain, Machine, alive, kill, machine
+from tests.faults.airflow.machine import DAG, ENDED, JOBS, Chain, Machine, kill, machine
 from tests.faults.scenario import scenario
 from tests.homes import own_home
+from tests.processes import alive
 from tests.waiting import wait_for
 
 NUMBERS = itertools.count(1)

@@ -23,6 +23,7 @@ from include.laptop.keeper import Patience, keep
 from include.laptop.services import Service
 from include.laptop.serving import SupervisedService
 from tests.ports import free_ports
+from tests.waiting import wait_for
 
 SERVER = """
 import http.server, sys
@@ -75,10 +76,7 @@ def keeping(kept: list[SupervisedService]) -> Iterator[list[SupervisedService]]:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(condition, seconds, "what the keeper does", every=0.02)
 
 
 def pid_of(kept: SupervisedService) -> int:

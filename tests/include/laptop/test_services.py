@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from include.laptop.services import Service
+from tests.processes import alive
+from tests.waiting import wait_for
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -29,25 +30,12 @@ def pid_of(service: Service) -> int:
     return json.loads(service.record.read_text())["pid"]
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(text: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while text not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
+def wait_for_text(text: str, log: Path) -> None:
+    wait_for(lambda: text in log.read_text(), 60, f"{text!r} in {log}", every=0.02)
 
 
 def wait_for_end(service: Service) -> None:
-    deadline = time.monotonic() + 60
-    while service.running():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: not service.running(), 60, "the service to end", every=0.02)
 
 
 def children_of(pid: int) -> list[int]:
@@ -67,19 +55,19 @@ def test_a_service_lives_on_under_its_own_session_until_it_is_stopped(service: S
 
 def test_what_it_prints_is_in_its_log(service: Service) -> None:
     service.start([sys.executable, "-c", "import sys; print('one'); print('two', file=sys.stderr)"], os.environ)
-    wait_for("one", service.log)
+    wait_for_text("one", service.log)
     assert set(service.last_lines(2).splitlines()) == {"one", "two"}
 
 
 def test_a_command_that_does_not_exist_is_not_running(service: Service) -> None:
     service.start(["/no/such/command"], os.environ)
-    wait_for("No such file", service.log)
+    wait_for_text("No such file", service.log)
     wait_for_end(service)
 
 
 def test_children_that_ignore_sigterm_end_too(service: Service) -> None:
     service.start([sys.executable, "-c", PARENT], os.environ)
-    wait_for("deaf", service.log)
+    wait_for_text("deaf", service.log)
     child = children_of(pid_of(service))[0]
     service.stop(grace=0.2)
     assert not alive(child)
@@ -87,7 +75,7 @@ def test_children_that_ignore_sigterm_end_too(service: Service) -> None:
 
 def test_children_of_a_killed_service_are_found_and_ended(service: Service) -> None:
     service.start([sys.executable, "-c", PARENT], os.environ)
-    wait_for("deaf", service.log)
+    wait_for_text("deaf", service.log)
     child = children_of(pid_of(service))[0]
     os.kill(pid_of(service), signal.SIGKILL)
     wait_for_end(service)

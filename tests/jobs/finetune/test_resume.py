@@ -13,6 +13,7 @@ import pytest
 
 from include.artifacts.store import Store
 from tests.faults.scenario import scenario
+from tests.waiting import wait_for
 
 Config = dict[str, Any]
 
@@ -35,10 +36,7 @@ def test_two_processes_killed_and_resumed_give_the_same_bytes(start: Callable, l
     assert len(ranks) == 2
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
-    until = time.monotonic() + 30
-    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
-        assert time.monotonic() < until, "ranks outlive their parent"
-        time.sleep(0.05)
+    wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), 30, "the ranks to end, too")
     job = start(pair)
     assert job.wait() == 0, job.output
     assert job.manifest.metrics["resumed_from"] >= 14

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import alive
+from tests.waiting import wait_for
 
 # A job that, like torch's elastic agent, starts workers in sessions of their own, which ignore SIGTERM.
 TREE = """
@@ -43,18 +45,8 @@ def pids_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in line[1:]]
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 30
-    while any(map(alive, pids)):
-        assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if alive(pid)]}"
-        time.sleep(0.05)
+    wait_for(lambda: not any(map(alive, pids)), 30, lambda: f"the end of {[pid for pid in pids if alive(pid)]}")
 
 
 @pytest.mark.parametrize("ask", ["close", "SIGTERM"])
