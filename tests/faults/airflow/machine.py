@@ -194,7 +194,7 @@ class Machine:
                 while len(above) < 4 and (pid_above := parent(above[-1])) > 1:
                     above.append(pid_above)
                 if len(above) == 4:
-                    found.append(Chain(command[2].removeprefix("jobs."), *above))
+                    found.append(Chain(command[2].rpartition(".")[2], *above))
         return found
 
     def chain(self, verb: str, seconds: float = 240) -> Chain:
