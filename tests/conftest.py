@@ -8,12 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from include.artifacts.manifest import Manifest, Provenance
 from include.artifacts.store import Store
 from tests.s3 import server
 
 pytest_plugins = ["tests.faults.plugin"]
+
+# A busy machine takes its time for an example, and for drawing it; that is no fault of the code.
+settings.register_profile("anemone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("anemone")
 
 
 @pytest.fixture

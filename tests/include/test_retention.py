@@ -101,7 +101,7 @@ def lineage(inventory: Inventory, names: set[str]) -> set[str]:
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(inventories())
 def test_nothing_that_is_needed_is_deleted(case: tuple[Inventory, Policy]) -> None:
     inventory, policy = case
@@ -115,7 +115,7 @@ def test_nothing_that_is_needed_is_deleted(case: tuple[Inventory, Policy]) -> No
     assert not gone & {one.path for one in inventory.auxiliary if one.open or one.modified > ago(1)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(inventories())
 def test_a_second_sweep_finds_nothing(case: tuple[Inventory, Policy]) -> None:
     inventory, policy = case
@@ -123,7 +123,7 @@ def test_a_second_sweep_finds_nothing(case: tuple[Inventory, Policy]) -> None:
     assert deletions(left, policy) == {}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(inventories())
 def test_afterwards_the_store_is_within_its_limit_or_the_rest_must_be_retained(case: tuple[Inventory, Policy]) -> None:
     inventory, policy = case
@@ -134,7 +134,7 @@ def test_afterwards_the_store_is_within_its_limit_or_the_rest_must_be_retained(c
     assert policy.max_bytes is None or total <= policy.max_bytes or all(one.reason != free for one in retained)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(inventories())
 def test_all_is_counted_once(case: tuple[Inventory, Policy]) -> None:
     inventory, policy = case

@@ -55,13 +55,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
 
 
 @given(manifests())
-@settings(deadline=None)
 def test_every_manifest_comes_back_as_it_was(manifest: Manifest) -> None:
     assert Manifest.parse(manifest.encode(), where="here") == manifest
 
 
 @given(manifests(), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_changed_byte_is_refused_or_says_the_same(manifest: Manifest, data: st.DataObject) -> None:
     encoded = bytearray(manifest.encode())
     position = data.draw(st.integers(0, len(encoded) - 1))
@@ -152,7 +151,7 @@ class Writer:
 
 
 @given(st.permutations([0] * 5 + [1] * 5), st.tuples(st.integers(0, 5), st.integers(0, 5)))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_of_two_writers_one_commits_however_their_steps_mix_and_wherever_they_die(
     order: list[int], last: tuple[int, int]
 ) -> None:

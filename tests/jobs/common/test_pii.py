@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.common.pii import KINDS, redact, redact_value
@@ -76,7 +76,6 @@ PLANTED = (
 AROUND = st.text(" \n\t,;!?()[]{}<>\"'파드한글éあ", max_size=6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(AROUND, st.sampled_from(PLANTED)), min_size=1, max_size=6), AROUND)
 def test_no_planted_value_is_left_whatever_stands_around_it(parts, end):
     text = "".join(f"{around} {value} " for around, value in parts) + end

@@ -30,7 +30,7 @@ ROW = st.one_of(
 LINE = ROW.map(lambda row: json.dumps(row).encode()) | st.binary(max_size=20).filter(lambda line: b"\n" not in line)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(LINE, max_size=25), st.sampled_from(["redact", "drop", "keep"]))
 def test_removed_and_kept_are_what_was_read(found: list[bytes], action: str) -> None:
     data = [b'{"prompt": "describe the node", "completion": "kubectl describe node", "kind": "describe"}', *found]

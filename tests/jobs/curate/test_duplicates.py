@@ -87,7 +87,7 @@ SUBJECTS = [" ".join(f"{letter}{number}" for number in range(12)) for letter in 
 VARIANTS = (str, str.upper, str.title, lambda text: text.replace(" ", "  ") + "!", lambda text: f"'{text}',")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
 def test_one_of_each_group_is_left_in_whatever_order_its_rows_come(rows):
     import pandas as pd

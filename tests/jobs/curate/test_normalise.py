@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.curate.normalise import normalise
@@ -16,7 +16,6 @@ def mended(*texts: str) -> list[str]:
     return [messages[0]["content"] for messages in normalise().process(as_batch(frame)).to_pandas()["messages"]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text() | st.text("aÃ©â€™\u0080\u00a0\x1b[0m\r\n\t &;", max_size=12), min_size=1, max_size=20))
 def test_what_was_normalised_stays(texts: list[str]) -> None:
     once = mended(*texts)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -93,7 +93,6 @@ LINE = st.one_of(
 ).filter(lambda line: b"\n" not in line)
 
 
-@settings(deadline=None)
 @given(st.lists(LINE, max_size=8))
 def test_every_line_is_a_value_that_can_be_written_again_or_has_its_problem_named(found):
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ def test_shares_are_as_asked():
     assert 150 < counts["validation"] < 250
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(500, 600), st.randoms(use_true_random=False))
 def test_a_row_stays_in_its_split_whatever_else_is_there(count, draw):
     numbers = draw.sample(range(len(REQUESTS)), count)
@@ -29,7 +29,6 @@ def test_a_row_stays_in_its_split_whatever_else_is_there(count, draw):
     assert assign(some, **SHARES) == [everything[request] for request in some]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text(), min_size=1, max_size=30).flatmap(
         lambda texts: st.tuples(st.just(texts), st.permutations(range(len(texts))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import DataError
@@ -35,7 +35,6 @@ def verdict(chunks: list[bytes]) -> int | DataError:
     return checker.rows
 
 
-@settings(deadline=None)
 @given(DATA)
 def test_any_bytes_are_counted_or_refused_by_name(data: bytes) -> None:
     found = verdict([data] if data else [])
@@ -48,7 +47,6 @@ def test_any_bytes_are_counted_or_refused_by_name(data: bytes) -> None:
         assert any(line.strip().removeprefix(b"\xef\xbb\xbf").startswith(b"{") for line in data.split(b"\n"))
 
 
-@settings(deadline=None)
 @given(DATA.filter(bool), st.integers(8, 40))
 def test_where_the_chunks_end_makes_no_difference(data: bytes, size: int) -> None:
     whole = verdict([data])

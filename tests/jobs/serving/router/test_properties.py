@@ -123,7 +123,7 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., t
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(method=st.sampled_from(["POST", "POST", "GET", "PUT"]), path=paths, body=bodies, given_headers=headers)
 def test_any_request_is_answered_or_told_its_error_in_its_protocol(
@@ -151,7 +151,7 @@ def test_any_request_is_answered_or_told_its_error_in_its_protocol(
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces=texts, cuts=st.lists(st.integers(0, 2000), max_size=30), escaped=st.booleans())
 def test_however_a_stream_is_cut_its_pieces_are_the_same(pieces: list[str], cuts: list[int], escaped: bool) -> None:
     events = [
@@ -178,7 +178,7 @@ def test_however_a_stream_is_cut_its_pieces_are_the_same(pieces: list[str], cuts
     assert asyncio.run(_streamed(generate_stream)) == pieces
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(garbage=st.binary(max_size=300).filter(lambda data: b'"finish_reason"' not in data), prefix=st.booleans())
 def test_garbage_from_triton_is_the_arms_error_and_nothing_else(garbage: bytes, prefix: bool) -> None:
     async def generate_stream(request: web.Request) -> web.StreamResponse:

@@ -57,7 +57,7 @@ def binomial_bounds(number: int, share: float, error: float) -> tuple[int, int]:
     return low, high
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from([0.0, 0.05, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1), st.integers(0, 2**32))
 def test_each_arm_gets_its_share(weight: float, seed: int) -> None:
     target, _, _ = make_target(weight, random.Random(seed))
@@ -72,7 +72,7 @@ def test_each_arm_gets_its_share(weight: float, seed: int) -> None:
 
 
 @given(st.floats(0, 1), st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_samples_are_drawn_apart_from_the_arm(sample: float, seed: int) -> None:
     target, _, _ = make_target(0.5, random.Random(seed), sample)
     for _ in range(1000):

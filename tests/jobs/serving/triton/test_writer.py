@@ -23,7 +23,7 @@ def write(tokenizer: Tokenizer, ids: list[int], stops: list[str], strip: bool) -
     return [*pieces, writer.finish()]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ids=st.lists(st.integers(6, 399), max_size=30), strip=st.booleans())
 @example(ids=[222, 222, 6], strip=True).via("white space in two tokens before the first letter")
 def test_pieces_of_any_tokens_make_their_text(tokenizer: Tokenizer, ids: list[int], strip: bool) -> None:
@@ -31,7 +31,7 @@ def test_pieces_of_any_tokens_make_their_text(tokenizer: Tokenizer, ids: list[in
     assert "".join(write(tokenizer, ids, [], strip)) == (whole.strip() if strip else whole)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.sampled_from("가힣🙂é a\nb"), max_size=12))
 def test_no_piece_holds_half_a_character(tokenizer: Tokenizer, text: str) -> None:
     ids = [tokenizer.token_to_id(character) for character in map(byte_character, text.encode())]
@@ -40,7 +40,7 @@ def test_no_piece_holds_half_a_character(tokenizer: Tokenizer, text: str) -> Non
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.text(st.sampled_from("가나ab "), max_size=20),
     stops=st.lists(st.text(st.sampled_from("가나ab "), min_size=1, max_size=4), min_size=1, max_size=3),
