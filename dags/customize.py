@@ -42,9 +42,9 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             section="Data and recipe",
         ),
         "recipe": Param(
-            recipe_choices()[0],
+            recipe_choices("finetune")[0],
             type="string",
-            enum=recipe_choices(),
+            enum=recipe_choices("finetune"),
             title="Recipe",
             description_md="Model, method, hyper-parameters and gates: a file of `include/recipes/`.",
             section="Data and recipe",

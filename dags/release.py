@@ -35,9 +35,9 @@ from operators import (
     doc_md=__doc__,
     params={
         "recipe": Param(
-            recipe_choices()[0],
+            recipe_choices("finetune")[0],
             type="string",
-            enum=recipe_choices(),
+            enum=recipe_choices("finetune"),
             title="Recipe",
             description_md="Its model is released, with its sections `engine` and `canary`. A run that a registered "
             "candidate started takes the recipe that made it.",

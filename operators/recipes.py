@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-STAGES = ("ingest", "curate", "check", "finetune", "merge", "evaluate", "champion")
+OPTIONAL_STAGES = ("ingest", "curate", "check", "finetune", "merge", "evaluate", "champion")
 """Jobs of `customize` that a recipe need not name."""
 
 
@@ -41,7 +41,7 @@ def planned_customization(context: Context) -> dict[str, Any]:
 
     The data set is that of the Param `data`, or the newest file of the arrivals folder.
     """
-    recipe = _resolved(context, STAGES)
+    recipe = _resolved(context, OPTIONAL_STAGES)
     source = context["params"]["data"] or _newest_arrival()
     announced = (context["dag_run"].conf or {}).get("digest")
     registration = {
@@ -56,10 +56,10 @@ def planned_customization(context: Context) -> dict[str, Any]:
     ).plan()
 
 
-def recipe_choices() -> list[str]:
-    """Return every recipe for the form, the platform's own first."""
+def recipe_choices(stage: str) -> list[str]:
+    """Return the recipes that name a stage, for the form of a DAG that runs it; the platform's own first."""
     default = current_platform().arrivals.recipe
-    return [default, *(name for name in recipe_names() if name != default)]
+    return sorted(recipe_names(stage), key=lambda name: name != default)
 
 
 def _resolved(context: Context, stages: Iterable[str]) -> ResolvedRecipe:

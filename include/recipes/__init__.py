@@ -8,6 +8,7 @@ Named files (chat template, expectation suite) are replaced by what they hold, s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -63,9 +64,17 @@ _SHARED = ("model", "max_tokens", "chat_template")
 _SOURCES = ("base", "heldout")
 
 
-def recipe_names() -> list[str]:
-    """Return the name of every recipe, as `<model>/<size>_<method>_<topology>`, sorted."""
-    return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.glob("*/*.yaml"))
+def recipe_names(stage: str | None = None) -> list[str]:
+    """Return the name of every recipe, as `<model>/<size>_<method>_<topology>`, sorted.
+
+    Args:
+        stage: only those that name this stage. Read from the text: every DAG file asks at each parse.
+    """
+    paths = sorted(_FOLDER.glob("*/*.yaml"))
+    if stage is not None:
+        named = re.compile(rf"^{re.escape(stage)}\s*:", re.MULTILINE)
+        paths = [path for path in paths if named.search(path.read_text(encoding="utf-8"))]
+    return [path.relative_to(_FOLDER).with_suffix("").as_posix() for path in paths]
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Iterable[str] = ()) -> ResolvedRecipe:

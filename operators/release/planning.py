@@ -98,7 +98,7 @@ def promotion(model: Any) -> dict[str, Any]:
 def model_choices() -> list[str]:
     """Return the models of all recipes for the form, that of the platform's own recipe first."""
     own = resolve(current_platform().arrivals.recipe).model
-    return [own, *sorted({resolve(name).model for name in recipe_names()} - {own})]
+    return [own, *sorted({resolve(name).model for name in recipe_names("finetune")} - {own})]
 
 
 def _registration(event: Any) -> dict[str, str]:

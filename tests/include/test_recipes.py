@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from include import recipes
 from include.errors import ConfigurationError
 from include.home import PROJECT
 from include.recipes import recipe_names, resolve
@@ -14,14 +15,14 @@ from include.release.rollouts import CanaryPolicy
 DEMO = "demo/0.8M_lora_cpu"
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names("finetune"))
 def test_every_recipe_resolves_to_plain_json(name):
     sections = resolve(name).plan()
     assert json.loads(json.dumps(sections)) == sections
     assert sections["finetune"]["config"]["max_tokens"] == sections["check"]["config"]["max_tokens"]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipe_names("finetune"))
 def test_every_recipe_opens_with_the_command_that_runs_it(name):
     text = (PROJECT / "include" / "recipes" / f"{name}.yaml").read_text()
     head = text[: text.index("description:")]
@@ -30,6 +31,16 @@ def test_every_recipe_opens_with_the_command_that_runs_it(name):
         assert json.loads(command) == {"data": "s3://BUCKET/my.jsonl", "recipe": name}
     else:
         assert f"make run DATA=my.jsonl RECIPE={name}" in head
+
+
+def test_a_form_offers_the_recipes_that_name_its_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    for name, text in (("a", "finetune: {}\n"), ("b", "base:\n  finetune: {}\n"), ("c", "distill : {}\n")):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / f"{name}.yaml").write_text(f"description: d\n{text}")
+    assert recipe_names("finetune") == ["own/a"]
+    assert recipe_names("distill") == ["own/c"]
+    assert recipe_names() == ["own/a", "own/b", "own/c"]
 
 
 def test_files_are_replaced_by_what_they_hold():

@@ -19,7 +19,7 @@ STAGES = ["base", "generate", "distill"]
     default_args=default_args(),
     doc_md=__doc__,
     params={
-        "recipe": Param("distill/0.8M_cpu", type="string", enum=recipe_choices(), title="Recipe"),
+        "recipe": Param("distill/0.8M_cpu", type="string", enum=recipe_choices("distill"), title="Recipe"),
         "overrides": Param({}, type="object", title="Overrides"),
         "refresh": Param([], type="array", items={"type": "string", "enum": STAGES}, title="Make anew"),
     },
