@@ -28,7 +28,8 @@ def build(spec: Spec) -> Record:
     candidate = artifacts.json("candidate", "candidate.json") or artifacts.json("registered", "candidate.json") or {}
     # A release knows the limits under which its candidate was registered, where that was written down.
     kept = {"evaluation": candidate["gate"]} if candidate.get("gate") else {}
-    gates = judge_again(artifacts, {**config.gates, **kept}, mask)
+    asked = {task.gate for task in config.tasks if task.gate is not None}
+    gates = judge_again(artifacts, {**config.gates, **kept}, mask, asked)
     canary = describe_canary(artifacts)
     champion = artifacts.json("champion", "champion.json") or {}
     model = candidate.get("model") or champion.get("model")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,13 +15,16 @@ from jobs.report.private import Mask
 from jobs.report.record import Gate
 
 
-def judge_again(artifacts: Artifacts, limits: Mapping[str, Mapping[str, Any]], mask: Mask) -> tuple[Gate, ...]:
+def judge_again(
+    artifacts: Artifacts, limits: Mapping[str, Mapping[str, Any]], mask: Mask, names: Iterable[str] = ()
+) -> tuple[Gate, ...]:
     """Return the verdict of each gate on each artifact that it judges, in the order in which these were made.
 
     Args:
         limits: by gate; of others the defaults.
+        names: gates that the run has. None, as in a release, whose artifacts another run judged: all that there are.
     """
-    rules = {name: find_gate(name) for name in gate_names()}
+    rules = {name: find_gate(name) for name in sorted(names) or gate_names()}
     found = []
     for role, (_, manifest) in artifacts:
         for name, rule in rules.items():

@@ -53,6 +53,15 @@ def test_the_evaluation_gate_stops_a_run_and_the_wrong_answers_are_shown(world: 
     assert build(world.spec("customize", MODEL, failed="evaluation_gate")).evaluation == record.evaluation
 
 
+def test_a_gate_that_the_run_does_not_have_is_no_section(world: World) -> None:
+    world.data()
+    world.model(right=9)
+    spec = world.spec("customize", MODEL)
+    tasks = [task for task in spec.config.tasks if task.gate != "evaluation"]
+    shown = build(spec.model_copy(update={"config": spec.config.model_copy(update={"tasks": tuple(tasks)})})).gates
+    assert [gate.name for gate in shown] == ["data-quality"]
+
+
 @pytest.mark.parametrize(
     ("message", "reads"),
     [

@@ -281,7 +281,7 @@ class World:
                 tasks.append({"task": name, "state": "failed", "message": message, "gate": GATES.get(name)})
                 state = "upstream_failed"
             else:
-                tasks.append({"task": name, "state": state})
+                tasks.append({"task": name, "state": state, "gate": GATES.get(name)})
         return Spec.model_validate(
             {
                 "job": "report",
