@@ -148,7 +148,8 @@ class Store:
             return json.loads(self.read_bytes(name, path))
         except (ValueError, RecursionError) as error:
             raise ArtifactError(
-                f"{self.uri(name)}: {path} is not JSON ({error}): clear the task that made it with refresh"
+                f"{self.uri(name)}: {path} is not JSON ({error}): run the DAG again with the Param refresh "
+                "naming the stage that made it"
             ) from None
 
     def read_bytes(self, name: str, path: str) -> bytes:

@@ -137,6 +137,7 @@ def _parsed(artifact: str, file: str, content: bytes) -> Any:
             return [json.loads(line) for line in content.split(b"\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"{artifact}: {file} is not JSON ({error}): clear the task that made it with refresh"
+            f"{artifact}: {file} is not JSON ({error}): run the DAG again with the Param refresh naming the stage that "
+            "made it"
         ) from None
     return content

@@ -20,7 +20,7 @@ from include.statistics import PairedCounts, paired_difference_interval, rows_to
 BASES = ("base_zero_shot", "base_few_shot")
 TUNED = "tuned"
 CHAMPION = "champion"
-_REMEDY = "clear the evaluation's task with refresh: [evaluate]"
+_REMEDY = "run the DAG again with refresh: [evaluate]"
 _TOLERANCE = 1e-6
 _LARGEST = 1e9
 """Of a loss in nats and of a row's tokens: far beyond any, and sums of millions of their products are finite."""

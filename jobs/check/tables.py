@@ -99,7 +99,7 @@ def figures(
     if not read or removed.keys() - known:
         raise DataError(
             f"funnel.json of the curated data set was written by another version of curation (read {read}, reasons "
-            f"{', '.join(sorted(removed))}): clear the curate task with refresh"
+            f"{', '.join(sorted(removed))}): run the DAG again with refresh: [curate]"
         )
     labels = Counter(table["label"].dropna())
     return {

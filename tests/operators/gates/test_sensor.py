@@ -134,7 +134,7 @@ def test_limits_that_are_none_and_rows_that_are_no_json_end_the_run(store, commi
         AirflowFailException, match=r"gates\.evaluation\.min_rows is not a limit \(.*correct the recipe"
     ):
         gate(store, "evaluate-1", "evaluation", gates={"evaluation": {"min_rows": "many"}}).execute({})
-    with pytest.raises(AirflowFailException, match=r"evaluate-1: scores\.jsonl is not JSON .* with refresh"):
+    with pytest.raises(AirflowFailException, match=r"evaluate-1: scores\.jsonl is not JSON .* Param refresh"):
         gate(store, "evaluate-1", "evaluation").execute({})
 
 

@@ -28,7 +28,7 @@ def judge(limits: Limits, result: Any) -> Verdict:
     found = result if isinstance(result, dict) else {}
     kept, loss, kept_loss = (found.get(key) for key in ("kept", "loss", "kept_loss"))
     if not (is_number(kept) and is_number(loss) and is_number(kept_loss) and loss > 0):
-        return Verdict("fail", ("distilled.json lacks its figures: clear the task with refresh: [distill]",))
+        return Verdict("fail", ("distilled.json lacks its figures: run the DAG again with refresh: [distill]",))
     ratio = kept_loss / loss
     checks = (
         Limit(
