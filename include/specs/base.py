@@ -1,9 +1,9 @@
 """The common part of every job's spec: typed configuration, input artifacts, output name.
 
-A job's own module in this package defines `Config`, `Inputs` and `Spec`. Fields that cannot change the result
-(workers, logging, places) are marked `NOT_IDENTITY`; all others, and the content digests of the inputs, make up
-the output's name. How a recipe fills a field, where it is not by a plain value, is marked too: `FileContent`,
-`DefaultOf`, `GIVEN_BY_RUN`.
+A job's own module in this package defines `Config`, `Inputs` and `Spec`. Fields that cannot change the result (as
+`processes` of `finetune`, or where an input lies) are marked `NOT_IDENTITY`; all others, and the content digests of the
+inputs, make up the output's name. How a recipe fills a field, where it is not by a plain value, is marked too:
+`FileContent`, `DefaultOf`, `GIVEN_BY_RUN`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Mark:
 
 
 NOT_IDENTITY = Mark("NOT_IDENTITY")
-"""Marks a field that cannot change a job's result: `workers: Annotated[int, NOT_IDENTITY] = 1`."""
+"""Marks a field that cannot change a job's result: `processes: Annotated[int, NOT_IDENTITY] = 1`."""
 
 GIVEN_BY_RUN = Mark("GIVEN_BY_RUN")
 """Marks a field that no recipe can know: whoever plans the run fills it in."""
