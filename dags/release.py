@@ -56,7 +56,8 @@ from operators import (
             type="string",
             enum=["none", "slow", "failing", "garbled"],
             title="Rehearse a bad release",
-            description_md="The engine passes its tests and misbehaves once it is live, until it is rolled back.",
+            description_md="The engine passes its tests and misbehaves once it gets traffic as a canary, until it "
+            "is rolled back.",
             section="Rehearsal",
         ),
         "overrides": Param(

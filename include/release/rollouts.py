@@ -134,7 +134,8 @@ class RolloutRequest(Model):
         expected_champion: the version that the candidate was compared with; None: with none. Where another version is
             live by now the rollout is refused, unless the release is of the live version itself. Ignored by a
             rollback.
-        drill: rehearse a bad release: the engine passes its smoke test, and misbehaves once it is live.
+        drill: rehearse a bad release: the engine passes its smoke test, and misbehaves once it gets traffic as
+            a canary. It is never promoted.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$")]

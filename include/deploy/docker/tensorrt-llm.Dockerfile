@@ -1,4 +1,5 @@
-# Building TensorRT engines: NVIDIA's TensorRT-LLM image with Anemone's jobs in it.
+# Building TensorRT engines: NVIDIA's TensorRT-LLM image with Anemone's jobs in it. Nothing uses it yet: it is meant for a
+# builder behind jobs/engine/builder.py.
 #
 #   docker build --file include/deploy/docker/tensorrt-llm.Dockerfile --tag anemone/tensorrt-llm:0.1.0 .
 #
