@@ -6,7 +6,7 @@ templates over `notification`:
 
     event      one of `include.notifications.Event`
     title      as in "gate failed: customize.data_quality_gate"
-    sentence   the task's own error message: what, where, what to do
+    message    the task's own error message: what, where, what to do; also under its former name, `sentence`
     dag_id, run_id, task_id
     url        the task in Airflow's web UI
     links      {name: address} of the task's links; `link` is the report's, or the first
@@ -57,14 +57,14 @@ _SEND_SECONDS = 10.0
 _MAX_CHARACTERS = 1500
 """Of an error message; a canary's reasons are the longest."""
 
-_PLAIN = "{{ notification.title }}\n{{ notification.sentence }}\n{{ notification.url }}\n{{ notification.link }}"
+_PLAIN = "{{ notification.title }}\n{{ notification.message }}\n{{ notification.url }}\n{{ notification.link }}"
 _SLACK = (
     "*{{ notification.title }}*\n"
-    "{{ notification.sentence.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;') }}\n"
+    "{{ notification.message.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;') }}\n"
     "{{ notification.url }}\n{{ notification.link }}"
 )
 _HTML = (
-    '<p>{{ notification.sentence | e }}</p><p><a href="{{ notification.url | e }}">The task in Airflow</a>'
+    '<p>{{ notification.message | e }}</p><p><a href="{{ notification.url | e }}">The task in Airflow</a>'
     "{% for name, address in notification.links.items() %} · "
     '<a href="{{ address | e }}">{{ name | e }}</a>{% endfor %}</p>'
 )
@@ -164,7 +164,7 @@ def _facts(context: Context, event: Event, message: str) -> dict[str, Any]:
     return {
         "event": event,
         "title": _one_line(f"{event.replace('_', ' ')}: {ti.dag_id}.{ti.task_id}"),
-        "sentence": _one_line(message),
+        **_message_fields(_one_line(message)),
         "dag_id": ti.dag_id,
         "run_id": _one_line(ti.run_id),
         "task_id": ti.task_id,
@@ -172,6 +172,11 @@ def _facts(context: Context, event: Event, message: str) -> dict[str, Any]:
         "links": links,
         "link": links.get("Report") or next(iter(links.values()), ""),
     }
+
+
+def _message_fields(message: str) -> dict[str, str]:
+    """Return the message by the names that templates have for it; version 0.1 had `sentence` only."""
+    return {"message": message, "sentence": message}
 
 
 def _links(context: Context) -> dict[str, str]:
@@ -249,7 +254,7 @@ def main() -> int:
     facts = {
         "event": "run_failed",
         "title": "a test of Anemone's notifications",
-        "sentence": "nothing happened: this is a test",
+        **_message_fields("nothing happened: this is a test"),
         **dict.fromkeys(("dag_id", "run_id", "task_id", "url", "link"), ""),
         "links": {},
     }

@@ -226,6 +226,15 @@ def test_a_promotion_says_what_is_live(configure: Callable, webhook: Webhook, st
     assert "version 2 answers kubectl now; before it was version 1" in text
 
 
+@pytest.mark.parametrize("name", ["message", "sentence"])
+def test_a_template_reads_the_message_by_its_present_and_its_former_name(
+    configure: Callable, webhook: Webhook, name: str
+) -> None:
+    configure({**CHAT, "arguments": {"text": f"{{{{ notification.{name} }}}}"}})
+    notifications.notify_failure(context(BaseOperator(task_id="merge"), AirflowException("the disk is full")))
+    assert webhook.texts == ["the disk is full"]
+
+
 def test_only_the_events_that_were_asked_for_are_told(configure: Callable, webhook: Webhook) -> None:
     configure({**CHAT, "events": ["promoted", "rolled_back"]})
     task = BaseOperator(task_id="canary")
