@@ -24,6 +24,8 @@ TESTS_JOBS := tests/jobs $(addprefix --ignore=,$(TESTS_SERVING))
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
 	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080; serving takes + 10 to + 15)"
+	@echo "Of one command: run DATA, RECIPE, OVERRIDES; ask PROMPT; up TRAFFIC; gc DELETE; soak MINUTES; bench ONLY;"
+	@echo "  images IMAGES, BASE, BUILD_BASE; compose-check BASE, BUILD_BASE; lock UPGRADE=yes"
 
 demo: setup  ## from data sets to live releases and back, watched in this terminal
 	@$(AIRFLOW)/python -m include.laptop.demo
@@ -46,7 +48,7 @@ run: setup  ## customize on your own data: make run DATA=my.jsonl RECIPE=demo/0.
 ask:  ## one request to the live model: make ask PROMPT="show the logs of checkout in prod"
 	@$(AIRFLOW)/python -m include.laptop.ask "$$PROMPT"
 
-test: setup lint  ## run the whole suite
+test: setup lint  ## lint, and the unit, integration and end-to-end tests
 	@$(MAKE) --no-print-directory -j 3 --output-sync=line test-airflow test-jobs test-serving
 	@$(AIRFLOW)/pytest tests/e2e
 
@@ -59,7 +61,7 @@ test-jobs:
 test-serving:
 	@$(SERVING)/pytest $(TESTS_SERVING)
 
-test-faults: setup  ## what breaks at night, done on purpose; docs/faults.md lists it
+test-faults: setup  ## the fault-injection tests; docs/faults.md lists them
 	@$(JOBS)/pytest -m scenario tests/faults/jobs $(TESTS_JOBS)
 	@$(SERVING)/pytest -m scenario tests/faults/serving $(TESTS_SERVING)
 	@$(AIRFLOW)/pytest -m scenario tests/faults/airflow $(TESTS_AIRFLOW)
@@ -80,7 +82,7 @@ bench: setup  ## measure the figures, beside other tools; one of them: make benc
 	@$(PYTHON) -m include.laptop.setup bench
 	@$(AIRFLOW)/python tests/benchmarks/bench.py $(ONLY)
 
-images:  ## build the images that run without a GPU, and print their sizes: make images BASE=python:3.11-slim-bookworm
+images:  ## build the images that run without a GPU, and print their sizes; another one: make images IMAGES=nemo
 	@sh include/deploy/docker/images.sh $(IMAGES)
 
 compose-check: setup  ## bring docker-compose.yaml up, run a data set through to its release, and take it down again
