@@ -12,7 +12,10 @@ import pytest
 
 from include.home import PROJECT
 
-PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", PROJECT / "CHANGELOG.md", *PROJECT.glob("docs/**/*.md")]
+PAGES = [
+    *(PROJECT / page for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
+    *PROJECT.glob("docs/**/*.md"),
+]
 GENERATED = PROJECT / "docs" / "faults.md"
 """Holds messages as users read them, with paths and commands of the moment."""
 

@@ -1,4 +1,4 @@
-"""The example that docs/extending.md is built around: copied over the project's rooms, it runs."""
+"""The example that docs/extending.md is built around: copied over the project's packages, it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from include.artifacts.store import Store
 from include.home import PROJECT, home
 
 EXAMPLE = PROJECT / "examples" / "distill"
-ROOMS = ("dags", "include", "jobs", "operators", "plugins", "requirements")
+FOLDERS = ("dags", "include", "jobs", "operators", "plugins", "requirements")
 TEACHER = {"base.config": {"hidden_size": 32, "layers": 1, "heads": 2, "steps": 30, "warmup_steps": 3}}
 """Is there within seconds, and knows too little to tell rows apart: what the gate is for."""
 
@@ -37,11 +37,11 @@ for conf in sys.argv[2:]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the example's files, and no other line changed."""
     folder = tmp_path_factory.mktemp("distill") / "project"
-    for room in ROOMS:
-        shutil.copytree(PROJECT / room, folder / room, ignore=_IGNORED)
+    for name in FOLDERS:
+        shutil.copytree(PROJECT / name, folder / name, ignore=_IGNORED)
     for file in (path for path in EXAMPLE.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         target = folder / file.relative_to(EXAMPLE)
-        assert not target.exists(), f"{target} is a file of the project"
+        assert not target.exists() or target.read_bytes() == file.read_bytes(), f"{target} is a file of the project"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
     return folder

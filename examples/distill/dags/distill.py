@@ -10,6 +10,7 @@ from airflow.sdk import Param, dag, get_current_context, task
 from operators import GateSensor, default_args, recipe_choices, report_at_the_end, resolved_recipe, stage
 
 STAGES = ["base", "generate", "distill"]
+"""Task ids, which the Param `refresh` names."""
 
 
 @dag(
@@ -19,14 +20,36 @@ STAGES = ["base", "generate", "distill"]
     default_args=default_args(),
     doc_md=__doc__,
     params={
-        "recipe": Param("distill/0.8M_cpu", type="string", enum=recipe_choices("distill"), title="Recipe"),
-        "overrides": Param({}, type="object", title="Overrides"),
-        "refresh": Param([], type="array", items={"type": "string", "enum": STAGES}, title="Make anew"),
+        "recipe": Param(
+            "distill/0.8M_cpu",
+            type="string",
+            enum=recipe_choices("distill"),
+            title="Recipe",
+            description_md="Teacher, rows, the share to keep, and the gate's limits: a file of `include/recipes/`.",
+            section="Recipe",
+        ),
+        "overrides": Param(
+            {},
+            type="object",
+            title="Overrides",
+            description_md='Keys of the recipe by dotted path, as in `{"distill.keep": 0.3}`.',
+            section="Changes to the recipe",
+        ),
+        "refresh": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": STAGES},
+            examples=STAGES,
+            title="Run again",
+            description_md="Stages that run although the same work was done before.",
+            section="Changes to the recipe",
+        ),
     },
 )
 def distill():
     @task(multiple_outputs=True)
     def recipe() -> dict:
+        # Of the stages only `distill` has a default for every key: a recipe may leave that one out.
         return resolved_recipe(get_current_context(), stages=["distill"])
 
     plan = recipe()
