@@ -168,7 +168,7 @@ def test_too_many_processes_and_idle_gpus_are_refused(finetune, size, evaluate, 
         require_gpus(sections(finetune, size, evaluate), CLUSTER)
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if "gpu" in name])
+@pytest.mark.parametrize("recipe", [name for name in recipe_names("finetune") if "gpu" in name])
 def test_every_recipe_for_gpus_has_them_and_their_memory(eks, recipe):
     found = resolve(recipe)
     finetune = Config.model_validate(found.section("finetune").config)
@@ -181,7 +181,7 @@ def test_every_recipe_for_gpus_has_them_and_their_memory(eks, recipe):
         assert memory.state + memory.activations < 0.75 * A100
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if "cpu" in name])
+@pytest.mark.parametrize("recipe", [name for name in recipe_names("finetune") if "cpu" in name])
 def test_a_recipe_of_one_process_gets_one_gpu(eks, recipe):
     found = resolve(recipe)
     processes = found.section("finetune").config["processes"]
