@@ -17,7 +17,7 @@ from include.errors import AnemoneError, ConfigurationError, ExitCode
 from include.release.controller import ControllerClient
 from jobs.common.command_line import LOCAL, Parser, listen, port, read_token
 from jobs.serving.canary.analysis.runs import has_runs, read, replay
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 if TYPE_CHECKING:
     from include.specs.base import Model

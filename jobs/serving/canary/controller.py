@@ -13,7 +13,7 @@ from jobs.serving.canary.placement import Placement
 from jobs.serving.canary.rollout.runner import Runner
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
 from jobs.serving.canary.target import Target
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 HISTORY = timedelta(days=90)
 """How long the status of an ended rollout is kept; its evidence in the store is left to retention."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from include.errors import AnemoneError
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.traffic.interface import RouterError, TrafficRouter
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 from jobs.serving.triton.client import TritonError
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from jobs.serving.canary.data_plane import DataPlane
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.target import Target
 from jobs.serving.canary.traffic.interface import RouterError
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 
 class Placement:

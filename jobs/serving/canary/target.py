@@ -12,7 +12,7 @@ from jobs.serving.canary.data_plane import DataPlane
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 from jobs.serving.router.routes import Split
 from jobs.serving.triton.client import NotAvailableError, TimedOutError, TritonError
 

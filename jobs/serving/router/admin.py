@@ -15,8 +15,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from include.errors import first_problem
 from include.specs.base import Model
 from include.specs.champion import ModelName
+from jobs.serving.log import log_trace
 from jobs.serving.router.lease import HeldError
-from jobs.serving.router.log import log_trace
 from jobs.serving.router.routes import Holder, Route
 from jobs.serving.router.target import Target
 from jobs.serving.router.targets import ConflictError, Targets

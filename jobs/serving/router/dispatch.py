@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from jobs.serving.log import ThrottledLog
 from jobs.serving.router.errors import ArmError, RejectedError, RequestError
 from jobs.serving.router.generation import Generation, Piece
 from jobs.serving.router.limits import Limits
-from jobs.serving.router.log import ThrottledLog
 from jobs.serving.router.target import REJECTED, Arm, Assignment, Target
 from jobs.serving.router.upstream import AnswerStream, Upstream
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from aiohttp import web
 
+from jobs.serving.log import log, log_trace
 from jobs.serving.router import openai_protocol, v2_protocol
 from jobs.serving.router.dispatch import Dispatcher
 from jobs.serving.router.errors import RequestError
 from jobs.serving.router.generation import Piece, read_object
 from jobs.serving.router.limits import Limits, Timeouts
-from jobs.serving.router.log import log, log_trace
 from jobs.serving.router.targets import Targets
 from jobs.serving.router.upstream import Upstream
 

@@ -13,11 +13,11 @@ from aiohttp import web
 
 from include.errors import ConfigurationError
 from jobs.common.command_line import LOCAL, read_token
+from jobs.serving.log import log
 from jobs.serving.router.admin import AdminApi
 from jobs.serving.router.dispatch import Dispatcher
 from jobs.serving.router.limits import Limits, Timeouts
 from jobs.serving.router.listener import BACKLOG, LimitedSite, allow_connections
-from jobs.serving.router.log import log
 from jobs.serving.router.metrics import make_registry
 from jobs.serving.router.public import PublicApi
 from jobs.serving.router.routes import RouteFile, lock_folder

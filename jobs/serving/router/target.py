@@ -9,11 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from jobs.serving.log import log
 from jobs.serving.router.counts import Counts
 from jobs.serving.router.errors import RequestError
 from jobs.serving.router.generation import Generation
 from jobs.serving.router.lease import Lease
-from jobs.serving.router.log import log
 from jobs.serving.router.routes import Route
 from jobs.serving.router.samples import Samples
 

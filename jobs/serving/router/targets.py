@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.serving.log import log
 from jobs.serving.router.errors import RequestError
 from jobs.serving.router.lease import Lease
-from jobs.serving.router.log import log
 from jobs.serving.router.routes import Route, RouteFile
 from jobs.serving.router.target import Target
 

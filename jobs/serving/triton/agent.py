@@ -24,7 +24,7 @@ from include.errors import AnemoneError, first_problem
 from include.release.rollouts import Drill, Release
 from include.specs.base import Model
 from jobs.common.command_line import Parser, listen, port, read_token
-from jobs.serving.router.log import log, log_trace
+from jobs.serving.log import log, log_trace
 from jobs.serving.router.routes import ReleaseName
 from jobs.serving.triton import repository
 from jobs.serving.triton.client import READY, TritonClient

@@ -7,7 +7,7 @@ from typing import Any
 
 from include.release.rollouts import Note, RolloutStatus, State
 from jobs.serving.canary.state.records import Records, Rollout
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 
 class Journal:

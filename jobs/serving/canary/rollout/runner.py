@@ -29,7 +29,7 @@ from jobs.serving.canary.state.records import Records, Rollout
 from jobs.serving.canary.target import Target
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from jobs.serving.canary.traffic.lease import Lease
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 T = TypeVar("T")
 

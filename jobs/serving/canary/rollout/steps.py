@@ -21,7 +21,7 @@ from jobs.serving.canary.servers.golden import GoldenPrompt
 from jobs.serving.canary.state.records import Records
 from jobs.serving.canary.target import Target
 from jobs.serving.canary.traffic.interface import RouterError
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 from jobs.serving.router.routes import SlowSeconds, Split
 
 T = TypeVar("T")

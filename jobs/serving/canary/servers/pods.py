@@ -11,7 +11,7 @@ from typing import Any
 from include.release.rollouts import Drill, LiveRelease, Release
 from jobs.serving.canary.servers.golden import GOLDEN, GoldenPrompt, parse_golden
 from jobs.serving.canary.servers.interface import PROBE, release_name
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
 from jobs.serving.triton.remote import Agent, AgentState
 

@@ -24,7 +24,7 @@ from include import durable
 from include.errors import ConfigurationError, DataError, first_problem
 from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, RolloutStatus, TargetStatus
 from include.specs.base import Model
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 M = TypeVar("M", bound=Model)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from jobs.serving.canary.traffic.http_route import WHOLE, HTTPRoute
 from jobs.serving.canary.traffic.interface import TIMEOUT_SECONDS, ConflictError, RouterError, TrafficRouter, releases
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 from jobs.serving.router.routes import Split
 
 T = TypeVar("T")

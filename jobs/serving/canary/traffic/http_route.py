@@ -13,7 +13,7 @@ import aiohttp
 
 from include.errors import ConfigurationError
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 GROUP = "gateway.networking.k8s.io/v1"
 WHOLE = 1000

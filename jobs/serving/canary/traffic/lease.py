@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError, TrafficRouter
-from jobs.serving.router.log import log
+from jobs.serving.log import log
 
 _RENEWALS = 4
 """Number of renewals within the time after which the lease lapses."""

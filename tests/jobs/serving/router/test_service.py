@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.serving.router.log import log, log_trace
+from jobs.serving.log import log, log_trace
 from jobs.serving.router.routes import Route, RouteFile
 from tests.jobs.serving.router.conftest import CHAMPION, TOKEN, Router
 from tests.ports import free_ports

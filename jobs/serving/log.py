@@ -1,4 +1,4 @@
-"""Log lines on stdout; what can happen with every request is logged at most once a second.
+"""The log of a service: lines on stdout, and of what can happen with every request at most one a second.
 
 A line that cannot be written is dropped: a full disk must not fail a request, end a task, or have a change reported as
 refused that is in force already.
