@@ -17,7 +17,7 @@ import yaml
 from kubernetes import config
 
 from include.home import PROJECT
-from jobs.serving.canary.traffic.http_route import GROUP, Api, HTTPRoute
+from jobs.serving.canary.traffic.http_route import GROUP, HTTPRoute, KubernetesConfig
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from tests.kubernetes.namespace import TOKEN, Namespace, need_resource, secret, wait_for
 from tests.kubernetes.serving import POLICY, Controller, clients, controller, deploy
@@ -77,13 +77,13 @@ def spec(place: Namespace) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def api(place: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Api:
+def api(place: Namespace, tmp_path_factory: pytest.TempPathFactory) -> KubernetesConfig:
     """The API server, asked as the controller's service account."""
     folder = tmp_path_factory.mktemp("account")
     (folder / "token").write_text(place.kubectl("create", "token", ACCOUNT))
     reached = config.new_client_from_config().configuration
     certificate = Path(reached.ssl_ca_cert) if reached.ssl_ca_cert else None
-    return Api(reached.host, folder / "token", certificate, place.name)
+    return KubernetesConfig(reached.host, folder / "token", certificate, place.name)
 
 
 def route(place: Namespace) -> dict[str, Any]:
@@ -97,7 +97,12 @@ def weights(place: Namespace, name: str = "models") -> list[int]:
     return [ref["weight"] for ref in rule["backendRefs"]]
 
 
-def drive(api: Api, work: Callable[[Meddled], Any], meddle: Callable[[], object] = lambda: None, name: str = "models"):
+def drive(
+    api: KubernetesConfig,
+    work: Callable[[Meddled], Any],
+    meddle: Callable[[], object] = lambda: None,
+    name: str = "models",
+):
     async def run() -> tuple[Any, int]:
         async with Meddled(api, name, "models", "router", "router-canary") as driver:
             driver.meddle, driver.writes = meddle, 0
@@ -106,7 +111,7 @@ def drive(api: Api, work: Callable[[Meddled], Any], meddle: Callable[[], object]
     return asyncio.run(run())
 
 
-def test_two_numbers_move_and_nothing_else_does(place: Namespace, api: Api, spec: dict[str, Any]) -> None:
+def test_two_numbers_move_and_nothing_else_does(place: Namespace, api: KubernetesConfig, spec: dict[str, Any]) -> None:
     async def work(driver: HTTPRoute) -> float:
         await driver.set(0.05)
         await driver.set(0.05)
@@ -132,7 +137,7 @@ def _put_a_rule_in_front(place: Namespace) -> None:
 
 @pytest.mark.parametrize("change", [_annotate, _put_a_rule_in_front])
 def test_what_somebody_else_writes_meanwhile_is_kept(
-    place: Namespace, api: Api, spec: dict[str, Any], change: Callable[[Namespace], None]
+    place: Namespace, api: KubernetesConfig, spec: dict[str, Any], change: Callable[[Namespace], None]
 ) -> None:
     once = iter([lambda: change(place)])
     _, writes = drive(api, lambda driver: driver.set(0.25), lambda: next(once, lambda: None)())
@@ -146,14 +151,16 @@ def test_what_somebody_else_writes_meanwhile_is_kept(
         assert found["spec"]["rules"][0]["backendRefs"][0]["weight"] == 3
 
 
-def test_who_writes_all_the_time_wins_and_is_told_of(place: Namespace, api: Api, spec: dict[str, Any]) -> None:
+def test_who_writes_all_the_time_wins_and_is_told_of(
+    place: Namespace, api: KubernetesConfig, spec: dict[str, Any]
+) -> None:
     with pytest.raises(ConflictError, match="changed by somebody else all the time"):
         drive(api, lambda driver: driver.set(0.25), lambda: _annotate(place))
     assert route(place)["spec"] == spec
 
 
 def test_the_account_may_read_and_patch_this_route_and_nothing_more(
-    place: Namespace, api: Api, spec: dict[str, Any]
+    place: Namespace, api: KubernetesConfig, spec: dict[str, Any]
 ) -> None:
     allowed = {
         (verb, name)

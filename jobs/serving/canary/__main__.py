@@ -116,7 +116,7 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
 async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> AsyncIterator[TrafficRouter]:
     """Yield the traffic router: the router, or a gateway with two of them."""
     from jobs.serving.canary.traffic.gateway import Gateway
-    from jobs.serving.canary.traffic.http_route import Api, HTTPRoute
+    from jobs.serving.canary.traffic.http_route import HTTPRoute, KubernetesConfig
     from jobs.serving.canary.traffic.router import Router
 
     async with Router(arguments.router, token) as router:
@@ -126,7 +126,7 @@ async def _traffic(arguments: argparse.Namespace, token: str, boot: str) -> Asyn
         rule, services = arguments.gateway_rule, arguments.gateway_services
         async with (
             Router(arguments.canary_router, token) as canary,
-            HTTPRoute(Api.of_this_pod(), arguments.gateway_route, rule, *services) as route,
+            HTTPRoute(KubernetesConfig.in_cluster(), arguments.gateway_route, rule, *services) as route,
         ):
             yield Gateway(router, canary, route, arguments.gateway_target, boot)
 
@@ -136,15 +136,15 @@ async def _tiers(arguments: argparse.Namespace, token: str) -> AsyncIterator[tup
     """Yield the servers of the champion and those of the canary; on one machine they are the same."""
     from jobs.serving.canary.servers.local import LocalTriton
     from jobs.serving.canary.servers.pods import Pods
+    from jobs.serving.triton.agent_client import AgentResolver
     from jobs.serving.triton.client import TritonClient
-    from jobs.serving.triton.remote import Finder
 
     if arguments.triton:
         async with TritonClient(arguments.triton) as triton:
             local = LocalTriton(arguments.folder, triton)
             yield local, local
         return
-    async with Finder(arguments.stable, token) as stable, Finder(arguments.canary, token) as canary:
+    async with AgentResolver(arguments.stable, token) as stable, AgentResolver(arguments.canary, token) as canary:
         yield Pods("the stable tier", stable), Pods("the canary tier", canary)
 
 

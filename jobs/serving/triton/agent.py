@@ -27,8 +27,8 @@ from jobs.common.command_line import Parser, listen, port, read_token
 from jobs.serving.log import log, log_trace
 from jobs.serving.router.routes import ReleaseName
 from jobs.serving.triton import repository
+from jobs.serving.triton.agent_client import LOAD_SECONDS
 from jobs.serving.triton.client import READY, TritonClient
-from jobs.serving.triton.remote import LOAD_SECONDS
 
 M = TypeVar("M", bound=Model)
 

@@ -12,8 +12,8 @@ from include.release.rollouts import Drill, LiveRelease, Release
 from jobs.serving.canary.servers.golden import GOLDEN, GoldenPrompt, parse_golden
 from jobs.serving.canary.servers.interface import PROBE, release_name
 from jobs.serving.log import log
+from jobs.serving.triton.agent_client import Agent, AgentState
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
-from jobs.serving.triton.remote import Agent, AgentState
 
 _LONGEST_PAUSE_SECONDS = 60.0
 """The longest pause before a release is deployed again to a pod that refused it."""

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, TypeVar
 
-from jobs.serving.canary.traffic.http_route import WHOLE, HTTPRoute
+from jobs.serving.canary.traffic.http_route import TOTAL_WEIGHT, HTTPRoute
 from jobs.serving.canary.traffic.interface import TIMEOUT_SECONDS, ConflictError, RouterError, TrafficRouter, releases
 from jobs.serving.log import log
 from jobs.serving.router.routes import Split
@@ -48,7 +48,7 @@ class Gateway:
         self._route = route
         self._target = target
         self._boot = boot
-        self._lives = 0
+        self._restarts = 0
         self._boots: tuple[str, str | None] | None = None
         self._changes: list[_Change] = []
         self._samples: deque[dict[str, Any]] = deque(maxlen=_KEPT_SAMPLES)
@@ -59,27 +59,27 @@ class Gateway:
     async def state(self) -> dict[str, Any]:
         stable, canary = await asyncio.gather(self._stable.state(), self._answered(self._canary.state()))
         boot = self._begin(stable["boot"], canary["boot"] if canary else None)
-        found = stable["targets"].get(self._target)
-        if found is None:
+        on_stable = stable["targets"].get(self._target)
+        if on_stable is None:
             return {"boot": boot, "targets": {}}
         # Before this controller has set a route, no counts can be attributed to it.
         asked = self._changes[-1].split if self._changes else Split()
-        there = canary["targets"].get(self._target) if canary else {**asked.model_dump(), "lease": {"holder": None}}
+        on_canary = canary["targets"].get(self._target) if canary else {**asked.model_dump(), "lease": {"holder": None}}
         weight = await self._route.weight()
-        if abs(weight - asked.weight) * WHOLE < 0.5:
+        if abs(weight - asked.weight) * TOTAL_WEIGHT < 0.5:
             weight = asked.weight
-        if canary and there and there["canary"] and not there["weight"]:
+        if canary and on_canary and on_canary["canary"] and not on_canary["weight"]:
             weight = 0.0  # the lease has lapsed: the canary's router sends its requests to the champion
         # A change that the canary's router missed while it was unreachable has to be sent to it again.
-        in_sync = self._changes and (not canary or (there and there["champion"] == found["champion"]))
+        in_sync = self._changes and (not canary or (on_canary and on_canary["champion"] == on_stable["champion"]))
         shown = {
             "generation": len(self._changes),
-            "champion": found["champion"] if in_sync else None,
-            "canary": there["canary"] if there else None,
+            "champion": on_stable["champion"] if in_sync else None,
+            "canary": on_canary["canary"] if on_canary else None,
             "weight": weight,
-            "sample": found["sample"],
-            "slow_seconds": found["slow_seconds"],
-            "lease": there["lease"] if there else {"holder": None},
+            "sample": on_stable["sample"],
+            "slow_seconds": on_stable["slow_seconds"],
+            "lease": on_canary["lease"] if on_canary else {"holder": None},
         }
         return {"boot": boot, "targets": {self._target: shown}}
 
@@ -113,22 +113,22 @@ class Gateway:
             raise ConflictError(f"{target} is at generation {len(self._changes)}, the change is based on {generation}")
         whole = route.model_copy(update={"weight": 1.0 if route.weight else 0.0})
         champion_only = route.model_copy(update={"canary": None, "weight": 0.0})
-        there: int | None
+        on_canary: int | None
         if route.weight:
-            there = await self._put(self._canary, whole, holder)
-            here = await self._put(self._stable, champion_only, holder)
+            on_canary = await self._put(self._canary, whole, holder)
+            on_stable = await self._put(self._stable, champion_only, holder)
             await self._route.set(route.weight)
         else:
-            here = await self._put(self._stable, champion_only, holder)
-            there = await self._answered(self._put(self._canary, whole, holder))
-        self._changes.append(_Change(route, here, there))
+            on_stable = await self._put(self._stable, champion_only, holder)
+            on_canary = await self._answered(self._put(self._canary, whole, holder))
+        self._changes.append(_Change(route, on_stable, on_canary))
         return {**route.model_dump(), "generation": len(self._changes), "boot": now["boot"]}
 
     async def delete(self, target: str) -> None:
         await self._route.set(0.0)
         await asyncio.gather(self._stable.delete(target), self._canary.delete(target))
         self._changes.clear()
-        self._lives += 1
+        self._restarts += 1
 
     async def lease(self, target: str, holder: str, seconds: float) -> None:
         """Renew the lease; where the canary's router is unreachable, set its weight to 0, as no gateway does itself."""
@@ -153,21 +153,22 @@ class Gateway:
 
         stable, canary = await asyncio.gather(self._stable.counts(target), canary_counts())
         boot = self._begin(stable["boot"], canary["boot"] if canary else None)
-        led_by_canary = canary["generations"] if canary else ()
+        canary_generations = canary["generations"] if canary else ()
         parts = []
         for number, change in enumerate(self._changes, 1):
-            here = [part for part in stable["generations"] if part["generation"] == change.stable]
-            there = [part for part in led_by_canary if part["generation"] == change.canary]
-            led = [part for part in there if part["weight"]]
-            rest = [part for part in there if not part["weight"]]
-            weight = change.split.weight if led else 0.0
+            on_stable = [part for part in stable["generations"] if part["generation"] == change.stable]
+            on_canary = [part for part in canary_generations if part["generation"] == change.canary]
+            # Without a lease the canary's router sends its share to the champion.
+            leased = [part for part in on_canary if part["weight"]]
+            unleased = [part for part in on_canary if not part["weight"]]
+            weight = change.split.weight if leased else 0.0
             common = {"generation": number, "slow_seconds": change.split.slow_seconds.model_dump()}
-            arms = {"champion": _sum(here, "champion"), "canary": _sum(led, "canary")}
-            if not led:
-                arms["champion"] = _sum([*here, *rest], "champion")
+            arms = {"champion": _sum(on_stable, "champion"), "canary": _sum(leased, "canary")}
+            if not leased:
+                arms["champion"] = _sum([*on_stable, *unleased], "champion")
             parts.append({**common, "weight": weight, **arms})
-            if led and rest:
-                parts.append({**common, "weight": 0.0, "champion": _sum(rest, "champion"), "canary": None})
+            if leased and unleased:
+                parts.append({**common, "weight": 0.0, "champion": _sum(unleased, "champion"), "canary": None})
         return {"boot": boot, "generations": parts}
 
     async def samples(self, target: str, after: int) -> dict[str, Any]:
@@ -198,12 +199,12 @@ class Gateway:
             canary = self._boots[1]
         if self._boots != (stable, canary):
             self._boots = (stable, canary)
-            self._lives += 1
+            self._restarts += 1
             self._changes.clear()
             self._samples.clear()
             self._read = [0, 0]
             self._sequence = self._lost = 0
-        return f"{self._boot}.{self._lives}"
+        return f"{self._boot}.{self._restarts}"
 
     async def _answered(self, asked: Awaitable[T]) -> T | None:
         """Return the answer of the canary's router, None where it gives none in time."""

@@ -16,7 +16,7 @@ from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from jobs.serving.log import log
 
 GROUP = "gateway.networking.k8s.io/v1"
-WHOLE = 1000
+TOTAL_WEIGHT = 1000
 """The weights of both backends together: steps of a thousandth of the traffic."""
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -24,8 +24,8 @@ _TIMEOUT_SECONDS = 10.0
 _TRIES = 5
 
 
-class Api(NamedTuple):
-    """Where the Kubernetes API is, and the credentials for it.
+class KubernetesConfig(NamedTuple):
+    """The address of a Kubernetes API, and the credentials for it.
 
     Attributes:
         token_file: read for each request, since the kubelet replaces the token.
@@ -39,11 +39,11 @@ class Api(NamedTuple):
     namespace: str
 
     @classmethod
-    def of_this_pod(cls) -> Self:
-        """Return the API of the cluster that this pod is in.
+    def in_cluster(cls) -> Self:
+        """Return the configuration of the cluster that this pod runs in.
 
         Raises:
-            ConfigurationError: this is no pod, or one without a service account's token.
+            ConfigurationError: this is not a pod, or it has no service account's token.
         """
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if host is None or not (_ACCOUNT / "token").is_file():
@@ -66,7 +66,7 @@ class HTTPRoute:
         stable, canary: names of the Services.
     """
 
-    def __init__(self, api: Api, route: str, rule: str, stable: str, canary: str) -> None:
+    def __init__(self, api: KubernetesConfig, route: str, rule: str, stable: str, canary: str) -> None:
         namespace, _, name = route.rpartition("/")
         namespace = namespace or api.namespace
         self._api = api
@@ -99,8 +99,8 @@ class HTTPRoute:
             RouterError: the API does not answer or refuses, or the route does not have the rule and both backends.
             ConflictError: another client changes the route all the time; the message has the API's last error.
         """
-        canary = round(WHOLE * weight)
-        wanted = (WHOLE - canary, canary)
+        canary = round(TOTAL_WEIGHT * weight)
+        wanted = (TOTAL_WEIGHT - canary, canary)
         refused, refusal = None, ""
         for _ in range(_TRIES):
             route = await self._call("GET")

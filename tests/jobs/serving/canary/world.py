@@ -35,8 +35,8 @@ from jobs.serving.canary.servers.pods import Pods
 from jobs.serving.canary.state.records import Records, Rollout
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError, releases
 from jobs.serving.router.routes import Split
+from jobs.serving.triton.agent_client import AgentState
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
-from jobs.serving.triton.remote import AgentState
 
 TARGET = "kubectl"
 POLICY = CanaryPolicy(
@@ -178,7 +178,7 @@ class FakeTriton:
 
 
 class FakePod:
-    """A Triton and its agent, as `jobs.serving.triton.remote.Agent` shows them to the controller.
+    """A Triton and its agent, as `jobs.serving.triton.agent_client.Agent` shows them to the controller.
 
     Attributes:
         up: whether the agent answers. `leaving`: whether the pod is on its way out.

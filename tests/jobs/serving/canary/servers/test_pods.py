@@ -19,8 +19,8 @@ from include.release.rollouts import LiveRelease, Release
 from include.specs.base import Artifact
 from jobs.serving.canary.servers.pods import Pods
 from jobs.serving.triton.agent import AgentApi
+from jobs.serving.triton.agent_client import AgentResolver
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
-from jobs.serving.triton.remote import Finder
 from tests.jobs.serving.triton.engine_fixture import commit_engine
 
 TOKEN = "planted-token"
@@ -100,7 +100,7 @@ def drive(folder: Path, work: Callable[[Tier, Pods], Awaitable[Any]], count: int
             tier.runners.append(runner)
             tier.addresses.append(f"127.0.0.1:{runner.addresses[0][1]}")
         try:
-            async with Finder(tier.addresses, TOKEN) as find:
+            async with AgentResolver(tier.addresses, TOKEN) as find:
                 yield tier, Pods("the stable tier", find)
         finally:
             for runner in tier.runners:
@@ -181,7 +181,7 @@ def test_a_pod_that_is_away_keeps_nobody_waiting_and_is_named(tmp_path: Path, li
 
 def test_who_holds_another_token_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def work(tier: Tier, _: Pods) -> None:
-        async with Finder(tier.addresses, "another") as find:
+        async with AgentResolver(tier.addresses, "another") as find:
             with pytest.raises(NotAvailableError, match="answers: .*the bearer token is missing or wrong"):
                 await Pods("the stable tier", find).loaded()
 
@@ -299,7 +299,7 @@ def test_a_name_that_is_not_known_yet_stands_for_no_pod(monkeypatch: pytest.Monk
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
 
     async def run() -> None:
-        async with Finder(["triton-agents-canary:8003"], TOKEN) as find:
+        async with AgentResolver(["triton-agents-canary:8003"], TOKEN) as find:
             pods = Pods("the canary tier", find)
             assert not await pods.live() and await pods.unreachable() == {}
             with pytest.raises(NotAvailableError, match="no pod of the canary tier answers"):
@@ -310,7 +310,7 @@ def test_a_name_that_is_not_known_yet_stands_for_no_pod(monkeypatch: pytest.Monk
 
 def test_a_name_server_that_is_away_takes_no_pods_away(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        async with Finder(["127.0.0.1:8003"], TOKEN) as find:
+        async with AgentResolver(["127.0.0.1:8003"], TOKEN) as find:
             before = await find()
 
             def away(*_: Any, **__: Any) -> None:

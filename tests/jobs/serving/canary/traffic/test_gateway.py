@@ -20,7 +20,7 @@ from include.specs.base import Artifact
 from jobs.serving.canary import __main__ as canary_main
 from jobs.serving.canary.traffic import gateway as gateway_module
 from jobs.serving.canary.traffic.gateway import Gateway
-from jobs.serving.canary.traffic.http_route import Api, HTTPRoute
+from jobs.serving.canary.traffic.http_route import HTTPRoute, KubernetesConfig
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from jobs.serving.canary.traffic.router import Router
 from jobs.serving.router.routes import Split
@@ -63,7 +63,9 @@ async def led(folder: Path) -> AsyncIterator[Led]:
         kubernetes.served() as url,
         Router(f"http://127.0.0.1:{stable.admin_port}", ROUTER_TOKEN) as to_stable,
         Router(f"http://127.0.0.1:{canary.admin_port}", ROUTER_TOKEN) as to_canary,
-        HTTPRoute(Api(url, folder / "token", None, "anemone"), "models", "models", "router", "router-canary") as route,
+        HTTPRoute(
+            KubernetesConfig(url, folder / "token", None, "anemone"), "models", "models", "router", "router-canary"
+        ) as route,
     ):
 
         def driver() -> Gateway:
@@ -200,7 +202,7 @@ from pathlib import Path
 from jobs.serving.canary import data_plane
 from jobs.serving.canary.traffic import http_route
 data_plane.DataPlane = functools.partial(data_plane.DataPlane, timing=data_plane.Timing(lease={lease}))
-http_route.Api.of_this_pod = lambda: http_route.Api({url!r}, Path({token!r}), None, "anemone")
+http_route.KubernetesConfig.in_cluster = lambda: http_route.KubernetesConfig({url!r}, Path({token!r}), None, "anemone")
 runpy.run_module("jobs.serving.canary", run_name="__main__", alter_sys=True)
 """
 

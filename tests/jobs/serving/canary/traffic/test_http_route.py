@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.serving.canary.traffic.http_route import Api, HTTPRoute
+from include.errors import ConfigurationError
+from jobs.serving.canary.traffic.http_route import HTTPRoute, KubernetesConfig
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
 from tests.jobs.serving.canary.traffic.kubernetes_api import ROUTE, KubernetesApi
 
@@ -20,7 +21,7 @@ def drive(api: KubernetesApi, folder: Path, work: Callable[[HTTPRoute], Any], ru
 
     async def run() -> Any:
         async with api.served() as url:
-            given = Api(url, folder / "token", None, "anemone")
+            given = KubernetesConfig(url, folder / "token", None, "anemone")
             async with HTTPRoute(given, "anemone/models", rule, "router", "router-canary") as route:
                 return await work(route)
 
@@ -94,5 +95,5 @@ def test_a_route_that_is_not_as_it_has_to_be_is_left_alone(tmp_path: Path, rule:
 
 def test_outside_a_pod_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(Exception, match="no Kubernetes API can be reached from here"):
-        Api.of_this_pod()
+    with pytest.raises(ConfigurationError, match="no Kubernetes API can be reached from here"):
+        KubernetesConfig.in_cluster()

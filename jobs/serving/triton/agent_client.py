@@ -128,8 +128,8 @@ def _keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-class Finder:
-    """Finds the agents behind addresses; an asynchronous context manager.
+class AgentResolver:
+    """Resolves addresses to agents. Use as an asynchronous context manager.
 
     Args:
         addresses: host:port; a host with many addresses, as a headless Service has, gives an agent for each.
