@@ -169,7 +169,10 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _client(arguments: argparse.Namespace) -> ControllerClient:
-    return ControllerClient(f"http://{LOCAL}:{arguments.port}", _token_file(arguments))
+    token_file = _token_file(arguments)
+    # A task waits for a token that is missing; a person who types a command named the wrong folder.
+    read_token(token_file)
+    return ControllerClient(f"http://{LOCAL}:{arguments.port}", token_file)
 
 
 def _show(answer: Model | None, otherwise: str = "") -> int:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -64,6 +65,19 @@ def test_a_second_controller_is_kept_off_the_folder(idle: Services) -> None:
     done = subprocess.run(second, capture_output=True, text=True, timeout=60)
     assert done.returncode == 64
     assert "another controller works on" in done.stderr
+
+
+def test_the_command_line_tells_a_missing_token_from_a_controller_that_does_not_answer(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.serving.canary", "status", "release-1", "--folder", str(tmp_path)]
+
+    def ask() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, "--port", "1"], capture_output=True, text=True, timeout=60)
+
+    missing = ask()
+    assert (missing.returncode, f"cannot be read from {tmp_path}/token" in missing.stderr) == (64, True)
+    (tmp_path / "token").write_text("secret")
+    down = ask()
+    assert (down.returncode, "the canary controller does not answer" in down.stderr) == (75, True)
 
 
 def test_status_abort_and_resume_from_the_command_line_through_no_proxy(idle: Services) -> None:
