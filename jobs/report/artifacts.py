@@ -29,8 +29,8 @@ _USUAL = (
 )
 """The order of the page, from the data to the traffic. Any other artifact follows what it was made from."""
 
-_LED_TO_BY = {"curated": ("heldout",), "engine": ("merged", "evaluation"), "rollout": ("engine",)}
-"""Whose manifest names an input that the run itself may not name."""
+_MANIFEST_INPUTS = {"curated": ("heldout",), "engine": ("merged", "evaluation"), "rollout": ("engine",)}
+"""By role, the inputs that are found through its manifest, since the run itself may not name them."""
 
 
 def artifact_of(uri: str) -> str:
@@ -48,8 +48,8 @@ class Found(NamedTuple):
 class Artifacts:
     """Reads the artifacts of a run by the role that they have in it.
 
-    What is gone or damaged is noted in `missing` (role → why) and read as None: a report tells what is left.
-    A store that is away is none of that: TryAgainError.
+    An artifact that is gone or damaged is noted in `missing` (role → why) and read as None, so that the report has the
+    others. A store that cannot be reached raises TryAgainError instead.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -61,7 +61,7 @@ class Artifacts:
         record = self.json("candidate", "candidate.json") or {}
         for role, artifact in record.get("inputs", {}).items():
             self._add(role, artifact["uri"], artifact["digest"])
-        for role, names in _LED_TO_BY.items():
+        for role, names in _MANIFEST_INPUTS.items():
             if role in self._found:
                 made_from = self._found[role].manifest.inputs
                 for name in names:

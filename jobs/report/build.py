@@ -13,23 +13,23 @@ from jobs.report.gates import judge_again
 from jobs.report.private import Mask
 from jobs.report.provenance import base_model, describe_chain, describe_versions
 from jobs.report.record import Record, Task
-from jobs.report.serving import describe_engine, prove
+from jobs.report.serving import describe_engine, describe_parity
 from jobs.report.training import describe_training
 from jobs.report.verdict import judge
 
 
 def build(spec: Spec) -> Record:
-    """Return everything that page and card tell; what cannot be read is named in `missing`."""
+    """Return the record of a run; what cannot be read is named in its `missing`."""
     config = spec.config
     started = datetime.fromisoformat(config.started)
     artifacts = Artifacts(spec.inputs)
     curated = artifacts.manifest("curated")
     mask = Mask(curated.config if curated else None)
     candidate = artifacts.json("candidate", "candidate.json") or artifacts.json("registered", "candidate.json") or {}
-    # A release knows the limits under which its candidate was registered, where that was written down.
-    kept = {"evaluation": candidate["gate"]} if candidate.get("gate") else {}
-    asked = {task.gate for task in config.tasks if task.gate is not None}
-    gates = judge_again(artifacts, {**config.gates, **kept}, mask, asked)
+    # A release judges by the limits under which its candidate was registered, where the registry has them.
+    registered = {"evaluation": candidate["gate"]} if candidate.get("gate") else {}
+    names = {task.gate for task in config.tasks if task.gate is not None}
+    gates = judge_again(artifacts, {**config.gates, **registered}, mask, names)
     canary = describe_canary(artifacts)
     champion = artifacts.json("champion", "champion.json") or {}
     model = candidate.get("model") or champion.get("model")
@@ -51,7 +51,7 @@ def build(spec: Spec) -> Record:
         gates=gates,
         training=describe_training(artifacts),
         evaluation=describe_evaluation(artifacts, mask),
-        parity=prove(artifacts),
+        parity=describe_parity(artifacts),
         engine=describe_engine(artifacts),
         canary=canary,
         chain=describe_chain(artifacts, started),

@@ -1,4 +1,4 @@
-"""The rollout, one analysis run after the other, as its evidence tells it."""
+"""The rollout and its analysis runs, from the evidence that the controller committed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from jobs.serving.canary.analysis.judge import COMPARISONS, Arm, Evidence
 BOUNDS = {"failed_bound": "failed requests", "bad_bound": "bad answers"}
 """Figure of an analysis run → what it bounds the share of."""
 
+_LOG = "looks.jsonl"
+"""The file of the evidence with the analysis runs, under the name that version 0.1 gave it."""
+
 _FOR_PROMOTION = "asked for before a promotion only"
 
 
 def describe_canary(artifacts: Artifacts) -> Canary | None:
     """Return the rollout; None where there was none."""
-    asked, stood = artifacts.bytes("rollout", "request.json"), artifacts.bytes("rollout", "status.json")
-    seen = artifacts.bytes("rollout", "looks.jsonl")
-    if asked is None or stood is None or seen is None:
+    request_json, status_json = artifacts.bytes("rollout", "request.json"), artifacts.bytes("rollout", "status.json")
+    log = artifacts.bytes("rollout", _LOG)
+    if request_json is None or status_json is None or log is None:
         return None
-    request, status = RolloutRequest.model_validate_json(asked), RolloutStatus.model_validate_json(stood)
+    request, status = RolloutRequest.model_validate_json(request_json), RolloutStatus.model_validate_json(status_json)
     policy = request.policy
-    found, differing = _runs(artifacts, policy, seen)
+    found, differing = _runs(artifacts, policy, log)
     threshold = len(COMPARISONS) / policy.alpha
     return Canary(
         outcome=str(status.outcome),
@@ -46,12 +49,12 @@ def describe_canary(artifacts: Artifacts) -> Canary | None:
     )
 
 
-def _runs(artifacts: Artifacts, policy: CanaryPolicy, seen: bytes) -> tuple[tuple[AnalysisRun, ...], int]:
+def _runs(artifacts: Artifacts, policy: CanaryPolicy, log: bytes) -> tuple[tuple[AnalysisRun, ...], int]:
     """Return the analysis runs, and how many come out otherwise when they are decided again."""
-    if not runs.has_runs(seen):
+    if not runs.has_runs(log):
         return (), 0
     try:
-        heading, found = runs.read(seen, "looks.jsonl")
+        heading, found = runs.read(log, _LOG)
     except DataError as error:
         artifacts.missing["rollout"] = str(error)
         return (), 0
@@ -104,7 +107,7 @@ def _limits(found: tuple[AnalysisRun, ...], policy: CanaryPolicy, threshold: flo
             observed=f"{last.bounds[name]:.2%}",
             limit=f"at most {policy.max_bad_rate:.2%}",
             kept=last.bounds[name] <= policy.max_bad_rate,
-            note=f"at a confidence of {1 - policy.promotion_alpha:.0%}, whenever looked at; {_FOR_PROMOTION}",
+            note=f"at a confidence of {1 - policy.promotion_alpha:.0%}, at any time; {_FOR_PROMOTION}",
         )
         for name, words in BOUNDS.items()
     ]

@@ -1,4 +1,4 @@
-"""The way of the data set through the curation."""
+"""The curation of the data set: its funnel, and examples of removed rows."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _verdict(rule: Rule[Any], artifacts: Artifacts, role: str, limits: Mapping[s
     except ArtifactError as error:
         artifacts.missing[role] = str(error)
     except ValidationError as error:
-        artifacts.missing[role] = f"its gate's limits are none ({first_problem(error)})"
+        artifacts.missing[role] = f"its gate's limits are not valid ({first_problem(error)})"
     return None
 
 

@@ -19,10 +19,10 @@ from jobs.report.record import Canary, Record, Training
 _FOLDER = Path(__file__).parent / "templates"
 
 _SMALLEST_SHARE = 0.05
-"""Upper end of an axis of shares at the least: 0 of 5 requests is no drama."""
+"""The least upper end of an axis of shares, so that a share near 0 is not drawn as a large one."""
 
-_WHOLE = {"registered", "candidate"}
-"""A run that makes one of these is told from the data to the traffic, where it has come so far."""
+_WHOLE_CHAIN = {"registered", "candidate"}
+"""The page of a run that makes one of these has all sections, from the data to the traffic."""
 
 _SECTIONS: dict[str, set[str]] = {
     "data": {"curated"},
@@ -37,7 +37,7 @@ _SECTIONS: dict[str, set[str]] = {
     "cost": set(),
     "versions": set(),
 }
-"""Section of the page → the artifacts that it tells of; none: it is on every page."""
+"""Section of the page → the artifacts that it shows; a section without any is on every page."""
 
 MODELS = {
     "base_zero_shot": "base, zero-shot",
@@ -72,7 +72,7 @@ def environment(**options: Any) -> Environment:
 
 
 def render_page(record: Record) -> str:
-    """Return the page; every text in it is escaped, for answers and rows are anybody's."""
+    """Return the page; every text in it is escaped, since answers and rows can hold anything."""
     template = environment(autoescape=True).get_template("report.html.jinja")
     return template.render(
         record=record,
@@ -90,7 +90,7 @@ def render_page(record: Record) -> str:
 
 def _sections(roles: tuple[str, ...]) -> list[str]:
     """Return the sections of the page: all of a candidate's and of a release's, and of others what they make."""
-    whole = not roles or not _WHOLE.isdisjoint(roles)
+    whole = not roles or not _WHOLE_CHAIN.isdisjoint(roles)
     return [name for name, needed in _SECTIONS.items() if whole or not needed or not needed.isdisjoint(roles)]
 
 
@@ -107,7 +107,7 @@ def seconds(value: float) -> str:
 
 
 def dollars(value: float) -> str:
-    """Return an amount of US dollars, to the cent where that says anything."""
+    """Return an amount of US dollars, to the cent, or to two digits where it is less than a cent."""
     return f"${value:,.2f}" if value >= 0.01 or not value else f"${value:.2g}"
 
 
@@ -128,7 +128,7 @@ def _loss(training: Training) -> Markup:
 
 def _rollout(canary: Canary) -> list[Markup]:
     runs = canary.runs
-    # What an analysis run saw was in force since the one before.
+    # The weight of an analysis run was in force since the run before.
     times = [0.0, *(run.seconds for run in runs)]
     weights = [*(run.weight for run in runs), 1.0 if canary.outcome == "promoted" else 0.0]
     charts = [

@@ -13,8 +13,8 @@ from jobs.common.pii import redact, redact_value
 class Mask:
     """Shows text without personal data, shortened.
 
-    Masks what the curation of this data set looks for, also where the recipe keeps it in the data: a page travels
-    further than a data set.
+    The kinds are those that the curation of this data set searches for, also where the recipe leaves them in the data:
+    a report is passed on to more people than a data set.
     """
 
     def __init__(self, curation: Mapping[str, Any] | None) -> None:

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from jobs.report.artifacts import Artifacts, artifact_of
-from jobs.report.record import Made, Versions
+from jobs.report.record import ChainArtifact, Versions
 
 
-def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[Made, ...]:
+def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[ChainArtifact, ...]:
     """Return every artifact, each after those it was made from.
 
     Args:
@@ -23,7 +23,7 @@ def describe_chain(artifacts: Artifacts, started: datetime) -> tuple[Made, ...]:
         made = manifest.provenance
         named = map(artifact_of, (entry.uri for entry in manifest.inputs.values()))
         chain.append(
-            Made(
+            ChainArtifact(
                 role=role,
                 job=manifest.job,
                 name=manifest.name,
@@ -79,7 +79,7 @@ class Totals(NamedTuple):
     cost: float | None
 
 
-def totals(chain: Sequence[Made]) -> Totals:
+def totals(chain: Sequence[ChainArtifact]) -> Totals:
     """Return what a run's own stages took."""
     own = [made for made in chain if not made.reused]
     costs = [made.cost for made in own if made.cost is not None]

@@ -21,7 +21,7 @@ class Verdict(Model):
 
 
 class FunnelStage(Model):
-    """One stage of the curation: what it left and took away, in rows."""
+    """One stage of the curation: how many rows it left and removed."""
 
     stage: str
     rows: int
@@ -45,7 +45,7 @@ class Removal(Model):
 
 
 class Data(Model):
-    """The way of the data set through the curation; all numbers are rows.
+    """The curation of the data set; all numbers are rows.
 
     Attributes:
         redacted: kept rows with personal data of a kind replaced, by kind.
@@ -70,7 +70,7 @@ class Gate(Model):
 
 
 class Training(Model):
-    """The loss curve in mean nats an answer token, and what the training was.
+    """The loss curve in mean nats an answer token, and the settings of the training.
 
     Attributes:
         best: the validation whose checkpoint was kept, (step, loss).
@@ -146,8 +146,8 @@ class Evaluation(Model):
     answers: tuple[Answer, ...]
 
 
-class Hop(Model):
-    """One step of the way from the adapter to what is served, and its proof."""
+class ParityCheck(Model):
+    """The comparison of two stages between the adapter and the served engine."""
 
     name: str
     between: str
@@ -226,12 +226,12 @@ class Canary(Model):
     differing: int
 
 
-class Made(Model):
+class ChainArtifact(Model):
     """One artifact of the chain: what it is, what it was made from, and what that cost.
 
     Attributes:
-        role: what the run calls it. `inputs`: (role or job, digest) of what it was made from.
-        reused: it was made by an earlier run.
+        role: the run's name for it. `inputs`: roles (or names) of what it was made from.
+        reused: whether an earlier run made it.
         cost: in US dollars; None where the platform gives no price.
     """
 
@@ -251,7 +251,7 @@ class Made(Model):
 
 
 class Versions(Model):
-    """By which code, and on which libraries; more than one value where stages differ."""
+    """The commits and libraries that the run was made with; several values where stages differ."""
 
     git: tuple[str, ...]
     python: tuple[str, ...]
@@ -266,10 +266,10 @@ class Task(Model):
 
 
 class Record(Model):
-    """Everything that page and card tell.
+    """Everything that page and card show.
 
     Attributes:
-        roles: what the DAG makes, also where this run did not come so far.
+        roles: of the artifacts that the DAG makes, including those that this run did not reach.
         missing: an artifact's role → why it could not be read, for those that are gone or damaged.
     """
 
@@ -289,9 +289,9 @@ class Record(Model):
     gates: tuple[Gate, ...] = ()
     training: Training | None = None
     evaluation: Evaluation | None = None
-    parity: tuple[Hop, ...] = ()
+    parity: tuple[ParityCheck, ...] = ()
     engine: Engine | None = None
     canary: Canary | None = None
-    chain: tuple[Made, ...] = ()
+    chain: tuple[ChainArtifact, ...] = ()
     versions: Versions
     missing: dict[str, str] = {}

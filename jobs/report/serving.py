@@ -1,18 +1,19 @@
-"""From the adapter to what is served: each hop with its proof, and the engine."""
+"""The parity checks between adapter, merged model and engine, and the engine itself."""
 
 from __future__ import annotations
 
 from include.specs.engine import Parity as EngineParity
 from include.specs.merge import Parity as MergeParity
 from jobs.report.artifacts import Artifacts
-from jobs.report.record import Engine, Hop, Limit
+from jobs.report.record import Engine, Limit, ParityCheck
 
 _SPEED = "tokens_per_cpu_second_batch_"
 
 
-def prove(artifacts: Artifacts) -> tuple[Hop, ...]:
-    """Return the proofs there are, from the adapter on."""
-    return tuple(hop for hop in (_merge(artifacts), _engine(artifacts), _text(artifacts)) if hop is not None)
+def describe_parity(artifacts: Artifacts) -> tuple[ParityCheck, ...]:
+    """Return the parity checks that were made, from the adapter to the engine."""
+    checks = (_merge(artifacts), _engine(artifacts), _text(artifacts))
+    return tuple(check for check in checks if check is not None)
 
 
 def describe_engine(artifacts: Artifacts) -> Engine | None:
@@ -35,12 +36,12 @@ def describe_engine(artifacts: Artifacts) -> Engine | None:
     )
 
 
-def _merge(artifacts: Artifacts) -> Hop | None:
+def _merge(artifacts: Artifacts) -> ParityCheck | None:
     found, manifest = artifacts.json("merged", "parity.json"), artifacts.manifest("merged")
     if found is None or manifest is None:
         return None
     limits = MergeParity.model_validate(manifest.config.get("parity", {}))
-    return Hop(
+    return ParityCheck(
         name="merge",
         between="base with adapter → merged model",
         over=f"{found['positions']:,} answer tokens of {found['prompts']:,} held-out rows",
@@ -52,12 +53,12 @@ def _merge(artifacts: Artifacts) -> Hop | None:
     )
 
 
-def _engine(artifacts: Artifacts) -> Hop | None:
+def _engine(artifacts: Artifacts) -> ParityCheck | None:
     found, manifest = artifacts.json("engine", "parity.json"), artifacts.manifest("engine")
     if found is None or manifest is None:
         return None
     limits = EngineParity.model_validate(manifest.config.get("parity", {}))
-    return Hop(
+    return ParityCheck(
         name="engine",
         between="merged model → engine",
         over=f"{found['positions']:,} answer tokens of {found['prompts']:,} held-out rows, "
@@ -77,16 +78,16 @@ def _engine(artifacts: Artifacts) -> Hop | None:
     )
 
 
-def _text(artifacts: Artifacts) -> Hop | None:
+def _text(artifacts: Artifacts) -> ParityCheck | None:
     manifest = artifacts.manifest("engine")
     if manifest is None:
         return None
     proven = manifest.metrics.get("same_tokens")
-    return Hop(
+    return ParityCheck(
         name="serving tokenizer",
         between="transformers → tokenizers and Jinja alone",
-        over=f"{proven:,} conversations" if isinstance(proven, int) else "every proof string, and held-out prompts",
-        # One that differs leaves no engine.
+        over=f"{proven:,} conversations" if isinstance(proven, int) else "test strings, and held-out prompts",
+        # No engine is committed where a token differs.
         limits=(Limit(name="different tokens", observed="0", limit="at most 0", kept=True),),
     )
 

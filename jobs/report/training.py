@@ -1,4 +1,4 @@
-"""The loss curve, and what the training was."""
+"""The loss curve and the settings of the training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = (
     "seed",
 )
 _MOST_POINTS = 600
-"""Of a curve on a page: more than a screen has columns for."""
+"""Of a curve on a page: a screen has no more columns."""
 
 
 def describe_training(artifacts: Artifacts) -> Training | None:

@@ -7,9 +7,9 @@ from jobs.report.gates import shown_name
 from jobs.report.private import Mask
 from jobs.report.record import Canary, Gate, Verdict
 
-_SAID_NOTHING = "it was killed, or marked by a person, before it could say why: its log has the last lines"
-_LONGEST = 2000
-"""Characters of a task's message."""
+_NO_MESSAGE = "it was killed, or marked by a person, before it could say why: its log has the last lines"
+_MAX_CHARACTERS = 2000
+"""A longer message of a task is cut."""
 
 
 def judge(
@@ -46,7 +46,7 @@ def judge(
     line = f"Failed in {stopped.task}"
     if canary is not None and canary.outcome == "promoted":
         line = f"{named} is live, but {stopped.task} failed"
-    message = mask.text(stopped.message or _SAID_NOTHING, _LONGEST)
+    message = mask.text(stopped.message or _NO_MESSAGE, _MAX_CHARACTERS)
     return Verdict(tone="bad", line=line, reasons=(message,), stopped_by=stopped.task)
 
 
