@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 EDGES = " \t\n.,;:!?…。！？\"'`"
@@ -24,6 +25,11 @@ def request(messages: Sequence[dict[str, str]]) -> str:
 def answer(messages: Sequence[dict[str, str]]) -> str:
     """Return the text of the last message."""
     return messages[-1]["content"]
+
+
+def normalised(text: str) -> str:
+    """Return a text in Unicode form NFC, with single blanks and none at the ends; answers are compared in this form."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def comparison_key(text: str) -> str:

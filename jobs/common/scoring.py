@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
+from jobs.common.conversations import normalised
 from jobs.common.imports import without_scikit_learn
 
 with without_scikit_learn():
@@ -20,11 +20,6 @@ class _Words(Tokenizer):
 
 
 _ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
-
-
-def normalised(text: str) -> str:
-    """Return a text in Unicode form NFC, with single blanks and none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def exact_match(answer: str, reference: str) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from include.release.rollouts import Quality
+from jobs.common.conversations import normalised
 from jobs.serving.canary.servers.golden import GoldenPrompt
 
 
@@ -37,11 +37,6 @@ class Checker:
             return False
         reference = self._references.get(_key(sample["messages"]))
         return reference is not None and normalised(answer) != reference
-
-
-def normalised(text: str) -> str:
-    """Return a text in Unicode form NFC with single blanks, as the evaluation compares answers."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _key(messages: Any) -> tuple[tuple[str, str], ...]:
