@@ -1,4 +1,4 @@
-"""The command line of a service, which ends on a bad configuration with one sentence and its exit code."""
+"""The command line of a service, which ends on a bad configuration with one line of error and its exit code."""
 
 from __future__ import annotations
 

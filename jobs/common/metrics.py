@@ -1,7 +1,7 @@
 """A running job's loss, speed and GPUs, shown to Prometheus at /metrics.
 
-Off, unless `ANEMONE_METRICS_PORT` names a port, as a cluster's platform does. No job fails for want of it.
-prometheus-client is imported only then: every job imports this module, whatever its image.
+Off, unless `ANEMONE_METRICS_PORT` names a port, as a cluster's platform does. A job goes on where the port cannot be
+opened. prometheus-client is imported only then: every job imports this module, whatever its image.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FIELDS = {
 
 
 class Metrics:
-    """The figures of one job, as its events bring them; a collector of prometheus-client."""
+    """The latest figures of one job's events; a collector of prometheus-client."""
 
     def __init__(self, stage: str, artifact: str) -> None:
         self._labels = {"stage": stage, "artifact": artifact}

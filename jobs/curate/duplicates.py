@@ -75,7 +75,7 @@ class MarkHeldOut(ProcessingStage[DocumentBatch, DocumentBatch]):
 
     Attributes:
         held_out: columns id, request, text, answer.
-        settings: None looks for the same request only.
+        settings: None marks rows with the same request only.
     """
 
     held_out: Sequence[dict[str, str]]

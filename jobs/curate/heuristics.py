@@ -45,7 +45,7 @@ class QuickMeanWordLengthFilter(MeanWordLengthFilter):
 
 
 class QuickSymbolsToWordsFilter(SymbolsToWordsFilter):
-    """Curator's own, which looks at every word, also where the text holds no symbol at all."""
+    """Curator's own, which is called only on texts with a symbol: it would examine every word of the others."""
 
     def score_document(self, text: str) -> float:
         if any(symbol in text for symbol in _SYMBOLS_OF_WORDS) or not text.strip():

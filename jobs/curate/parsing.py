@@ -73,7 +73,7 @@ def read_rows(folder: Path, mapping: Mapping, *, where: str) -> list[Row | Remov
         where: names the snapshot in messages.
 
     Raises:
-        DataError: no row has the columns that are looked for.
+        DataError: no row has the expected columns.
     """
     lines = list(read_lines(folder))
     columns = find_columns(lines, mapping, where=where)

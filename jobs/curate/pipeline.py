@@ -180,8 +180,8 @@ def run_step(step: Step, batch: DocumentBatch) -> tuple[DocumentBatch, list[Drop
         return before, []
     after = step.filter.process(before)
     values = before.to_pandas()[step.column]
-    gone = values[~values.index.isin(after.to_pandas().index)]
-    return after, [Dropped(int(row), step.name, step.explain(value)) for row, value in gone.items()]
+    dropped = values[~values.index.isin(after.to_pandas().index)]
+    return after, [Dropped(int(row), step.name, step.explain(value)) for row, value in dropped.items()]
 
 
 def as_batch(frame: pd.DataFrame) -> DocumentBatch:

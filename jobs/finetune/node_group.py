@@ -127,7 +127,7 @@ class MultiNodeGroup(NodeGroup):
         try:
             self._wait_for_all()
         except RuntimeError as broken:  # what TCPStore raises; DistError is one
-            raise self._lost(0, f"its store cannot be reached ({_first_line(broken)})") from None
+            raise self._lost_error(0, f"its store cannot be reached ({_first_line(broken)})") from None
         self._heartbeat.start()
         return self
 
@@ -169,7 +169,7 @@ class MultiNodeGroup(NodeGroup):
         try:
             verdict = self._settle({**outcome, "order": self._store.add(f"order/{self._round}", 1)})
         except RuntimeError as broken:
-            lost = self._lost(0, f"its store cannot be reached ({_first_line(broken)})")
+            lost = self._lost_error(0, f"its store cannot be reached ({_first_line(broken)})")
             raise (error if error is not None and priority(error) < priority(lost) else lost) from None
         if verdict is None:
             return result
@@ -218,13 +218,13 @@ class MultiNodeGroup(NodeGroup):
     def _watch(self, end: Callable[[], None], ended: Event, watch: PeerWatch, number: int) -> None:
         since: float | None = None
         while not ended.wait(_POLL_SECONDS):
-            lost = self._gone()
+            lost = self._lost_node()
             try:
                 failed = self._failures(number)
             except RuntimeError:
                 failed, lost = [], 0
             if lost is not None:
-                watch.error = self._lost(lost)
+                watch.error = self._lost_error(lost)
             elif failed:
                 since = since or time.monotonic()
                 # A node that was asked to stop has saved together with all: these ranks are about to end by themselves.
@@ -252,7 +252,7 @@ class MultiNodeGroup(NodeGroup):
                 if (outcome := self._outcome(self._round, node)) is not None:
                     outcomes[node] = outcome
                 elif self._silent[node] > SILENT_SECONDS:
-                    outcomes[node] = {**as_message(self._lost(node)), "order": 0}
+                    outcomes[node] = {**as_message(self._lost_error(node)), "order": 0}
             time.sleep(_POLL_SECONDS)
         failures = {node: outcome for node, outcome in outcomes.items() if "kind" in outcome}
         if failures:
@@ -282,8 +282,8 @@ class MultiNodeGroup(NodeGroup):
             following: give up once one of them has failed in this round.
         """
         while not self._store.check(list(keys)):
-            if (lost := self._gone()) is not None and (following or lost == 0):
-                raise self._lost(lost)
+            if (lost := self._lost_node()) is not None and (following or lost == 0):
+                raise self._lost_error(lost)
             if following and self._failures(self._round):
                 raise ended_with_peer()
             time.sleep(_POLL_SECONDS)
@@ -297,12 +297,13 @@ class MultiNodeGroup(NodeGroup):
         key = f"outcome/{number}/{node}"
         return json.loads(self._store.get(key)) if self._store.check([key]) else None
 
-    def _gone(self) -> int | None:
+    def _lost_node(self) -> int | None:
+        """Return a node that is lost, as far as this node knows, or None."""
         if self._cut_off:
             return 0
         return next((node for node, silent in self._silent.items() if silent > SILENT_SECONDS), None)
 
-    def _lost(self, node: int, why: str | None = None) -> NodeLostError:
+    def _lost_error(self, node: int, why: str | None = None) -> NodeLostError:
         why = why or (
             "node 0's store cannot be reached"
             if self._cut_off and self.rank

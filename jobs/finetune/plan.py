@@ -18,7 +18,7 @@ class Plan:
         rows: folder with the encoded rows (`jobs.finetune.dataset`), `train` and `validation`.
         scratch: folder of this try, shared by its ranks.
         micro_batch: rows that a rank holds in memory at a time.
-        resume: folder of a checkpoint to go on from (`jobs.finetune.checkpoints`), or None to start at step 0.
+        resume: folder of a checkpoint to resume from (`jobs.finetune.checkpoints`), or None to start at step 0.
     """
 
     spec: Spec

@@ -17,7 +17,7 @@ from include.retention import AuxiliaryFiles, DamagedArtifact, Inventory, RootSe
 
 
 def take_inventory(store: Store, find_roots: Callable[[Sequence[StoredArtifact]], Sequence[RootSet]]) -> Inventory:
-    """Return everything that is in `store` now, and what `find_roots` says of its artifacts.
+    """Return everything that is in `store` now, with the roots that `find_roots` finds among its artifacts.
 
     Raises:
         TryAgainError: the store is not there.

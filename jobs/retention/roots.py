@@ -100,7 +100,7 @@ def controller_roots(state: ControllerState, store: Store, policy: Policy) -> It
 
 
 def controller_state(config: Config) -> ControllerState:
-    """Return what the controller says; where none runs and its records are on this machine, what these say.
+    """Return the controller's state; where none runs, and its records are on this machine, the state in these.
 
     Raises:
         TryAgainError: it does not answer. ConfigurationError: it refuses, or is something else.

@@ -19,9 +19,9 @@ class Sweep:
 
 
 def sweep(store: Store, plan: Plan, fresh: Plan, report: Callable[..., None]) -> Sweep:
-    """Delete what `plan` says and `fresh`, which was made just now, says as well.
+    """Carry out the deletions of `plan` that are also in `fresh`, a plan that was made just now.
 
-    A process that dies within leaves every artifact whole or not there; the next sweep goes on.
+    A process that dies on the way leaves every artifact whole or deleted; the next sweep completes the work.
 
     Args:
         report: takes the name of an event, and its fields by keyword.

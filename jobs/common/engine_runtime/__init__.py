@@ -1,1 +1,1 @@
-"""What a server needs of an engine artifact: files that stand alone, to be copied beside a served model."""
+"""The modules that run beside an engine on a server: each imports nothing of this project, and is copied there."""

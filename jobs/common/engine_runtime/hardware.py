@@ -1,6 +1,7 @@
 """Check that this machine is like the one on which an engine was built and compared.
 
-It stands alone: serving copies it beside its model and calls `require_hardware` before it opens an engine.
+It imports nothing of this project: serving copies it beside its model, which calls `require_hardware` before it opens
+an engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Conversations to token ids and back for a served engine, with nothing but tokenizers and Jinja.
 
-This file stands alone: serving copies it beside its model, where neither this project nor transformers exists. The job
-`engine` checks on every held-out prompt that it gives what transformers gives.
+It imports nothing of this project: serving copies it beside its model, where neither this project nor transformers
+exists. The job `engine` checks on every held-out prompt that it gives what transformers gives.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def connect() -> MlflowClient:
         )
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    # MLflow tells of every schema migration of a new database.
+    # MLflow logs every schema migration of a new database.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
