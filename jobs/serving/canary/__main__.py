@@ -175,9 +175,10 @@ def _client(arguments: argparse.Namespace) -> ControllerClient:
     return ControllerClient(f"http://{LOCAL}:{arguments.port}", token_file)
 
 
-def _show(answer: Model | None, otherwise: str = "") -> int:
+def _show(answer: Model | None, missing: str = "") -> int:
+    """Print an answer of the controller; raise ConfigurationError with `missing` where it is None."""
     if answer is None:
-        raise ConfigurationError(otherwise)
+        raise ConfigurationError(missing)
     print(answer.model_dump_json(indent=1))
     return ExitCode.OK
 
@@ -197,14 +198,14 @@ def _replay(arguments: argparse.Namespace) -> int:
         print(f"{where}: no analysis runs, the rollout was decided before its first step")
         return ExitCode.OK
     heading, runs = read(data, where)
-    for again in replay(heading, runs):
-        run = again.run
+    for replayed in replay(heading, runs):
+        run = replayed.run
         print(
-            f"analysis run {again.number}  step {run.evidence.step + 1}  {run.evidence.elapsed:.1f} s  {run.action}"
+            f"analysis run {replayed.number}  step {run.evidence.step + 1}  {run.evidence.elapsed:.1f} s  {run.action}"
             + "".join(f"  {reason}" for reason in run.reasons)
         )
-        if again.difference is not None:
-            message = f"{where}: analysis run {again.number} is decided otherwise now: {again.difference}"
+        if replayed.difference is not None:
+            message = f"{where}: analysis run {replayed.number} is decided otherwise now: {replayed.difference}"
             print(f"error: {message}", file=sys.stderr)
             return ExitCode.FAULT
     print(f"{len(runs)} analysis runs of {heading.rollout}: every decision the same")

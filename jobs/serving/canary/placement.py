@@ -1,4 +1,4 @@
-"""Which releases each tier has to have: unloads the others, and tells servers what makes them ready for clients."""
+"""The releases that each tier has to have: unload the others, and set what makes a server ready for clients."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Placement:
         return set().union(*(routed[arm] for arm in arms))
 
     async def set_readiness(self) -> None:
-        """Say to each tier which releases a server of it has to have before clients are sent there."""
+        """Set for each tier the releases that a server has to have before clients are sent there."""
         champions = {name for target in self._targets.values() if (name := target.champion_name)}
         canaries = {target.canary.name for target in self._targets.values() if target.canary}
         known = champions | canaries | {name for target in self._targets.values() for name in target.known()}
@@ -84,7 +84,7 @@ class Placement:
         await asyncio.gather(*(self._set_readiness_of(servers, names, known) for servers, names in asked))
 
     async def _set_readiness_of(self, servers: Servers, names: set[str], known: set[str]) -> None:
-        """Set the releases of one tier; where records are lost, those that the router has routes to count, too."""
+        """Set the releases of one tier, including those that the router has routes to although no record names them."""
         try:
             try:
                 names = names | (await self._routed(servers) - known)

@@ -50,7 +50,7 @@ class Counts:
         empty: of the finished, answered without any text, where the request itself is no cause.
         slow: of the finished, slower than the generation's limits; the time that a client takes to read is left out.
         tokens: of all answers.
-        statuses: how often each status of HTTP was what the arm's answer came to; 499: the client went away.
+        statuses: number of requests by the HTTP status of the arm's answer; 499: the client went away.
         first_token: of streams that were answered.
         total: of all that were answered.
     """

@@ -20,7 +20,7 @@ MIN_JUDGED_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A request for text, checked against the limits: a prompt or messages, and how to go on from there.
+    """A request for text, checked against the limits: a prompt or messages, and how to generate.
 
     Attributes:
         messages: of {"role", "content"}; exactly one of prompt and messages is set.

@@ -69,7 +69,7 @@ class RouterCollector(Collector):
             weight.add_metric((target.name,), target.period.weight)
         yield weight
         yield CounterMetricFamily(
-            "anemone_router_turned_away", "Requests for which there was no room.", value=self._dispatcher.turned_away
+            "anemone_router_turned_away", "Requests that a limit refused.", value=self._dispatcher.turned_away
         )
 
 

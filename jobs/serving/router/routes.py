@@ -49,7 +49,7 @@ class Split(Model):
 
 
 class Route(Split):
-    """A split as the router keeps it.
+    """A split as the router stores it.
 
     Attributes:
         generation: of the route; in a change, the generation that it is based on, 0 for a new target.

@@ -84,7 +84,7 @@ class Target:
 
     @property
     def period(self) -> Period:
-        """The current one."""
+        """The current period; another one begins here where the lease has lapsed."""
         current = self._periods[-1]
         if current.weight and not (self._lease.term == self._term and self._lease.holder):
             log("lease_lapsed", target=self.name, generation=current.generation, weight=current.weight)

@@ -121,7 +121,7 @@ class TritonClient:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def reload(self, name: str, *, timeout: float = 120.0) -> None:
-        """Put a fresh process in the place of one that died, which Triton neither notices nor restarts.
+        """Replace a process that died, which Triton neither notices nor restarts.
 
         A request that was given to the dead process stays in flight for Triton, so that the old copy never ends to
         unload; a new one is loaded beside what is left of it (tritonserver 2.51).

@@ -4,8 +4,8 @@ It is copied into every release's version folder, with `writer.py` and `jobs.com
 `hardware.py` beside it, and imports nothing else of this project. Requests wait in a queue of its own, with a limit,
 and one thread answers them in batches: the queue limits of tritonserver 2.51 stall its dynamic batcher for half a
 second now and then (github.com/triton-inference-server/core/pull/509).
-Errors begin with INVALID_ARGUMENT where the client can mend them, and with INTERNAL otherwise; over HTTP Triton gives
-both the status 400, so that only the body tells.
+Errors begin with INVALID_ARGUMENT where the client can correct them, and with INTERNAL otherwise; over HTTP Triton
+gives both the status 400, so that only the body differs.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def verify(folder: Path, release: Release) -> None:
 
 
 def remove(folder: Path, name: str) -> None:
-    """Take a release away, and its engine unless another release uses it. Triton must have unloaded it before."""
+    """Remove a release, and its engine unless another release uses it. Triton must have unloaded it before."""
     folder = folder.absolute()
     with _locked(folder):
         _remove(folder, folder / MODELS / name)
@@ -125,7 +125,7 @@ def _install_engine(folder: Path, release: Release) -> Path:
         return target
     store, name = Store.of(engine.uri)
     with store.open_files(name, digest=engine.digest) as source, _made(folder, target) as scratch:
-        # Only the files of the manifest, whose digest is checked on the copy: others may lie beside them.
+        # Only the files of the manifest, whose digest is checked on the copy: the folder may hold others.
         manifest = store.manifest(name)
         assert manifest is not None
         for entry in manifest.files:

@@ -24,7 +24,7 @@ class Writer:
         self._longest = max((len(stop) for stop in stops), default=0)
         self._strip = strip
         self._ids: list[int] = []
-        self._from = self._read = 0  # decoded from the one, to tell what the tokens after the other add
+        self._from = self._read = 0  # decoding starts at the first; what the tokens from the second on add is new text
         self._text = ""
         self._given = 0
         self._at_start = strip
@@ -51,8 +51,8 @@ class Writer:
         return text.strip() if self._strip else text
 
     def _extend(self, *, at_end: bool) -> None:
-        # Some tokenizers drop a blank at the beginning, so a token's text is the difference that it makes to what
-        # stands before it (as in text-generation-inference).
+        # Some tokenizers drop a blank at the beginning, so a token's text is the difference that it makes to the text
+        # before it (as in text-generation-inference).
         before = self._decode(self._ids[self._from : self._read])
         after = self._decode(self._ids[self._from :])
         if len(after) <= len(before) or (after.endswith("\ufffd") and not at_end):

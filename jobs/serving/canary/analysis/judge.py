@@ -1,9 +1,12 @@
 """The decision of an analysis run, from the policy and the evidence alone: no clock, no network, always the same.
 
-Three sequential tests compare it with the champion (errors, slow answers, bad answers), and roll it back together
-with a probability of at most `alpha` where it is as good. Promotion does not rest on their silence, but on a bound of
-the canary's own rate of bad answers. Golden prompts and a real request at each analysis run are hard
-guardrails.
+Three sequential tests compare the canary with the champion (errors, slow answers, bad answers), and roll it back
+together with a probability of at most `alpha` where it is as good. That they find nothing is no reason to promote it:
+for that, the bounds of its own rates of failed requests and of bad answers have to be low enough. Golden prompts and a
+real request at each analysis run are hard guardrails.
+
+The texts of the reasons are part of what `jobs.serving.canary replay` compares: a changed one makes every former
+decision with it come out otherwise.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class Generation(Model):
         current: False where the rollout began again at its first step since. Such counts still speak for a roll back,
             but not about promotion: the interruption's own failures are in them. Each beginning is a new test, so the
             probability of a wrong promotion is at most `promotion_alpha` times the expected number of beginnings.
-        latency_judged: whether slow answers were told from others.
+        latency_judged: whether slow answers were counted.
     """
 
     key: str
@@ -101,7 +104,7 @@ class Evidence(Model):
 
 
 class Decision(NamedTuple):
-    """What to do, and why, a sentence each."""
+    """The action that an analysis run takes, and its reasons."""
 
     action: Action
     reasons: tuple[str, ...] = ()

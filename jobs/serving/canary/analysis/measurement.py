@@ -64,7 +64,7 @@ class Measurement:
         self._held_since = self._clock()
 
     def release(self) -> None:
-        """Let the clock go on."""
+        """Start the clock again after `hold`."""
         self._held_before += self._held or 0.0
         self._held_since = None
 

@@ -23,7 +23,7 @@ class Observation:
     """Counts of a target's requests since the rollout began, by generation.
 
     The router counts in memory: after its restart (another boot) it begins at 0, and what was last seen of the former
-    boot stays. Requests without a canary, or with no weight in force, say nothing of it and are left out.
+    boot stays. Requests without a canary, or with no weight in force, are no evidence on it and are left out.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""One rollout, led from wherever its record stands to its end.
+"""Run one rollout from the state in its record to its end.
 
     pending → precheck → load → ready → smoke → step … → promoted → finished
                                                        ↘ rolling_back → finished
 
-The record's state `promoted` is the commit point. Whatever happens before it goes back to the champion, or begins
-again at the first step; whatever happens after it goes forward. Every action can be done twice.
+The record's state `promoted` is the commit point. A failure before it ends with the champion, or the rollout begins
+again at its first step; after it the promotion is completed in any case. Every action is idempotent.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Steps:
         """Give a canary more traffic, step by step, until the judge decides.
 
         Args:
-            live: the canary, loaded and proven.
+            live: the canary, loaded and smoke-tested.
 
         Raises:
             UnreachableError: the router, or the canary's servers, have not answered for as long as `Timing.outage`.

@@ -49,7 +49,7 @@ class Servers(Protocol):
         """
 
     async def unreachable(self) -> dict[str, TritonError]:
-        """Return the servers that do not say what they have, and why; clients are not sent there. Raises nothing.
+        """Return the servers that do not report their releases, and why; clients are not sent there. Raises nothing.
 
         The error is a NotAvailableError where a server does not answer, another one where it answers with an error.
         """
@@ -106,7 +106,7 @@ class Servers(Protocol):
         """Return the golden prompts of an installed engine. Raises DataError."""
 
     async def set_readiness(self, names: set[str]) -> None:
-        """Say which releases a server has to have before clients are sent to it."""
+        """Set the releases that a server has to have before clients are sent to it."""
 
 
 def release_name(release: Release, drill: Drill) -> str:

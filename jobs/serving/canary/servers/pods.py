@@ -25,9 +25,9 @@ _CHECK_SECONDS = 2.0
 class Pods:
     """Tritons of a cluster, each with an agent beside it (`jobs.serving.triton.agent`).
 
-    Pods come and go: a new one is empty, is not ready for clients until it has what `set_readiness` says, and gets
-    that from `deploy` or `start_deploy`, which may be called again at any time. A pod that does not answer, or that is
-    terminating, keeps nobody waiting. A release's name comes from the controller, so that pods of two images can serve
+    Pods come and go: a new one is empty, is not ready for clients until it has the releases of `set_readiness`, and
+    gets these from `deploy` or `start_deploy`, which may be called again at any time. No call waits for a pod that does
+    not answer, or that is terminating. A release's name comes from the controller, so that pods of two images can serve
     the same release while the one replaces the other.
 
     Args:
@@ -261,7 +261,7 @@ def _outcome(pod: str, task: asyncio.Task[None]) -> BaseException | None:
 
 
 def _reason(found: Mapping[str, AgentState | TritonError]) -> str | None:
-    """Return why a pod is unreachable; an error that it answered goes before its silence."""
+    """Return why a pod is unreachable, rather an error that one answered than that one did not answer."""
     errors = [state for state in found.values() if isinstance(state, TritonError)]
     errors.sort(key=lambda error: isinstance(error, NotAvailableError))
     return str(errors[0]) if errors else None

@@ -13,6 +13,7 @@ from jobs.serving.canary.analysis.judge import COMPARISONS
 from jobs.serving.canary.state.records import Rollout
 
 REQUEST, STATUS, ANALYSIS_LOG, REPORT = "request.json", "status.json", "looks.jsonl", "report.md"
+"""Names of the files; they are stored, so that a changed one would not be found by a report."""
 
 
 def evidence_uri(store: str, rollout: str) -> str:

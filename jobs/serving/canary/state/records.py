@@ -2,7 +2,7 @@
 
 Layout, below the folder `canary`::
 
-    targets/<target>.json          what is live there, what was
+    targets/<target>.json          the live release of a target, and former ones
     rollouts/<id>.json             a rollout: its request and its status
     rollouts/<id>.looks.jsonl      its analysis runs (see `jobs.serving.canary.analysis.runs`)
     lock                           held by the one controller of this folder
@@ -30,11 +30,11 @@ M = TypeVar("M", bound=Model)
 
 
 class TargetRecord(Model):
-    """What a target serves.
+    """The durable state of a target.
 
     Attributes:
-        champion: what is live; None where nothing was ever promoted.
-        previous: what was live before, newest first, each name once.
+        champion: the live release; None where none was ever promoted.
+        previous: former champions, newest first, each name once.
         warm_until: time until which the first of `previous` stays loaded.
         retiring: whether it is being taken out of service.
     """

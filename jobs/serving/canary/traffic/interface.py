@@ -1,4 +1,4 @@
-"""What the controller asks of a traffic router, which leads requests to champion and canary.
+"""The interface of a traffic router, which leads requests to champion and canary.
 
 It is a router (`traffic.router`), or a gateway with two of them (`traffic.gateway`).
 """
