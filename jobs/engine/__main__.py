@@ -21,7 +21,7 @@ from jobs.engine.golden import pair_answers, write_golden
 from jobs.engine.parity import agreement, divergence, require
 from jobs.engine.reference import Reference, read_reference
 from jobs.engine.speed import tokens_per_cpu_second
-from jobs.engine.tokenization_parity import require_same_tokens, test_strings
+from jobs.engine.tokenization_parity import probe_strings, require_same_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ def run(job: Job[Spec]) -> None:
     _write_text_files(job, folder, tokenizer, ends)
     runtime_text = text.load(job.output)
     asked = (row["messages"][:-1] for row in reference.rows)
-    compared = require_same_tokens(runtime_text, tokenizer, test_strings(tokenizer), asked)
+    compared = require_same_tokens(runtime_text, tokenizer, probe_strings(tokenizer), asked)
     job.event("text_proven", progress=0.6, conversations=compared)
     job.metrics["same_tokens"] = compared
 

@@ -39,10 +39,10 @@ STRINGS = (
     " ",
     "",
 )
-"""English, Korean, both, and texts that tokenizers differ in. `test_strings` adds the model's special tokens."""
+"""English, Korean, both, and texts that tokenizers differ in. `probe_strings` adds the model's special tokens."""
 
 
-def test_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def probe_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return STRINGS, and each special token of the tokenizer, alone and within a text."""
     special = sorted(tokenizer.get_added_vocab())
     return [*STRINGS, *special, *(f"before{token} after {token}" for token in special)]

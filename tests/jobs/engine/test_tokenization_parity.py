@@ -15,7 +15,7 @@ import jobs.common.engine_runtime.text
 from include.errors import ConfigurationError, DivergenceError
 from include.home import PROJECT
 from jobs.common.engine_runtime.text import Text, load
-from jobs.engine.tokenization_parity import STRINGS, require_same_tokens, test_strings
+from jobs.engine.tokenization_parity import STRINGS, probe_strings, require_same_tokens
 
 TEMPLATES = PROJECT / "include" / "templates"
 ASKED = [{"role": "user", "content": "파드를 보여줘"}]
@@ -58,8 +58,8 @@ def own(tokenizer: Any) -> Any:
     "template", [(TEMPLATES / "kubectl.jinja").read_text(), (TEMPLATES / "chatml.jinja").read_text(), ODD, REFUSING]
 )
 def test_it_gives_what_transformers_gives(own: Any, template: str) -> None:
-    compared = require_same_tokens(made(own, template), own, test_strings(own), [ASKED])
-    conversations = 3 * len(test_strings(own)) + 1
+    compared = require_same_tokens(made(own, template), own, probe_strings(own), [ASKED])
+    conversations = 3 * len(probe_strings(own)) + 1
     assert compared == (conversations * 2 + 1) // 3 if template is REFUSING else compared == conversations
 
 
