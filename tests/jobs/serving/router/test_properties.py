@@ -122,9 +122,7 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., t
         runner.close()
 
 
-@settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(["POST", "POST", "GET", "PUT"]), path=paths, body=bodies, given_headers=headers)
 def test_any_request_is_answered_or_told_its_error_in_its_protocol(
     asking: Callable[..., tuple[int, dict[str, str], bytes]],
