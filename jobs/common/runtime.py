@@ -34,7 +34,7 @@ from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedEr
 from include.events import format_event
 from include.home import PROJECT
 from include.job_environment import NODE_RANK, NODES, PRICE_PER_HOUR, TERMINATION_LOG
-from include.specs import spec_class
+from include.specs import job_module, spec_class
 from include.specs.base import Artifact, JobSpec
 from jobs.common.metrics import exposed
 
@@ -98,7 +98,7 @@ class Job(Generic[S]):
 
 def main(name: str, run: Callable[[Job[Any]], None]) -> None:
     """Run job `name` as the whole work of this process, and exit with its verdict (see `include.errors.ExitCode`)."""
-    parser = argparse.ArgumentParser(prog=f"python -m jobs.{name}", description=spec_class(name).__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m {job_module(name)}", description=spec_class(name).__doc__)
     parser.add_argument("--spec", required=True, metavar="URI", help="the job's spec, as JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)

@@ -85,6 +85,11 @@ def test_a_wrong_spec_is_64_before_anything_starts(write_spec, store, tmp_path, 
     assert store.names() == []
 
 
+def test_the_usage_names_the_module_that_was_called():
+    done = subprocess.run([sys.executable, "-m", job_module("generate")], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "usage: python -m jobs.demo.generate [-h] --spec URI")
+
+
 def test_a_missing_spec_is_75(tmp_path):
     done = run(f"file://{tmp_path}/nothing.json")
     assert (done.returncode, last_line(done)) == (
