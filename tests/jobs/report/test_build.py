@@ -181,7 +181,7 @@ def test_what_moved_the_traffic_but_not_the_alias_is_no_success(promoted: Spec) 
     assert verdict.reasons == ("MLflow is away",) and verdict.tone == "bad"
 
 
-def test_looks_that_come_out_otherwise_are_counted(release: tuple[World, Spec], tmp_path: Path) -> None:
+def test_analysis_runs_that_come_out_otherwise_are_counted(release: tuple[World, Spec], tmp_path: Path) -> None:
     world, _ = release
     folder = tmp_path / "store" / world.made["rollout"].uri.rpartition("/")[2]
     text = next(folder.rglob("looks.jsonl")).read_text().replace('"action":"go_on"', '"action":"promote"', 1)

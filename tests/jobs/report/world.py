@@ -214,7 +214,7 @@ class World:
             id="r-1", kind="release", target="toy", release=release, expected_champion="1", policy=POLICY, drill=drill
         )
         path = tmp_path / "r-1.looks.jsonl"
-        looks = AnalysisLog(path, Heading(rollout="r-1", policy=POLICY))
+        log = AnalysisLog(path, Heading(rollout="r-1", policy=POLICY))
         for number in (1, 2, 3):
             part = Generation(
                 key="boot:1",
@@ -223,7 +223,7 @@ class World:
                 champion=Arm(finished=90 * number, sampled=90 * number, bad=number),
                 canary=Arm(finished=10 * number, slow=slow * number, sampled=10 * number),
             )
-            last = looks.append(0, Evidence(step=0, elapsed=number, step_elapsed=number, generations=(part,)))
+            last = log.append(0, Evidence(step=0, elapsed=number, step_elapsed=number, generations=(part,)))
         live = LiveRelease(name="toy-v1", release=release.model_copy(update={"version": "1"}), since=STARTED)
         reasons = last.reasons if last.action == "roll_back" else ()
         status = RolloutStatus(

@@ -173,19 +173,19 @@ MOMENTS = {
 @pytest.mark.parametrize("what", ["router", "triton", "triton away", "router away"])
 def test_router_or_triton_dies_at_any_state(world, moment, what):
     async def work(life):
-        peer = world.router if "router" in what else world.triton
+        part = world.router if "router" in what else world.triton
         down = asyncio.Event()
 
         def take_down(rollout: Rollout) -> None:
             if (rollout.status.state, rollout.status.weight) == MOMENTS[moment] and not down.is_set():
-                peer.up = False
+                part.up = False
                 down.set()
 
         world.on_save = take_down
         life.controller.submit(world.request(2, 1))
         await down.wait()
         await asyncio.sleep(15 if "away" in what else 0.1)
-        peer.restart()
+        part.restart()
         status = await _settle(life, "release-2")
         _check(world, life, status, 2)
         return status

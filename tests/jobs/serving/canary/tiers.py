@@ -115,13 +115,13 @@ class Balancer:
     @asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
         async with await asyncio.start_server(self._hand_over, "127.0.0.1", 0) as server:
-            looking = asyncio.create_task(self._look())
+            checking = asyncio.create_task(self._check())
             try:
                 yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             finally:
-                looking.cancel()
+                checking.cancel()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         while True:
             self.ready = [pod for pod in self._pods if (await pod.ready())[0] == 200]
             await asyncio.sleep(0.2)

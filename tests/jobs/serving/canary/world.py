@@ -657,10 +657,10 @@ class Life:
 
         return Pods(name, find, name_of=self.world.release_name)
 
-    def _mortal(self, peer: Any) -> Any:
-        names = [name for name in dir(peer) if asyncio.iscoroutinefunction(getattr(peer, name))]
-        asked = {"refuses": peer.refuses} if hasattr(peer, "refuses") and peer is self.world.router else {}
-        return SimpleNamespace(**{name: self._guard_async(getattr(peer, name)) for name in names}, **asked)
+    def _mortal(self, part: Any) -> Any:
+        names = [name for name in dir(part) if asyncio.iscoroutinefunction(getattr(part, name))]
+        asked = {"refuses": part.refuses} if hasattr(part, "refuses") and part is self.world.router else {}
+        return SimpleNamespace(**{name: self._guard_async(getattr(part, name)) for name in names}, **asked)
 
     def _guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*arguments: Any) -> Any:

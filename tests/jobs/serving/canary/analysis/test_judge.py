@@ -217,7 +217,7 @@ def test_the_order_in_which_generations_are_known_changes_nothing(found, random)
 
 
 @given(any_evidence())
-def test_what_was_kept_of_a_look_decides_the_same_again(found):
+def test_a_logged_analysis_run_is_decided_alike_again(found):
     decision = decide(POLICY, found)
     run = AnalysisRun(
         attempt=0,

@@ -132,7 +132,7 @@ def test_a_flawless_canary_shows_a_rate_below_a_fiftieth_within_200_requests():
     assert 148 <= needed <= 200
 
 
-def test_a_look_after_every_event_rolls_an_equal_canary_back_no_more_often_than_promised():
+def test_an_analysis_run_after_every_event_rolls_an_equal_canary_back_no_more_often_than_promised():
     draw = random.Random(1)
     alpha, runs, crossed = 0.05, 600, 0
     for _ in range(runs):
@@ -148,7 +148,7 @@ def test_a_look_after_every_event_rolls_an_equal_canary_back_no_more_often_than_
     assert crossed <= runs * alpha + 3 * math.sqrt(runs * alpha * (1 - alpha))
 
 
-def test_a_look_after_every_request_promotes_a_canary_at_its_limit_no_more_often_than_promised():
+def test_an_analysis_run_after_every_request_promotes_a_canary_at_its_limit_no_more_often_than_promised():
     draw = random.Random(2)
     alpha, runs, crossed = 0.05, 400, 0
     for _ in range(runs):

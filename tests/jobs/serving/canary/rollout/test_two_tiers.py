@@ -70,7 +70,7 @@ def test_a_rollback_reads_an_engine_that_is_cold_again_and_proves_it(world: Worl
 
 def test_a_release_that_loads_slowly_on_one_stable_pod_is_promoted(world: World) -> None:
     async def work(life: Life) -> Any:
-        world.stable[1].triton.load_seconds = 150.0  # patience is 30 s
+        world.stable[1].triton.load_seconds = 150.0  # `Timing.outage` is 30 s
         await promote(life, 2, 1)
 
     with_champion(world, work)
@@ -117,7 +117,7 @@ def test_a_stable_pod_that_cannot_say_what_it_has_stops_a_release_but_no_rollbac
 
 
 def test_a_stable_tier_that_is_away_is_not_the_releases_fault(world: World) -> None:
-    """At the moment of the take-over every stable pod is restarted, and away for longer than patience lasts."""
+    """At the moment of the take-over every stable pod is restarted, and unreachable for longer than `Timing.outage`."""
 
     async def work(life: Life) -> Any:
         life.controller.submit(world.request(2, 1, policy=QUICK))
@@ -163,7 +163,7 @@ def test_a_canary_pod_that_joins_under_traffic_is_given_the_canary(tmp_path: Pat
 
 
 @pytest.mark.parametrize("absent", ["stable", "canary"])
-def test_a_tier_that_is_away_does_not_keep_the_other_from_being_looked_after(world: World, absent: str) -> None:
+def test_a_tier_that_is_unreachable_does_not_keep_the_other_from_being_resynced(world: World, absent: str) -> None:
     async def work(life: Life) -> None:
         away, there = (world.stable, world.canary) if absent == "stable" else (world.canary, world.stable)
         for pod in away:
@@ -291,7 +291,7 @@ def test_after_a_restart_each_pod_has_the_champion_before_the_warm_release(
     assert events.count("repair") == 1 and "repair_failed" not in events, "that an engine is being read is no failure"
 
 
-def test_a_release_waits_no_longer_than_patience_for_a_pod_whose_node_is_lost_while_it_is_given_it(
+def test_a_release_waits_no_longer_than_an_outage_may_last_for_a_pod_whose_node_is_lost_meanwhile(
     world: World,
 ) -> None:
     async def work(life: Life) -> Any:
@@ -304,7 +304,7 @@ def test_a_release_waits_no_longer_than_patience_for_a_pod_whose_node_is_lost_wh
 
     status, took = with_champion(world, work)
     assert status.outcome == "promoted", status.reasons
-    assert took < 90  # patience is 30 s, before it is given up and before it is gone on without
+    assert took < 90  # `Timing.outage` is 30 s, before it is given up and before it is gone on without
 
 
 @pytest.mark.parametrize("fault", ["refuses", "reads for an hour", "node is lost"])

@@ -1,4 +1,4 @@
-"""The gateway as the driver of traffic: a route's weights over real HTTP, and two real routers behind a gateway."""
+"""The gateway as traffic router: a route's weights over real HTTP, and two real routers behind a gateway."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from tests.ports import free_ports
 
 
 @dataclass
-class Led:
-    """A gateway's driver before two real routers, the canary's having `CANARY` with a fifth of the traffic."""
+class TwoRouters:
+    """A gateway before two real routers, the canary's having `CANARY` with a fifth of the traffic."""
 
     stable: RealRouter
     canary: RealRouter
     kubernetes: KubernetesApi
-    driver: Gateway
+    gateway: Gateway
     again: Callable[[], Gateway]
-    """The driver of the controller's next life."""
+    """Returns the gateway of the next controller."""
 
     async def shown(self) -> dict[str, Any]:
-        return (await self.driver.state())["targets"][TARGET]
+        return (await self.gateway.state())["targets"][TARGET]
 
     async def put(self, **route: Any) -> None:
         generation = (await self.shown())["generation"]
-        await self.driver.put(TARGET, Split(champion=CHAMPION, **route), generation, "me")
+        await self.gateway.put(TARGET, Split(champion=CHAMPION, **route), generation, "me")
 
 
 @asynccontextmanager
-async def led(folder: Path) -> AsyncIterator[Led]:
+async def two_routers(folder: Path) -> AsyncIterator[TwoRouters]:
     kubernetes = KubernetesApi()
     folder.joinpath("token").write_text(ROUTER_TOKEN)
     async with (
@@ -68,11 +68,11 @@ async def led(folder: Path) -> AsyncIterator[Led]:
         ) as route,
     ):
 
-        def driver() -> Gateway:
+        def new_gateway() -> Gateway:
             return Gateway(to_stable, to_canary, route, TARGET, "life")
 
-        found = Led(stable, canary, kubernetes, driver(), driver)
-        await found.driver.lease(TARGET, "me", 60)
+        found = TwoRouters(stable, canary, kubernetes, new_gateway(), new_gateway)
+        await found.gateway.lease(TARGET, "me", 60)
         await found.put(canary=CANARY, weight=0.2)
         assert kubernetes.weights == [800, 200]
         yield found
@@ -87,16 +87,16 @@ def test_a_canary_whose_router_hangs_loses_its_traffic_and_the_router_is_told_wh
     tmp_path: Path, impatient: None
 ) -> None:
     async def run() -> None:
-        async with led(tmp_path) as it:
+        async with two_routers(tmp_path) as it:
             it.canary.process.send_signal(signal.SIGSTOP)
             try:
                 await it.put()
                 assert it.kubernetes.weights == [1000, 0]
                 shown = await it.shown()
                 assert (shown["champion"], shown["canary"], shown["weight"]) == (CHAMPION, None, 0)
-                (*_, last) = (await it.driver.counts(TARGET))["generations"]
+                (*_, last) = (await it.gateway.counts(TARGET))["generations"]
                 assert last["champion"]["release"] == CHAMPION and last["weight"] == 0
-                assert await it.driver.routed() == {"champion": {CHAMPION}, "canary": set()}
+                assert await it.gateway.routed() == {"champion": {CHAMPION}, "canary": set()}
             finally:
                 it.canary.process.send_signal(signal.SIGCONT)
             # Not as it is to be: whoever keeps the route puts it again.
@@ -110,20 +110,20 @@ def test_a_canary_whose_router_hangs_loses_its_traffic_and_the_router_is_told_wh
 
 def test_with_the_canarys_router_its_share_goes_too_and_comes_back_with_it(tmp_path: Path, impatient: None) -> None:
     async def run() -> None:
-        async with led(tmp_path) as it:
+        async with two_routers(tmp_path) as it:
             it.canary.process.send_signal(signal.SIGSTOP)
             try:
                 with pytest.raises(RouterError, match="no answer within"):
-                    await it.driver.lease(TARGET, "me", 60)
+                    await it.gateway.lease(TARGET, "me", 60)
             finally:
                 it.canary.process.send_signal(signal.SIGCONT)
             assert it.kubernetes.weights == [1000, 0]
             assert (await it.shown())["weight"] == 0
-            await it.driver.lease(TARGET, "me", 60)
+            await it.gateway.lease(TARGET, "me", 60)
             await it.put(canary=CANARY, weight=0.2)
             assert it.kubernetes.weights == [800, 200]
             with pytest.raises(ConflictError):
-                await it.driver.lease(TARGET, "somebody else", 60)
+                await it.gateway.lease(TARGET, "somebody else", 60)
             assert it.kubernetes.weights == [800, 200]
 
     asyncio.run(run())
@@ -131,27 +131,27 @@ def test_with_the_canarys_router_its_share_goes_too_and_comes_back_with_it(tmp_p
 
 def test_where_clients_are_sent_is_known_right_after_a_restart(tmp_path: Path, impatient: None) -> None:
     async def run() -> None:
-        async with led(tmp_path) as it:
-            next_life = it.again()
-            assert (await next_life.state())["targets"][TARGET]["champion"] is None
-            assert await next_life.routed() == {"champion": {CHAMPION}, "canary": {CANARY}}
+        async with two_routers(tmp_path) as it:
+            next_gateway = it.again()
+            assert (await next_gateway.state())["targets"][TARGET]["champion"] is None
+            assert await next_gateway.routed() == {"champion": {CHAMPION}, "canary": {CANARY}}
             it.canary.process.kill()
             with pytest.raises(RouterError, match="20.0% of the traffic goes to the canary's router"):
-                await next_life.routed()
+                await next_gateway.routed()
             await it.put()
-            assert await next_life.routed() == {"champion": {CHAMPION}, "canary": set()}
+            assert await next_gateway.routed() == {"champion": {CHAMPION}, "canary": set()}
 
     asyncio.run(run())
 
 
 def test_a_second_target_is_refused_before_anything_is_done_for_it(tmp_path: Path) -> None:
     async def run() -> None:
-        async with led(tmp_path) as it:
-            assert it.driver.refuses(TARGET) is None
-            refusal = it.driver.refuses("other")
+        async with two_routers(tmp_path) as it:
+            assert it.gateway.refuses(TARGET) is None
+            refusal = it.gateway.refuses("other")
             assert refusal is not None and f"the traffic of {TARGET}, not of other" in refusal
             with pytest.raises(ConflictError, match="not of other"):
-                await it.driver.put("other", Split(champion=CHAMPION), 0, "me")
+                await it.gateway.put("other", Split(champion=CHAMPION), 0, "me")
             assert it.kubernetes.weights == [800, 200]
 
     asyncio.run(run())
