@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from include.specs.base import Model
+from include.model import Model
 
 Event = Literal["gate_failed", "promoted", "rolled_back", "inconclusive", "refused", "run_failed"]
 """`inconclusive`: a canary was rolled back for lack of evidence. `refused`: it was not even loaded."""

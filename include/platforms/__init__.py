@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError
 
 from include.errors import ConfigurationError, first_problem
 from include.home import home, serving_ports
+from include.model import Model
 from include.notifications import Notification
 from include.platforms.cluster import Cluster
 from include.retention import Policy
-from include.specs.base import Model
 
 _FOLDER = Path(__file__).parent
 _FORMER_RUNNERS = {"local": "operators.LocalJobOperator", "kubernetes": "operators.DistributedJobOperator"}

@@ -19,10 +19,11 @@ from pydantic import Field, ValidationError, create_model
 
 from include.errors import ConfigurationError, first_problem
 from include.gates import find_gate, gate_names
+from include.model import Model
 from include.recipes.resolved import ResolvedRecipe, Section
 from include.release.rollouts import CanaryPolicy
 from include.specs import config_class, job_names
-from include.specs.base import GIVEN_BY_RUN, DefaultOf, FileContent, Model
+from include.specs.base import GIVEN_BY_RUN, DefaultOf, FileContent
 
 _FOLDER = Path(__file__).parent
 _INCLUDE = _FOLDER.parent

@@ -15,8 +15,8 @@ from urllib3.exceptions import HTTPError
 
 from include.errors import ConfigurationError, TryAgainError, first_problem
 from include.events import format_event
+from include.model import Model
 from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
-from include.specs.base import Model
 
 M = TypeVar("M", bound=Model)
 

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from include.specs.base import Artifact, Model
+from include.model import Model
+from include.specs.base import Artifact
 from include.specs.champion import ModelName
 
 Probability = Annotated[float, Field(gt=0, lt=1)]

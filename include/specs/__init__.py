@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from include.specs.base import JobSpec, Model
+    from include.model import Model
+    from include.specs.base import JobSpec
 
 _FOLDER = Path(__file__).parent
 

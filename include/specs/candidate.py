@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from include.model import Model
 from include.specs.base import Inputs as NoInputs
-from include.specs.base import JobSpec, Model
+from include.specs.base import JobSpec
 from include.specs.champion import ModelName
 
 Inputs = NoInputs

@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from include.model import Model
 from include.specs.base import Inputs as NoInputs
-from include.specs.base import JobSpec, Model
+from include.specs.base import JobSpec
 
 Inputs = NoInputs
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from include.specs.base import Artifact, FileContent, JobSpec, Model
+from include.model import Model
+from include.specs.base import Artifact, FileContent, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.model import Model
+from include.specs.base import Artifact, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 PiiKind = Literal["email", "phone", "card", "iban", "ip", "korean_id"]

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from include.specs.base import Artifact, DefaultOf, JobSpec, Model
+from include.model import Model
+from include.specs.base import Artifact, DefaultOf, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from include.specs.base import NOT_IDENTITY, Artifact, FileContent, JobSpec, Model
+from include.model import Model
+from include.specs.base import NOT_IDENTITY, Artifact, FileContent, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 

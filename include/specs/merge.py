@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from include.specs.base import Artifact, FileContent, JobSpec, Model
+from include.model import Model
+from include.specs.base import Artifact, FileContent, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 

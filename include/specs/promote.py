@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from include.model import Model
 from include.specs.base import Inputs as NoInputs
-from include.specs.base import JobSpec, Model
+from include.specs.base import JobSpec
 from include.specs.champion import ModelName
 
 Inputs = NoInputs

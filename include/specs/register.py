@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.model import Model
+from include.specs.base import Artifact, JobSpec
 from include.specs.base import Inputs as BaseInputs
 from include.specs.champion import ModelName
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, model_validator
 
-from include.specs.base import Artifact, JobSpec, Model
+from include.model import Model
+from include.specs.base import Artifact, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 

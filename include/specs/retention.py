@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import AliasChoices, Field
 
 from include.artifacts.uses import Run
+from include.model import Model
 from include.retention import Policy
-from include.specs.base import Artifact, JobSpec, Model
+from include.specs.base import Artifact, JobSpec
 from include.specs.base import Inputs as BaseInputs
 
 

@@ -20,7 +20,7 @@ from jobs.serving.canary.analysis.runs import has_runs, read, replay
 from jobs.serving.log import log
 
 if TYPE_CHECKING:
-    from include.specs.base import Model
+    from include.model import Model
     from jobs.serving.canary.servers.interface import Servers
     from jobs.serving.canary.traffic.interface import TrafficRouter
 

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import Field, TypeAdapter, ValidationError
 
 from include.errors import first_problem
-from include.specs.base import Model
+from include.model import Model
 from include.specs.champion import ModelName
 from jobs.serving.log import log_trace
 from jobs.serving.router.lease import HeldError

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from include.durable import fsync
 from include.errors import ConfigurationError, DataError, first_problem
-from include.specs.base import Model
+from include.model import Model
 from include.specs.champion import ModelName
 
 FILE = "router.json"

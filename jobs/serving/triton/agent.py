@@ -21,8 +21,8 @@ from pydantic import Field, ValidationError
 
 from include.durable import fsync
 from include.errors import AnemoneError, first_problem
+from include.model import Model
 from include.release.rollouts import Drill, Release
-from include.specs.base import Model
 from jobs.common.command_line import Parser, listen, port, read_token
 from jobs.serving.log import log, log_trace
 from jobs.serving.router.routes import ReleaseName

@@ -12,8 +12,8 @@ import aiohttp
 from pydantic import ValidationError
 
 from include.errors import AnemoneError, ArtifactError, ConfigurationError, DataError, TryAgainError, first_problem
+from include.model import Model
 from include.release.rollouts import Drill, Release
-from include.specs.base import Model
 from jobs.serving.triton.client import Answer, BadInputError, NotAvailableError, TimedOutError, TritonError
 
 _CALL_SECONDS = 10.0

@@ -11,8 +11,8 @@ from pydantic import Field
 from tritonclient.grpc import model_config_pb2
 
 from include.errors import ConfigurationError
+from include.model import Model
 from include.release.rollouts import Drill
-from include.specs.base import Model
 
 _INPUTS = {
     "text_input": "TYPE_STRING",

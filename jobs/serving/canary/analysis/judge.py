@@ -15,8 +15,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
+from include.model import Model
 from include.release.rollouts import CanaryPolicy
-from include.specs.base import Model
 from jobs.serving.canary.analysis.sequential import log_evidence_below, log_excess, upper_bound
 
 Action = Literal["go_on", "next_step", "promote", "roll_back", "inconclusive", "hold"]

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from include import durable
 from include.errors import DataError, first_problem
+from include.model import Model
 from include.release.rollouts import CanaryPolicy
-from include.specs.base import Model
 from jobs.serving.canary.analysis.judge import Action, Decision, Evidence, decide, figures
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import DataError
-from include.specs.base import Model
+from include.model import Model
 
 GOLDEN = "golden.jsonl"
 

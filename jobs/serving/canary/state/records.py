@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from include import durable
 from include.errors import ConfigurationError, DataError, first_problem
+from include.model import Model
 from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, RolloutStatus, TargetStatus
-from include.specs.base import Model
 from jobs.serving.log import log
 
 M = TypeVar("M", bound=Model)
