@@ -39,6 +39,8 @@ def code_identity(job: str, environment: str, *, image: str | None = None) -> st
     place = job_place(job)
     folder = PROJECT.joinpath("jobs", *place)
     lock = PROJECT / f"requirements/{environment}.txt"
+    if not folder.is_dir():
+        raise ConfigurationError(f"the job {job!r} has a spec but no package: {folder} does not exist")
     if image is None and not lock.is_file():
         raise ConfigurationError(f"{lock} is missing: run `make lock`")
     pending = sorted(folder.rglob("*.py"))

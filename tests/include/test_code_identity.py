@@ -69,6 +69,12 @@ def test_an_unknown_job_and_a_missing_lock_are_named(project):
         code_identity("train", "serving")
 
 
+def test_a_spec_without_its_package_is_refused_before_anything_starts(project):
+    (project / "include/specs/lonely.py").write_text("")
+    with pytest.raises(ConfigurationError, match="the job 'lonely' has a spec but no package: .*jobs/lonely"):
+        code_identity("lonely", "jobs")
+
+
 def test_an_image_stands_for_the_lock_file_and_the_python(project, monkeypatch):
     first = code_identity("train", "jobs", image="jobs@sha256:1")
     (project / "requirements/jobs.txt").unlink()
