@@ -1,25 +1,28 @@
-"""Names of the environment variables by which whoever starts a job tells it where it runs."""
+"""What a job and its starter agree on: environment variables that say where it runs, and how it reports a failure."""
 
 from __future__ import annotations
 
+ERROR_PREFIX = "error: "
+"""Begins the last line that a failing job prints: its failure message."""
+
 METRICS_PORT = "ANEMONE_METRICS_PORT"
-"""The port at which a job shows its metrics while it runs, on every interface of the pod; none where it is not set."""
+"""Port on which a running job serves its metrics, on every interface of the pod; not set: it serves none."""
 
 TERMINATION_LOG = "ANEMONE_TERMINATION_LOG"
-"""The file that carries a failure's last sentence out of a pod."""
+"""Path of the file that carries the failure message out of a pod."""
 
 NODES, NODE_RANK = "PET_NNODES", "PET_NODE_RANK"
-"""How many nodes do this job together, and which of them this one is, as torchrun and Kubeflow's Trainer write them;
-node 0 makes the artifact, the others only take part."""
+"""Number of the job's nodes, and this node's rank, as torchrun and Kubeflow's Trainer set them. Node 0 makes the
+artifact, the others only take part."""
 
 MASTER_ADDRESS, MASTER_PORT = "PET_MASTER_ADDR", "PET_MASTER_PORT"
-"""Where node 0 is, likewise."""
+"""Address and port of node 0, likewise."""
 
 GATHER_SECONDS = "ANEMONE_GATHER_SECONDS"
-"""How much later than the first of these nodes the last may come: its pod may wait for a machine, and starts."""
+"""How much later than the first node the last may arrive: its pod may wait for a machine, and has to start."""
 
 GRACE_SECONDS = "ANEMONE_GRACE_SECONDS"
-"""What a job gets between being asked to stop and being killed."""
+"""Seconds from asking a job to stop to killing it."""
 
 PRICE_PER_HOUR = "ANEMONE_PRICE_PER_HOUR"
-"""What an hour of each of these nodes costs, in US dollars; not set where nobody said."""
+"""Price of one node, in US dollars an hour; not set where the platform gives none."""

@@ -11,12 +11,10 @@ import subprocess
 from include.artifacts.manifest import Manifest
 from include.errors import ConfigurationError
 from include.home import PROJECT
+from include.job_environment import ERROR_PREFIX
 from include.job_plan import JobPlan
 from include.platforms import Platform
 from include.specs import job_module
-
-ERROR_PREFIX = "error: "
-"""Begins the last line that a failing job prints: its failure message."""
 
 _PASSED_ON = {
     *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONUNBUFFERED", "TMPDIR", "TZ", "USER"),

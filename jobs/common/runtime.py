@@ -33,7 +33,7 @@ from include.code_identity import IMAGE, code_identity
 from include.errors import AnemoneError, ConfigurationError, ExitCode, StoppedError, TryAgainError, first_problem
 from include.events import format_event
 from include.home import PROJECT
-from include.job_environment import NODE_RANK, NODES, PRICE_PER_HOUR, TERMINATION_LOG
+from include.job_environment import ERROR_PREFIX, NODE_RANK, NODES, PRICE_PER_HOUR, TERMINATION_LOG
 from include.specs import job_module, spec_class
 from include.specs.base import Artifact, JobSpec
 from jobs.common.metrics import exposed
@@ -233,7 +233,7 @@ def is_full_disk(error: BaseException | None) -> bool:
 def _fail(code: int, message: str) -> NoReturn:
     sys.stdout.flush()
     line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"{ERROR_PREFIX}{line}", file=sys.stderr, flush=True)
     if target := os.environ.get(TERMINATION_LOG):
         # Kubernetes keeps 4,096 bytes of it, and would cut it in the middle of a character.
         Path(target).write_bytes(line.encode()[:4000].decode(errors="ignore").encode())

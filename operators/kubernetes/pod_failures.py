@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.errors import ExitCode
+from include.job_environment import ERROR_PREFIX
 from include.job_plan import JobFailedError
 from operators.kubernetes.pod_spec import CONTAINER
 
 OVERDUE_SECONDS = 60.0
 """How long after its grace period a pod may still be there before its node counts as lost."""
-
-_ERROR = "error: "
 
 _SELF_EXPLAINED = set(ExitCode) - {ExitCode.KILLED, ExitCode.STOPPED}
 """A job that ends with one of these says why itself, whatever happened to its pod afterwards."""
@@ -311,7 +310,7 @@ def _disrupted(pod: Any) -> bool:
 def _failure_message(termination_message: str | None) -> str | None:
     """Return the job's error message: the termination message, or of the log's end the last error or line."""
     lines = [line.strip() for line in (termination_message or "").splitlines() if line.strip()]
-    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
     found = errors or lines
     return found[-1] if found else None
 

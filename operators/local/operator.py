@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError, TryAgainError
 from include.home import PROJECT
+from include.job_environment import ERROR_PREFIX
 from include.job_plan import JobPlan
-from include.local_job import ERROR_PREFIX, job_command, job_environment
+from include.local_job import job_command, job_environment
 from include.platforms import Platform
 from operators.errors import record_failure
 from operators.job import JobOperator
