@@ -69,12 +69,21 @@ class JobOperator(BaseOperator):
     def store(self) -> Store:
         return platform_store(self.platform)
 
+    @property
+    def stage_section(self) -> Section:
+        """The argument `section` as its type.
+
+        Raises:
+            ConfigurationError: it is no section of a resolved recipe.
+        """
+        return Section.of(self.section)
+
     def plan(self, context: Context, *, image: str | None = None) -> JobPlan:
         """Validate the task's job and name its output. Raises what `JobPlan.prepare` does."""
-        section = Section.of(self.section)
+        stage = self.stage_section
         return JobPlan.prepare(
-            section.job,
-            config=section.config,
+            stage.job,
+            config=stage.config,
             inputs=self.inputs,
             store=self.store,
             refresh=context["run_id"] if self.task_id in context["params"].get("refresh", ()) else "",

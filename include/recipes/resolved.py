@@ -32,8 +32,8 @@ class Section(Model):
             return cls.model_validate(document)
         except ValidationError as error:
             raise ConfigurationError(
-                f"a stage's section is {{job, config, size}}, and this is none ({first_problem(error, 'section')}): "
-                "hand stage() a section of the resolved recipe"
+                f"the task was given no stage's section ({first_problem(error, 'section')}): "
+                "pass stage() a section of the resolved recipe"
             ) from None
 
     def with_config(self, **values: Any) -> Section:

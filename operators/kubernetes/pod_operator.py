@@ -39,7 +39,7 @@ from operators.kubernetes.pod_failures import (
     unschedulable,
 )
 from operators.kubernetes.pod_logs import CHUNK_BYTES, LOG_POSITION, LogReader
-from operators.kubernetes.pod_spec import SPEC_ANNOTATION, job_pod
+from operators.kubernetes.pod_spec import SPEC_ANNOTATION, cluster_of, job_pod
 from operators.kubernetes.pod_trigger import UNREACHABLE, PodJobTrigger, disruption_in
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         Raises:
             ConfigurationError: the platform has no cluster.
         """
-        cluster = _cluster(platform)
+        cluster = cluster_of(platform)
         by_task: dict[str, Mapping[str, Any]] = {"pool": cluster.pools, "retries": cluster.retries}
         return {key: values[task_id] for key, values in by_task.items() if task_id in values}
 
@@ -104,7 +104,7 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
 
     @property
     def cluster(self) -> Cluster:
-        return _cluster(self.platform)
+        return cluster_of(self.platform)
 
     @record_failure
     def execute(self, context: Context) -> str | None:
@@ -156,14 +156,13 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
 
     def pod_name(self, context: Context) -> str:
         """Return a name that all tries of a task share, and no other task of any Airflow with this store."""
-        assert self.section is not None
         ti = context["ti"]
         key = digest([self.platform.store, ti.dag_id, ti.run_id, ti.task_id, ti.map_index])
-        return f"anemone-{self.section['job'].replace('_', '-')}-{key[:16]}"
+        return f"anemone-{self.stage_section.job.replace('_', '-')}-{key[:16]}"
 
     def build_pod_request_obj(self, context: Context | None = None, *, dry_run: bool = False) -> V1Pod:
-        assert self.section is not None and self._plan is not None and self._spec_uri is not None
-        pod = job_pod(self._plan.spec, self._spec_uri, self.platform, size=self.section.get("size"))
+        assert self._plan is not None and self._spec_uri is not None
+        pod = job_pod(self._plan.spec, self._spec_uri, self.platform, size=self.stage_section.size)
         if context is not None:
             self.name = self.pod_name(context)
             if recipe := context["params"].get("recipe"):
@@ -268,13 +267,12 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
 
     def _reuse(self, context: Context) -> Manifest | None:
         """Plan the job. Return what it made before, or write the spec for its pods and return None."""
-        assert self.section is not None
-        job = self.section["job"]
+        job = self.stage_section.job
         self._plan = self.plan(context, image=self.cluster.image(job, spec_class(job).environment))
         if manifest := self.reused(self._plan):
             self._delete_leftovers(context)
             return manifest
-        if line := require_gpu_memory(self._plan, self.cluster, self.section.get("size")):
+        if line := require_gpu_memory(self._plan, self.cluster, self.stage_section.size):
             self.log.info("%s", line)
         self._spec_uri = self._plan.write_spec()
         return None
@@ -395,15 +393,6 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         except ApiException as error:
             if error.status not in (404, 409):
                 raise
-
-
-def _cluster(platform: Platform) -> Cluster:
-    if platform.cluster is None:
-        raise ConfigurationError(
-            f"the platform {platform.name} has no cluster: give it the section, or set ANEMONE_PLATFORM to one that "
-            "has it"
-        )
-    return platform.cluster
 
 
 def _grace(pod: V1Pod) -> float:

@@ -37,6 +37,16 @@ _HOMES = {
 """Where libraries write; everything else of the pod is read-only."""
 
 
+def cluster_of(platform: Platform) -> Cluster:
+    """Return the platform's cluster. Raises ConfigurationError where it has none."""
+    if platform.cluster is None:
+        raise ConfigurationError(
+            f"the platform {platform.name} has no cluster: give it the section, or set ANEMONE_PLATFORM to one that "
+            "has it"
+        )
+    return platform.cluster
+
+
 def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = None) -> dict[str, Any]:
     """Return the pod that runs a job: everything but its name, its namespace and the labels of its task.
 
@@ -47,9 +57,7 @@ def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = N
     Raises:
         ConfigurationError: the platform has no cluster, no image for the job, or no such size.
     """
-    cluster = platform.cluster
-    if cluster is None:
-        raise ConfigurationError(f"the platform {platform.name} has no cluster: set ANEMONE_PLATFORM to one that has")
+    cluster = cluster_of(platform)
     wanted = cluster.size(spec.job, size)
     mounts = _mounts(spec, platform, cluster, wanted)
     command = ["python", "-m", job_module(spec.job), "--spec", uri]

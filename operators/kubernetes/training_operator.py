@@ -118,8 +118,7 @@ class DistributedJobOperator(PodJobOperator):
 
     @property
     def _nodes(self) -> int:
-        assert self.section is not None
-        return int(self.section["config"].get("nodes", 1))
+        return int(self.stage_section.config.get("nodes", 1))
 
     @property
     def _workload(self) -> Workload:

@@ -99,7 +99,7 @@ def test_a_section_keeps_its_json_form():
     plan = resolve("qwen2_5/7B_sft_8gpu").plan()
     assert set(plan["finetune"]) == {"job", "config", "size"} and set(plan["evaluate"]) == {"job", "config"}
     assert Section.of(plan["finetune"]) == resolve("qwen2_5/7B_sft_8gpu").section("finetune")
-    with pytest.raises(ConfigurationError, match="hand stage"):
+    with pytest.raises(ConfigurationError, match="pass stage"):
         Section.of({**plan["finetune"], "cofnig": {}})
 
 

@@ -79,6 +79,11 @@ def follow(task, given=None, **kwargs):
     return task(**kwargs).training_ended(given, event)
 
 
+def test_what_is_no_section_of_a_recipe_ends_the_task_with_what_to_do(task, kubernetes):
+    with pytest.raises(AirflowFailException, match=r"no stage's section \(job: Field required\).*the resolved recipe"):
+        task(section={"config": {"nodes": 2}}).execute(context())
+
+
 def test_two_nodes_are_one_training_and_its_task_returns_the_artifact(task, kubernetes, store, commit, caplog, capsys):
     def run(job):
         plan = json.loads(store_text(store, job))
