@@ -6,6 +6,8 @@ code into retry or no retry. Every error message is one sentence: what is wrong,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -63,6 +65,13 @@ class StoppedError(AnemoneError):
     """The job was asked to stop (SIGTERM) and has saved what it could."""
 
     exit_code = ExitCode.STOPPED
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return what to write instead of an unknown name: the known one that is nearest, or a choice of all."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
 
 
 def first_problem(error: ValidationError, whole: str = "document") -> str:

@@ -10,12 +10,11 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeGuard, TypeVar
 
-from include.errors import ArtifactError, ConfigurationError
+from include.errors import ArtifactError, ConfigurationError, suggestion
 from include.model import Model
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -121,9 +120,7 @@ def find_gate(name: str) -> Gate[Any]:
     """Return the gate of that name. Raises ConfigurationError for an unknown one, with the nearest known name."""
     names = gate_names()
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
-        raise ConfigurationError(f"there is no gate {name!r}: {hint}")
+        raise ConfigurationError(f"there is no gate {name!r}: {suggestion(name, names)}")
     return import_module(f"include.gates.{name}").GATE
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from include.errors import ConfigurationError
+from include.errors import ConfigurationError, suggestion
 from include.model import Model
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
@@ -176,9 +175,8 @@ class Cluster(Model):
         """
         name = self.size_name(job, wanted)
         if name not in self.sizes:
-            near = get_close_matches(name, self.sizes, n=1)
-            hint = f"did you mean {near[0]!r}" if near else f"choose one of {', '.join(sorted(self.sizes))}"
             raise ConfigurationError(
-                f"the recipe asks for {job} in pods of size {name!r}, which this platform lacks: {hint}"
+                f"the recipe asks for {job} in pods of size {name!r}, which this platform lacks: "
+                f"{suggestion(name, sorted(self.sizes))}"
             )
         return self.sizes[name]

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-from include.errors import ConfigurationError, first_problem
+from include.errors import ConfigurationError, first_problem, suggestion
 from include.gates import find_gate, gate_names
 from include.model import Model
 from include.recipes.resolved import ResolvedRecipe, Section
@@ -94,7 +93,7 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
         ConfigurationError: an unknown recipe, file or key, or a value out of its bounds, with the nearest known name.
     """
     if name not in recipe_names():
-        raise ConfigurationError(f"there is no recipe {name!r}{_nearest(name, recipe_names())}")
+        raise ConfigurationError(f"there is no recipe {name!r}: {suggestion(name, recipe_names())}")
     document = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     if not isinstance(document, dict):
         raise ConfigurationError(f"recipe {name}: the file does not hold keys with values: write description: … first")
@@ -102,11 +101,11 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
         _override(document, key, value)
     known = [*Head.model_fields, *job_names()]
     if unknown := next((key for key in document if key not in known), None):
-        raise ConfigurationError(f"recipe {name}: unknown key {unknown!r}{_nearest(str(unknown), known)}")
+        raise ConfigurationError(f"recipe {name}: unknown key {unknown!r}: {suggestion(str(unknown), known)}")
     head = _validated(Head, {key: value for key, value in document.items() if key in Head.model_fields}, name)
     if misplaced := next((stage for stage in head.sizes if not _can_have_size(head, stage)), None):
         raise ConfigurationError(
-            f"recipe {name}: sizes: there is no stage {misplaced!r}{_nearest(misplaced, [*_SOURCES, *job_names()])}"
+            f"recipe {name}: sizes: there is no stage {misplaced!r}: {suggestion(misplaced, [*_SOURCES, *job_names()])}"
         )
     configured = {key: value for key, value in document.items() if key not in Head.model_fields}
     sections = _Sections(name, head, configured)
@@ -170,7 +169,7 @@ def _without_run(model: type[Model]) -> type[Model]:
 
 def _limits(recipe: str, gate: str, limits: Mapping[str, Any]) -> dict[str, Any]:
     if gate not in gate_names():
-        raise ConfigurationError(f"recipe {recipe}: unknown key {f'gates.{gate}'!r}{_nearest(gate, gate_names())}")
+        raise ConfigurationError(f"recipe {recipe}: unknown key {f'gates.{gate}'!r}: {suggestion(gate, gate_names())}")
     return _validated(find_gate(gate).limits, limits, f"{recipe}: gates.{gate}").model_dump(mode="json")
 
 
@@ -199,9 +198,9 @@ def _validated(model: type[M], document: Any, where: str) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
-            hint = _nearest(str(first["loc"][-1]), _keys(model, first["loc"][:-1]))
+            hint = suggestion(str(first["loc"][-1]), _keys(model, first["loc"][:-1]))
             raise ConfigurationError(
-                f"recipe {where}: unknown key {'.'.join(map(str, first['loc']))!r}{hint}"
+                f"recipe {where}: unknown key {'.'.join(map(str, first['loc']))!r}: {hint}"
             ) from None
         raise ConfigurationError(f"recipe {where}: {first_problem(error, 'recipe')}") from None
 
@@ -215,18 +214,13 @@ def _keys(model: type[Model], path: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]!r}?" if near else f": choose one of {', '.join(known)}"
-
-
 def _content(mark: FileContent, name: str, recipe: str) -> Any:
     file = f"{name}{mark.suffix}"
     folder = _INCLUDE / mark.folder
     known = sorted(found.name for found in folder.iterdir() if found.is_file())
     if file not in known:
         raise ConfigurationError(
-            f"recipe {recipe} names {file!r}, which include/{mark.folder}/ does not hold{_nearest(file, known)}"
+            f"recipe {recipe} names {file!r}, which include/{mark.folder}/ does not hold: {suggestion(file, known)}"
         )
     text = (folder / file).read_text(encoding="utf-8")
     return json.loads(text) if file.endswith(".json") else text

@@ -6,13 +6,12 @@ A job's spec and its package lie at the same place below `include/specs/` and `j
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from include.errors import ConfigurationError
+from include.errors import ConfigurationError, suggestion
 
 if TYPE_CHECKING:
     from include.model import Model
@@ -34,9 +33,7 @@ def job_place(job: str) -> tuple[str, ...]:
     """
     places = _places()
     if job not in places:
-        near = get_close_matches(job, places, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(places))}"
-        raise ConfigurationError(f"there is no job {job!r}: {hint}")
+        raise ConfigurationError(f"there is no job {job!r}: {suggestion(job, sorted(places))}")
     return places[job]
 
 
