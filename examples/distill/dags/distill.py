@@ -1,6 +1,6 @@
 """### From a data set to the rows that are worth training on
 
-`base, generate → distill → `**distillation gate**; however it ends, `report` tells why on one page.
+`base, generate → distill → `**distillation gate**; however the run ends, `report` shows why on one page.
 """
 
 from __future__ import annotations

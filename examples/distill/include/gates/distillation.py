@@ -1,4 +1,4 @@
-"""The distillation gate: is what was kept of a data set enough, and easier for the teacher than the whole?"""
+"""The distillation gate: whether enough rows were kept, and the teacher expects them more than all rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Limits(Model):
     """Limits on a distilled data set.
 
     Attributes:
-        min_rows: that are kept.
-        max_loss: mean loss of the kept rows over that of all. 1 would be a choice by chance, and a teacher that has
-            learned nothing comes near it.
+        min_rows: number of the kept rows.
+        max_loss: mean loss of the kept rows over that of all rows. A random choice gives 1; a teacher that has learned
+            nothing comes near it.
     """
 
     min_rows: Annotated[int, Field(ge=1)] = 100
@@ -50,5 +50,5 @@ GATE = Gate(
     limits=Limits,
     files=("distilled.json",),
     judge=judge,
-    remedy="Give the recipe more rows, or another share to keep (distill.keep); {artifact} holds what was kept.",
+    remedy="Give the recipe more rows, or another share to keep (distill.keep); {artifact} holds the kept rows.",
 )

@@ -12,7 +12,7 @@ from include.specs.base import Inputs as BaseInputs
 
 
 class Config(Model):
-    """Which rows are kept. `max_tokens` and `chat_template` come from the recipe's head.
+    """The choice of the rows. `max_tokens` and `chat_template` come from the recipe's head.
 
     Attributes:
         keep: share of the rows, those of the lowest loss.

@@ -13,13 +13,15 @@ from jobs.common.runtime import Job, main
 
 
 def run(job: Job[Spec]) -> None:
-    """Score every row by the teacher's loss on its answer; write those of the lowest."""
+    """Score every row by the teacher's loss on its answer; write the rows with the lowest losses."""
     from torch.nn.functional import cross_entropy
 
     config = job.spec.config
     folder = job.input("teacher") / "model"
     tokenizer = load_tokenizer(folder, config.chat_template)
-    lines = (job.input("rows") / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): a row's text may hold line separators of Unicode.
+    text = (job.input("rows") / "data.jsonl").read_text(encoding="utf-8")
+    lines = [line for line in text.split("\n") if line]
     rows: dict[int, Conversation] = {}
     for number, line in enumerate(lines):
         row = json.loads(line)
