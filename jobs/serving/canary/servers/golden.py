@@ -41,7 +41,8 @@ def parse_golden(text: str, where: str) -> list[GoldenPrompt]:
         DataError: there is none, or a line is not one.
     """
     try:
-        rows = [json.loads(line) for line in text.splitlines()]
+        # Not splitlines(): a prompt or an answer may hold line separators of Unicode.
+        rows = [json.loads(line) for line in text.split("\n") if line]
         prompts = [GoldenPrompt(**{key: row[key] for key in GoldenPrompt.model_fields}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where} does not hold golden prompts ({error}): build the engine again") from None

@@ -26,7 +26,7 @@ def test_an_engine_without_golden_prompts_is_told(tmp_path, text):
 def test_golden_prompts_are_read(tmp_path):
     row = {
         "id": "1",
-        "messages": [{"role": "user", "content": "파드"}],
+        "messages": [{"role": "user", "content": "파드\u2028\u0085"}],
         "reference": "a",
         "answer": "b",
         "exact_match": 0,
