@@ -161,7 +161,7 @@ class Store:
         try:
             data = self._backend.read_plain(f"{files_path(manifest)}/{path}", at_most=entry.size)
             intact = hashlib.sha256(data).hexdigest() == entry.sha256
-        except (FileNotFoundError, ArtifactError):
+        except (FileNotFoundError, NotADirectoryError, ArtifactError):
             intact = False
         if not intact:
             raise ArtifactError(f"{self.uri(name)}: {path} is missing or was altered after its commit; {REMEDY}")

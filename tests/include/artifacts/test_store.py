@@ -124,6 +124,12 @@ def move_and_link(path):
     path.symlink_to(path.rename(path.parents[2] / "moved"))
 
 
+def flatten(path):
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.touch()
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -132,6 +138,7 @@ def move_and_link(path):
         damage("one bit of a file is flipped", lambda path: path.write_text("ond"), "a.txt was altered after its comm"),
         damage("a file is a link to the same bytes", move_and_link, "a.txt is a link"),
         damage("a file is a named pipe", make_pipe, "a.txt is a link or a special file"),
+        pytest.param(flatten, "a.txt is missing", id="its folder is a file"),
     ],
 )
 def test_damage_is_refused_by_name(store, commit, reads, spoil, says):
