@@ -1,4 +1,4 @@
-"""What the artifact store needs of the place where it lies, and nothing that a file system and S3 have in common."""
+"""What the artifact store needs of a file system or of S3, and what the two write alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Entry:
 
 
 class AttemptFolder(Protocol):
-    """Where one attempt at an artifact is written.
+    """The place of one attempt at an artifact.
 
     Attributes:
         folder: a local one, which exists; the artifact's files go to `FILES` in it, the job's events to `EVENTS`.
@@ -36,19 +36,19 @@ class AttemptFolder(Protocol):
     folder: Path
 
     def publish(self, entries: Sequence[FileEntry]) -> None:
-        """Bring the files durably to where a manifest will look for them."""
+        """Store the files durably at the paths of a manifest."""
 
     def withdraw(self) -> None:
-        """Remove what `publish` wrote elsewhere, as no manifest points to it. Raises no AnemoneError."""
+        """Remove what `publish` stored outside the folder: no manifest points to it. Raise no AnemoneError."""
 
     def close(self, committed: Callable[[], bool]) -> None:
-        """Remove the local files that nobody needs; `committed` tells whether the artifact is this attempt."""
+        """Remove the local files that nobody needs; `committed` returns whether the artifact is this attempt."""
 
 
 class Backend(Protocol):
     """A file system or a bucket. Every path is relative to the store's root.
 
-    Every method raises TryAgainError where the store cannot be reached, and ConfigurationError where it never will.
+    Every method raises TryAgainError where the store cannot be reached, and ConfigurationError where it never can be.
     """
 
     def check_reachable(self) -> None:
@@ -88,7 +88,7 @@ class Backend(Protocol):
         """Yield a local folder with the verified files of an artifact; errors as of `Store.open_files`."""
 
     def lay_out(self, manifest: Manifest, folder: Path) -> None:
-        """Write the verified files of an artifact into the new folder `folder`; errors as of `open_files`."""
+        """Copy the verified files of an artifact into `folder`, which must not exist; errors as of `open_files`."""
 
     def attempt(self, name: str, attempt: str) -> AttemptFolder:
         """Return a new folder for an attempt at the artifact called `name`."""

@@ -136,7 +136,7 @@ class FileBackend:
 
     @contextmanager
     def _absent_only_if_reachable(self) -> Iterator[None]:
-        """Raise TryAgainError where a file was not found because the store is away."""
+        """Raise TryAgainError where a file was not found because the store cannot be reached."""
         try:
             yield
         except FileNotFoundError:

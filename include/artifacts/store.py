@@ -58,7 +58,7 @@ class Store:
     """Artifacts below one root URI (`file:///…` or `s3://bucket/prefix`).
 
     Args:
-        existing: the root was made before. Where a local one is missing, it is away (not mounted, renamed): that is a
+        existing: the root was made before. A local one that is missing is not mounted, or was renamed: that is a
             TryAgainError, never "no such artifact", and nothing is written into a new folder of its name.
         access: how S3 is reached; None: with this process's own credentials.
     """
@@ -85,8 +85,8 @@ class Store:
         """Return the URI of an artifact."""
         return f"{self.root}/{name}"
 
-    def check_there(self) -> None:
-        """Raise TryAgainError where the root of an existing store is away."""
+    def check_reachable(self) -> None:
+        """Raise TryAgainError where the root of an existing store cannot be reached."""
         self._backend.check_reachable()
 
     def manifest(self, name: str) -> Manifest | None:
@@ -306,39 +306,39 @@ class Attempt:
             record: the manifest's other fields (job, inputs, config, code, metrics, provenance).
 
         Returns:
-            The manifest that now stands, and whether it is this attempt's. A concurrent writer may have been
-            first: then its artifact stands and this attempt's files are removed.
+            The manifest that now exists, and whether it is this attempt's. A concurrent writer may have been
+            first: then its artifact stays and this attempt's files are removed.
         """
         entries = self.entries()
         manifest = Manifest(
             name=self.name, attempt=self.id, files=entries, content_digest=content_digest(entries), **record
         )
-        may_stand = False
+        may_exist = False
         try:
             self._place.publish(entries)
-            # From here on a manifest that points to the files may stand, even where its answer never arrives.
-            may_stand = True
+            # From here on a manifest may exist that points to the files, even where its answer never arrives.
+            may_exist = True
             if self._store.create(f"{self.name}/{MANIFEST}", manifest.encode()):
                 return manifest, True
-            # Asked, not concluded: after a lost answer, the same request of ours may have been sent twice.
-            standing = self._store.manifest(self.name)
-            if standing is not None and standing.attempt == self.id:
-                return standing, True
-            may_stand = False
+            # Read it, instead of concluding that another was first: after a lost answer, ours may have been sent twice.
+            existing = self._store.manifest(self.name)
+            if existing is not None and existing.attempt == self.id:
+                return existing, True
+            may_exist = False
         finally:
-            if not may_stand:
+            if not may_exist:
                 self._place.withdraw()
-        if standing is None:
+        if existing is None:
             raise TryAgainError(f"{self._store.uri(self.name)} was made and removed meanwhile: clear this task")
-        return standing, False
+        return existing, False
 
     def _is_committed(self) -> bool:
         """Return whether the artifact is this attempt. The store knows: a signal may come just after the commit."""
         try:
-            standing = self._store.manifest(self.name)
+            existing = self._store.manifest(self.name)
         except ArtifactError:
             return True
-        return standing is not None and standing.attempt == self.id
+        return existing is not None and existing.attempt == self.id
 
 
 def _backend(root: str, *, existing: bool, access: Access | None) -> Backend:

@@ -158,7 +158,7 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
         _execute(spec, run, store)
     except Exception:
         # An error of any kind may come from a store that is gone: a library sees only a file that it cannot find.
-        store.check_there()
+        store.check_reachable()
         raise
 
 

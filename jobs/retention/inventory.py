@@ -20,9 +20,9 @@ def take_inventory(store: Store, find_roots: Callable[[Sequence[StoredArtifact]]
     """Return everything that is in `store` now, with the roots that `find_roots` finds among its artifacts.
 
     Raises:
-        TryAgainError: the store is not there.
+        TryAgainError: the store cannot be reached.
     """
-    store.check_there()
+    store.check_reachable()
     below: dict[str, list[Entry]] = defaultdict(list)
     for entry in store.listing():
         below[entry.path.split("/")[0]].append(entry)

@@ -114,7 +114,7 @@ def test_a_store_that_denies_fails_the_task_in_one_sentence(
     monkeypatch.setenv("AIRFLOW_CONN_ANEMONE_STORE", json.dumps(connection))
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     gate = GateSensor(task_id="gate", gate="data_quality", artifact=f"{platform.store}/check-1")
-    with pytest.raises(AirflowException, match="see to its endpoint; tasks try again meanwhile") as caught:
+    with pytest.raises(AirflowException, match="check its endpoint; tasks try again meanwhile") as caught:
         gate.execute({})
     assert "wrong" not in str(caught.value)
 

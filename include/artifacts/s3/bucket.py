@@ -55,7 +55,7 @@ class Bucket:
     """The objects below one root `s3://bucket/prefix`. All paths are relative to it.
 
     Every method raises ConfigurationError where retrying cannot help (no bucket, no permission, wrong credentials),
-    and TryAgainError where it can (the endpoint is away or overloaded), after `Access.attempts` tries.
+    and TryAgainError where it can (the endpoint cannot be reached or is overloaded), after `Access.attempts` tries.
     """
 
     def __init__(self, root: str, access: Access) -> None:
@@ -119,7 +119,7 @@ class Bucket:
             else:
                 self._require_conditions(path, request)
                 return True
-        raise TryAgainError(f"{self.root}/{path} comes and goes while it is to be written: clear this task")
+        raise TryAgainError(f"{self.root}/{path} is created and deleted by others meanwhile: clear this task")
 
     def _require_conditions(self, path: str, request: dict[str, Any]) -> None:
         """Raise ConfigurationError, once a bucket, where the same conditional write is accepted a second time."""
@@ -177,7 +177,7 @@ class Bucket:
         size: int | None = None,
         at_most: int | None = None,
     ) -> Iterator[bytes]:
-        """Yield an object's bytes from `start` to `stop`; where the body breaks off or stalls, the rest is asked for.
+        """Yield an object's bytes from `start` to `stop`; where the body breaks off or stalls, the rest is requested.
 
         Args:
             size: the whole object's, in bytes. `at_most`: its limit.
@@ -189,7 +189,7 @@ class Bucket:
         at, failures = start, 0
         while True:
             begun = at
-            # Of an empty object no range can be asked for.
+            # An empty object has no range.
             parameters = {"Range": f"bytes={at}-{'' if stop is None else stop - 1}"} if at or stop else {}
             answer = self.call("get_object", path, **parameters)
             whole = int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2])
@@ -203,7 +203,7 @@ class Bucket:
                         at += len(chunk)
                         yield chunk
             except (exceptions.BotoCoreError, HTTPError) as error:
-                # A body that comes in many pieces still comes: only what brings nothing new is given up.
+                # A body may arrive in many pieces: only a try that brings nothing new counts as a failure.
                 failures = 1 if at > begun else failures + 1
                 if failures >= self.access.attempts:
                     raise no_answer(self.root, "GetObject", error) from error
@@ -225,7 +225,7 @@ class Bucket:
     def call(self, operation: str, path: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Send one request, as botocore's client names and takes it, about the object at `path`, or the bucket.
 
-        botocore retries where the server is away; this does where a body was cut.
+        botocore retries where the server does not answer, this method where a body was cut.
 
         Raises:
             FileNotFoundError, FileExistsError: there is no such object, or one already; `filename` is the path.
@@ -251,7 +251,7 @@ class Bucket:
             except exceptions.BotoCoreError as error:
                 raise no_answer(self.root, operation, error) from error
             except OSError as error:
-                # botocore's own errors are none of these: a file with a token, and no absent object.
+                # Not from S3, whose errors are botocore's own: a file with a token cannot be read.
                 if failure := credentials_failure(error, self.root):
                     raise failure from error
                 raise

@@ -25,7 +25,7 @@ def credentials_failure(error: Exception, root: str) -> AnemoneError | None:
             return _role_refused(error, root)
         case exceptions.CredentialRetrievalError():
             return TryAgainError(
-                f"{root}: {_source()} gives this pod no credentials ({_line(error)}): see to that agent, and to the "
+                f"{root}: {_source()} gives this pod no credentials ({_line(error)}): check that agent, and the "
                 "association of the pod's service account with a role; tasks try again meanwhile"
             )
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():

@@ -1,4 +1,4 @@
-"""What an error of botocore's or of an S3 server means, as one sentence that says whether to try again."""
+"""What an error of botocore's or of an S3 server means, as an error that says whether to try again."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def no_answer(root: str, operation: str, error: Exception) -> AnemoneError:
                 f"{root}: the certificate of its endpoint is not trusted ({line}): name its authority in AWS_CA_BUNDLE"
             )
     return TryAgainError(
-        f"{root} gives no whole answer to {operation} ({line}): see to its endpoint; tasks try again meanwhile"
+        f"{root} gives no whole answer to {operation} ({line}): check its endpoint; tasks try again meanwhile"
     )

@@ -4,7 +4,7 @@ Why neither s3transfer 0.19 nor obstore 0.12 does this, measured against the ser
 20 kB): s3transfer is as fast, takes 0.6 to 1.3 times the CPU seconds, and 23 MiB of memory where an upload here takes
 144 (`threads * part_bytes`); obstore takes a third of the CPU seconds. But both give up a body that comes in more
 pieces than they have attempts, although each piece brings something new, and both fail where a part arrives altered
-(BadDigest), or where the answer to CompleteMultipartUpload is lost although the object stands. With these three mended
+(BadDigest), or where the answer to CompleteMultipartUpload is lost although the object exists. With these three solved
 around s3transfer, only the loop over an upload's parts would be saved; and obstore cannot use the client of Airflow's
 connection.
 """
@@ -65,7 +65,7 @@ def download(bucket: Bucket, files: Sequence[Download]) -> None:
     for file in files:
         with file.file.open("wb") as sink:
             sink.truncate(file.size)
-    # An empty object has no range, and is asked for all the same: it may be missing.
+    # An empty object has no range, and is requested all the same: it may be missing.
     ranges = [(file, start) for file in files for start in range(0, max(file.size, 1), step)]
     bucket.each([partial(_fetch, bucket, file, start, min(start + step, file.size)) for file, start in ranges])
 
