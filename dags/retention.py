@@ -2,9 +2,9 @@
 
 `look → plan → look again → sweep`
 
-What the registry, the live releases, a rollback, a running run or a recent report needs is never deleted; of the rest,
-what was not used for long, and what exceeds the limits. The plan, an artifact of the task `plan`, lists what would be
-deleted and why; only with the Param `delete` it is, after every need was checked again.
+What the registry, the live releases, a rollback, an unfinished run or a recent report needs is never deleted. Of the
+rest, what was not used for long is, and what exceeds the limits. The artifact of the task `plan` lists what to delete,
+and why. It is deleted only with the Param `delete`, after every need was checked again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from operators import default_args, deletes_by_default, plan_section, retention_
             deletes_by_default(),
             type="boolean",
             title="Delete",
-            description_md="Off: only plan what would be deleted. On: delete it.",
+            description_md="Off: only list what to delete. On: delete it.",
             section="Retention",
         ),
     },

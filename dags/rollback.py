@@ -1,7 +1,7 @@
 """### Back to a version that was live before, or forward again
 
 All traffic goes there at once, after the same tests of its answers; a version that is still loaded is back within
-seconds. A release that goes on is aborted first. MLflow's alias `champion` moves after the traffic did.
+seconds. A release in progress is aborted first. MLflow's alias `champion` moves after the traffic did.
 """
 
 from __future__ import annotations

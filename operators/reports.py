@@ -26,8 +26,8 @@ def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | 
     run ended, so a stopped run stays red and a good one is not failed by its report.
 
     Args:
-        made: the tasks whose artifacts the page tells of, by the names that it gives them. Those of `Inputs` in
-            `include/specs/report.py` have sections of their own; any other name will do.
+        made: the tasks whose artifacts are on the page, by the names that they have there. Those of `Inputs` in
+            `include/specs/report.py` have sections of their own; any other name can be used, too.
         rollout: the task that leads the canary, if there is one.
     """
     dag = next(iter(made.values())).dag
@@ -75,11 +75,11 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
     if canary is not None:
         inputs["rollout"] = ti.xcom_pull(task_ids=canary, key=EVIDENCE_KEY)
     recipe = _of_the_recipe(params)
-    judged = {
-        task.gate: limits[task.gate]
-        for task in tasks
-        if isinstance(task, GateSensor) and task.gate in (limits := _limits(ti, task))
-    }
+    gates = dict(recipe.get("gates", {}))
+    for sensor in (found for found in tasks if isinstance(found, GateSensor)):
+        limits = _limits(ti, sensor)
+        if sensor.gate in limits:
+            gates[sensor.gate] = limits[sensor.gate]
     assert run.start_date is not None
     config = {
         "dag": ti.dag_id,
@@ -92,7 +92,7 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
         "overrides": params.get("overrides", {}),
         "drill": params.get("drill", "none"),
         **recipe,
-        "gates": {**recipe.get("gates", {}), **judged},
+        "gates": gates,
     }
     return {"section": Section(job="report", config=config).document(), "inputs": inputs}
 

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from include.artifacts.uses import Run, recorded_runs
 from include.platforms import current_platform
+from include.recipes.resolved import Section
 from operators.errors import as_airflow_errors
 from operators.store import platform_store
 
@@ -35,8 +36,8 @@ def plan_section(context: Context) -> dict[str, Any]:
     """Return the section of the job `retention`, with the runs that are unfinished now.
 
     Raises:
-        AirflowException: the store cannot be read now.
-        AirflowFailException: it can never be read as it is configured.
+        AirflowException: the store cannot be reached now.
+        AirflowFailException: it never can be, as it is configured.
     """
     platform = current_platform()
     with as_airflow_errors():
@@ -48,11 +49,11 @@ def plan_section(context: Context) -> dict[str, Any]:
         "token_file": platform.serving.token_file,
         "records": platform.serving.records,
     }
-    return {"job": "retention", "config": config}
+    return Section(job="retention", config=config).document()
 
 
 def sweep_section(context: Context) -> dict[str, Any]:
-    """Return the section anew, for the sweep.
+    """Return the section with the runs that are unfinished by now, for the sweep.
 
     Raises:
         AirflowSkipException: the run is not to delete anything.

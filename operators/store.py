@@ -37,7 +37,7 @@ def _client(connection: str, access: Access) -> Any:
     """Return a client by the amazon provider's hook, which alone sees the credentials, region and endpoint.
 
     Raises:
-        TryAgainError: there is no such connection. The hook itself would go on without credentials.
+        TryAgainError: there is no such connection. The hook itself would continue without credentials.
     """
     from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -46,8 +46,8 @@ def _client(connection: str, access: Access) -> Any:
         AwsBaseHook.get_connection(connection)
     except AirflowNotFoundException:
         raise TryAgainError(
-            f"Airflow's connection {connection!r}, which the platform names for its store, was not found: make it "
-            "(type aws), or see to Airflow's API server; tasks try again meanwhile"
+            f"Airflow's connection {connection!r}, which the platform names for its store, was not found: create it "
+            "(type aws), or check Airflow's API server; tasks try again meanwhile"
         ) from None
     hook = AwsBaseHook(connection, client_type="s3")
     return hook.get_client_type(region_name=hook.region_name, config=access.config.merge(hook.config))

@@ -9,13 +9,13 @@ from include.model import Model
 
 
 class Limits(Model):
-    """None of its own: they stand in the suite of expectations that the data was checked against."""
+    """None: the limits are in the suite of expectations that the data was checked against."""
 
 
 def data_quality(result: Any) -> Verdict:
     """Return the verdict over a check's `result.json` (as in `include.specs.check.Spec`).
 
-    Passes only if at least one row and one expectation were looked at, every expectation succeeded, and each
+    Passes only if at least one row and one expectation were checked, every expectation succeeded, and each
     observed something: what is missing, empty or NaN is a reason to fail. There is no inconclusive outcome: a data
     set with too few rows is one that fails.
 
@@ -78,6 +78,6 @@ GATE = Gate(
     limits=Limits,
     files=("result.json",),
     judge=lambda _limits, result: data_quality(result),
-    remedy="Mend the data set and announce it again; removed.jsonl of the curated artifact names every row that was "
+    remedy="Correct the data set and announce it again; removed.jsonl of the curated artifact names every row that was "
     "removed, and why, and {artifact} holds the whole report.",
 )

@@ -252,6 +252,6 @@ GATE = Gate(
     limits=EvaluationGate,
     files=("results.json", "scores.jsonl"),
     judge=judge_evaluation,
-    remedy="Compare the answers with the references in answers.jsonl of {artifact}, then mend the data set or the "
+    remedy="Compare the answers with the references in answers.jsonl of {artifact}, then correct the data set or the "
     "recipe.",
 )

@@ -99,7 +99,7 @@ def _show(console: Console, plan: Plan) -> None:
     console.print(table)
     console.print()
     for problem in plan.problems:
-        console.print(f"see to it: {problem}", markup=False)
+        console.print(f"to solve by hand: {problem}", markup=False)
 
 
 def _deletions_table(plan: Plan) -> Table:

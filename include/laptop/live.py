@@ -1,4 +1,4 @@
-"""Taking what is live out of service, so that a demo can begin anew."""
+"""Takes a live target out of service, so that a demo can start again."""
 
 from __future__ import annotations
 

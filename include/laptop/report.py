@@ -79,7 +79,7 @@ def _facts(airflow: Airflow, run: Run) -> dict[str, str]:
     stopped = run.stopped_by
     facts = {"verdict": _verdict(airflow, run)}
     if stopped:
-        facts["reason"] = stopped.error or "the task said nothing: read its log"
+        facts["reason"] = stopped.error or "the task left no message: read its log"
     if shown := _figures(run):
         facts["figures"] = " · ".join(shown)
     reused = [stage.task for stage in run.stages if stage.reused]

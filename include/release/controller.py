@@ -38,8 +38,8 @@ class OtherRolloutError(TryAgainError):
 class ControllerClient:
     """A client of one canary controller.
 
-    The token is read from its file for each request, so that a new one is taken up, and is kept nowhere. Each request
-    has a connection of its own, which never leads through a proxy, whatever the environment says.
+    The token is read from its file for each request, so that a new one is used at once, and is stored nowhere. Each
+    request has a connection of its own, which never leads through a proxy, whatever the environment says.
 
     Every method raises TryAgainError where the controller does not answer or fails, and ConfigurationError where it
     refuses the request, or where something else answers.
@@ -50,7 +50,7 @@ class ControllerClient:
         self._token_file = Path(token_file)
 
     def start(self, request: RolloutRequest) -> RolloutStatus:
-        """Ask for a rollout; the same request again joins it.
+        """Request a rollout; the same request again joins it.
 
         Raises:
             OtherRolloutError: another rollout goes on at the target.
@@ -63,7 +63,7 @@ class ControllerClient:
                 raise TryAgainError(f"the canary controller cannot begin {request.id} now: {refusal['error']}")
             if other == request.id:
                 raise ConfigurationError(
-                    f"this task asked for rollout {other} before, with other words ({refusal['error']}): what it "
+                    f"this task requested rollout {other} before, with different content ({refusal['error']}): what it "
                     "releases was changed in between; start a new run of the DAG"
                 )
             raise OtherRolloutError(
@@ -74,22 +74,22 @@ class ControllerClient:
         return self._parsed(RolloutStatus, answer)
 
     def status(self, rollout: str) -> RolloutStatus | None:
-        """Return how a rollout stands; None where the controller does not know it."""
+        """Return a rollout's status; None where the controller does not know it."""
         answer = self._send("GET", f"/rollouts/{_quoted(rollout)}", accept=(200, 404))
         return self._parsed(RolloutStatus, answer) if answer.status == 200 else None
 
     def abort(self, rollout: str, reason: str) -> str | None:
-        """Take a rollout back to the champion; do nothing to one that has ended or is unknown.
+        """Roll back to the champion; do nothing where the rollout has ended or is unknown.
 
         Returns:
-            None, or why it does not go back: it is promoted already.
+            None, or why it is not aborted: it is promoted already.
         """
         path = f"/rollouts/{_quoted(rollout)}/abort"
         answer = self._send("POST", path, body={"reason": reason}, accept=(200, 404, 409))
         return str(_refusal(answer)["error"]) if answer.status == 409 else None
 
     def resume(self, rollout: str) -> RolloutStatus:
-        """Let a held rollout go on. One that is not held, or unknown, is refused."""
+        """Resume a held rollout. The controller refuses one that is not held, or unknown."""
         return self._parsed(RolloutStatus, self._send("POST", f"/rollouts/{_quoted(rollout)}/resume"))
 
     def target(self, target: str) -> TargetStatus | None:
@@ -185,7 +185,7 @@ def _quoted(name: str) -> str:
 
 
 def _refusal(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:
-    """Return the controller's own words, {"error", …}; made up from the answer where something else gave it."""
+    """Return the controller's own message, {"error", …}, or one made from the answer of something else."""
     try:
         body = json.loads(answer.data)
     except ValueError:

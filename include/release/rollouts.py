@@ -84,7 +84,7 @@ class CanaryPolicy(Model):
         sample: share of requests whose answers the controller reads to judge their quality, the same in both arms.
         inconclusive: what becomes of a canary with too little evidence: it is rolled back; it gets another
             `max_seconds`, at most `extensions` times; or it keeps its weight for `hold_seconds` until a person says
-            resume or abort. It is never promoted for want of evidence.
+            resume or abort. It is never promoted for lack of evidence.
         warm_seconds: how long the former champion stays loaded after a promotion, for a rollback without a load.
     """
 
@@ -188,7 +188,7 @@ class RolloutStatus(Model):
         name: the release's own model name, once known.
         step: index into the policy's steps while the state is `step` or `held`; `weight` is the canary's share now.
         outcome: None until it is decided.
-        reasons: a sentence each; for every outcome but `promoted` at least one.
+        reasons: a message each; for every outcome but `promoted` at least one.
         figures: the numbers that the last analysis run rests on.
         champion: what is live on the target now.
         restarts: how often it began again at its first step, after the controller had died.

@@ -57,7 +57,7 @@ def _on_file_system(path: Path) -> tuple[Fingerprint, ...]:
         shards = _shards(str(path), (entry.name for entry in path.iterdir()))
         return tuple(_of_file(path / shard) for shard in shards)
     except PermissionError as error:
-        raise DataError(f"{error.filename}: no permission to look at it; change its mode or owner") from None
+        raise DataError(f"{error.filename}: no permission to read it; change its mode or owner") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise DataError(f"{error.filename}: a link that leads back to itself; link it to the data") from None

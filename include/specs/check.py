@@ -10,7 +10,7 @@ from include.specs.base import Inputs as BaseInputs
 
 
 class ExpectationMeta(Model):
-    """`name` is what the gate calls the expectation; `table` is what it looks at (see `jobs.check.tables`)."""
+    """`name` is what the gate calls the expectation; `table` is the one that it checks (see `jobs.check.tables`)."""
 
     name: str
     table: Literal["rows", "figures"] = "rows"

@@ -1,4 +1,4 @@
-"""Tell a whole run, from its data to its traffic, on one page and in one model card."""
+"""Report a whole run, from its data to its traffic, on one page and in one model card."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ending(Model):
 
     task: str
     state: str | None
-    # Runs that were begun by 0.1 say "sentence".
+    # Runs that version 0.1 started say "sentence".
     message: Annotated[str | None, Field(validation_alias=AliasChoices("message", "sentence"))] = None
     gate: str | None = None
 
@@ -47,7 +47,7 @@ class Config(Model):
         dag, run_id: Airflow's names of the run.
         started: in ISO 8601; what was finished before then was made by an earlier run, and reused by this one.
         tasks: in the order of the DAG, without those that report.
-        roles: what the DAG makes, by the names of the inputs, also of those that this run did not come to.
+        roles: names of the inputs that the DAG has, also of those that this run did not reach.
         rollout: the task that leads the canary, if the DAG has one.
         recipe: its name; a release's candidate was made by the one that it names itself. Empty: the DAG has none.
         purpose: the recipe's description.
@@ -71,7 +71,7 @@ class Config(Model):
     @model_validator(mode="before")
     @classmethod
     def _one_gate(cls, values: Any) -> Any:
-        """Read what a run that was begun by 0.1 says: the limits of the evaluation gate alone."""
+        """Read the configuration of a run that version 0.1 started: the limits of the evaluation gate alone."""
         if isinstance(values, dict) and "gate" in values:
             values = dict(values)
             values["gates"] = {"evaluation": values.pop("gate")}
@@ -79,7 +79,7 @@ class Config(Model):
 
 
 class Inputs(BaseInputs):
-    """The artifacts of the run, by the names that the DAG gives them; those that it did not come to are missing.
+    """The artifacts of the run, by the names that the DAG gives them; those that it did not reach are missing.
 
     Those named here have sections of their own on the page; of any other the chain, the cost and the configuration are
     shown, and the verdict where a gate judges it. What a release's candidate was made from, the candidate says.

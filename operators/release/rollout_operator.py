@@ -220,7 +220,7 @@ class CanaryRolloutOperator(BaseOperator):
             return RolloutRequest.model_validate(draft)
         except ValidationError as error:
             problem = first_problem(error, whole=self.kind)
-            raise ConfigurationError(f"this {self.kind} cannot be asked for: {problem}") from None
+            raise ConfigurationError(f"this {self.kind} cannot be requested: {problem}") from None
 
     def _status(self, rollout: str) -> RolloutStatus:
         """Return the rollout's status. Raises TryAgainError where the controller has lost it."""

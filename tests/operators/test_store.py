@@ -103,7 +103,7 @@ def test_a_gate_reads_through_the_connection(platform: Platform, provenance: Any
 
 def test_a_connection_that_is_missing_is_one_sentence(platform: Platform) -> None:
     store = platform_store(platform.model_copy(update={"store_connection": "not_there"}))
-    with pytest.raises(TryAgainError, match="connection 'not_there', which the platform names .* make it"):
+    with pytest.raises(TryAgainError, match="connection 'not_there', which the platform names .* create it"):
         store.manifest("data-1")
 
 

@@ -359,7 +359,7 @@ def test_anothers_rollout_that_cannot_be_followed_is_no_reason_to_fail(
 def test_a_retry_that_would_release_something_else_is_refused(release, controller: ControllerPeer, context, soon):
     operator = release()
     deferred(operator, context)
-    with pytest.raises(AirflowFailException, match="with other words .*start a new run of the DAG"):
+    with pytest.raises(AirflowFailException, match="with different content .*start a new run of the DAG"):
         release(drill="slow").execute(context)
 
 
@@ -412,8 +412,8 @@ def test_another_answer_than_the_controllers_is_one_clear_error(release, control
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"version": "two"}, r"this release cannot be asked for: release\.version"),
-        ({"drill": "loud"}, "cannot be asked for: drill"),
+        ({"version": "two"}, r"this release cannot be requested: release\.version"),
+        ({"drill": "loud"}, "cannot be requested: drill"),
         ({"policy": {"steps": [0.5, 0.1]}}, r"policy\.steps: .*do not increase"),
         ({"engine": None}, "needs an engine"),
         ({"engine": "file:///tmp/engine-9"}, "engine-9 does not exist"),
