@@ -43,7 +43,7 @@ class Verdict:
     """A gate's decision and its reasons.
 
     Attributes:
-        outcome: only "pass" lets a run go on; "inconclusive" says that more rows could still decide.
+        outcome: only "pass" lets a run continue; "inconclusive" says that more rows could still decide.
         reasons: one line each; for "fail" and "inconclusive" every limit that was missed, with the observed value.
         figures: the numbers the decision rests on, by name.
         limits: what the numbers were held against, for a table.

@@ -41,7 +41,7 @@ DRILL = "slow"
 
 
 class Performance:
-    """The acts as they go on.
+    """The acts in progress.
 
     Every method that waits follows all the runs that have begun, and raises TryAgainError where Airflow died.
     """
@@ -286,4 +286,4 @@ if __name__ == "__main__":
     except (AnemoneError, NotOursError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped watching; what has begun goes on. `make demo` begins again, `make down` stops everything.")
+        sys.exit("\nStopped watching; the runs continue. `make demo` begins again, `make down` stops everything.")

@@ -69,4 +69,4 @@ if __name__ == "__main__":
     except (AnemoneError, NotOursError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped watching; the run goes on in Airflow. `make down` stops it.")
+        sys.exit("\nStopped watching; the run continues in Airflow. `make down` stops it.")

@@ -37,7 +37,7 @@ def terminal() -> Console:
 
 
 class Screen:
-    """Shows runs while they go on: `with Screen(console, runs) as screen: … screen.show()`."""
+    """Shows runs while they are in progress: `with Screen(console, runs) as screen: … screen.show()`."""
 
     def __init__(self, console: Console, runs: Sequence[Run]) -> None:
         self._console = console

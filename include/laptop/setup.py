@@ -152,7 +152,7 @@ def _version_of(python: Path) -> tuple[int, ...]:
 def _run(command: list[str]) -> None:
     # Beside pyproject.toml, whose [tool.uv] leaves out what no laptop needs.
     if subprocess.run(command, cwd=PROJECT).returncode:
-        raise SetupError(f"`{' '.join(command)}` failed: see above; `make setup` again goes on where it stopped")
+        raise SetupError(f"`{' '.join(command)}` failed: see above; `make setup` again continues where it stopped")
 
 
 if __name__ == "__main__":
@@ -164,4 +164,4 @@ if __name__ == "__main__":
     except (SetupError, NotOursError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped; `make setup` again goes on where it stopped.")
+        sys.exit("\nStopped; `make setup` again continues where it stopped.")

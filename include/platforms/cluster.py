@@ -107,8 +107,8 @@ class Cluster(Model):
         unreachable_seconds: how long the Kubernetes API may be unreachable before a task that watches a pod gives up.
         keep_failed_pods: keep failed pods for `kubectl describe` until the next try starts.
         pools: Airflow's, by task; one that counts deferred tasks limits how many request the cluster's GPUs at once.
-        retries: by task, where they differ from `operators.defaults`: a training goes on from its last checkpoint after
-            each preemption, however many there are.
+        retries: by task, where they differ from `operators.defaults`: a training continues from its last checkpoint
+            after each preemption, however many there are.
         labels: of every object, beside those that Anemone sets: a cost centre, for instance.
     """
 

@@ -24,7 +24,7 @@ _TIMEOUT = 10.0
 """Seconds; the controller answers from memory."""
 
 _RETIRE_TIMEOUT = RETIRE_SECONDS + 30.0
-"""Seconds; the controller's answer that a retirement still goes on has to arrive."""
+"""Seconds; the controller's answer that a retirement is still in progress has to arrive."""
 
 
 class OtherRolloutError(TryAgainError):
@@ -53,7 +53,7 @@ class ControllerClient:
         """Request a rollout; the same request again joins it.
 
         Raises:
-            OtherRolloutError: another rollout goes on at the target.
+            OtherRolloutError: another rollout is in progress at the target.
         """
         answer = self._send("POST", "/rollouts", body=request.model_dump(mode="json"), accept=(200, 201, 409))
         if answer.status == 409:
@@ -67,7 +67,7 @@ class ControllerClient:
                     "releases was changed in between; start a new run of the DAG"
                 )
             raise OtherRolloutError(
-                f"rollout {other} goes on at {request.target}: this one starts once it has ended; "
+                f"rollout {other} is in progress at {request.target}: this one starts once it has ended; "
                 "to end it now, mark its task as failed",
                 other,
             )
@@ -101,7 +101,7 @@ class ControllerClient:
         """Take a target out of service, with its history; do nothing where it is not in service.
 
         Raises:
-            TryAgainError: also where the retirement still goes on after `RETIRE_SECONDS`.
+            TryAgainError: also where the retirement is still in progress after `RETIRE_SECONDS`.
         """
         answer = self._send("DELETE", f"/targets/{_quoted(target)}", accept=(200, 409), timeout=_RETIRE_TIMEOUT)
         if answer.status == 409:

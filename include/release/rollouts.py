@@ -22,7 +22,7 @@ Seconds = Annotated[float, Field(gt=0, le=365 * 86400)]
 """At most a year: JSON has no infinity, and the clock overflows."""
 
 RETIRE_SECONDS = 60.0
-"""How long a request to retire a target waits, before the controller answers that the retirement still goes on."""
+"""How long a request to retire a target waits, before the controller answers that it is still in progress."""
 
 Kind = Literal["release", "rollback"]
 Drill = Literal["none", "slow", "failing", "garbled"]

@@ -32,9 +32,9 @@ class Config(Model):
     Attributes:
         min_learning_rate: where the warm-up starts and the cosine ends.
         local_batch_size: rows that a rank holds in memory at a time. No part of the name: it changes the order in
-            which a step's losses are summed and nothing else, and a try that runs out of memory goes on with half.
+            which a step's losses are summed and nothing else, and a try that runs out of memory continues with half.
         processes: ranks of the training, each on one GPU (or one CPU core); they share `global_batch_size`. No part
-            of the name either: rows, order and steps are the same, so a run goes on with fewer GPUs, or with more.
+            of the name either: rows, order and steps are the same, so a run can continue with fewer GPUs, or with more.
         max_tokens: longest conversation; a longer row is an error, never cut.
         strategy: `fsdp2` shards the model over the processes, and with several nodes over those of each node, which
             then all hold it once: checkpoints need no shared file system.

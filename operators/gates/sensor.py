@@ -1,4 +1,4 @@
-"""Gates: sensors over artifacts that let a run go on or end it with the reasons."""
+"""Gates: sensors over artifacts that let a run continue or end it with the reasons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class GateSensor(BaseSensorOperator):
-    """Judge an artifact: *pass* goes on; *fail* and *inconclusive* end the run red, with every reason.
+    """Judge an artifact: *pass* lets the run continue; *fail* and *inconclusive* end the run red, with every reason.
 
     Reads the artifact at once, and defers only where it is not there yet.
 

@@ -24,7 +24,7 @@ OVERDUE_SECONDS = 60.0
 _SELF_EXPLAINED = set(ExitCode) - {ExitCode.KILLED, ExitCode.STOPPED}
 """A job that ends with one of these says why itself, whatever happened to its pod afterwards."""
 
-_NEXT = "the next try goes on where this one has saved"
+_NEXT = "the next try continues from what this one has saved"
 
 _NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
 _WRONG_IMAGE = {"InvalidImageName", "ErrImageNeverPull"}
@@ -287,7 +287,7 @@ def api_unavailable(error: BaseException, action: str) -> JobFailedError:
     """Return the error for a Kubernetes API that does not answer."""
     return JobFailedError(
         f"the Kubernetes API did not answer when asked to {action} ({_one_line(str(error))[:300]}): check it; a pod "
-        "that runs goes on meanwhile, and the next try adopts it",
+        "that runs continues meanwhile, and the next try adopts it",
         retryable=True,
     )
 

@@ -131,7 +131,7 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
             self.on_kill()
             raise AirflowException(
                 f"the task's time (execution_timeout) was up, and {self.pod_name(context)} was stopped: the next try "
-                "goes on where this one has saved"
+                "continues from what this one has saved"
             ) from None
         except TaskDeferralError:
             if context["ti"].try_number > context["ti"].max_tries:

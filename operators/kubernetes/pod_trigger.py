@@ -109,7 +109,7 @@ class PodJobTrigger(KubernetesPodTrigger):
                 if unreachable_since is None:
                     unreachable_since = clock()
                     self.log.warning(
-                        "the Kubernetes API cannot be reached (%s): pod %s goes on meanwhile", error, self.pod_name
+                        "the Kubernetes API cannot be reached (%s): pod %s runs meanwhile", error, self.pod_name
                     )
                 elif clock() - unreachable_since > self.trigger_kwargs.get(UNREACHABLE, 0):
                     raise
@@ -163,7 +163,8 @@ async def delete_in_time(
     except TimeoutError:
         pass
     log.error(
-        "%s/%s was not deleted (%s) and goes on: once the Kubernetes API allows, `kubectl --namespace %s delete %s %s`",
+        "%s/%s was not deleted (%s) and still runs: as soon as the Kubernetes API allows, "
+        "`kubectl --namespace %s delete %s %s`",
         *(plural, name, failure, namespace, plural, name),
     )
 

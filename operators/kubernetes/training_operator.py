@@ -97,7 +97,7 @@ class DistributedJobOperator(PodJobOperator):
             self._training.delete()
         except (ApiException, HTTPError) as error:
             self.log.error(
-                "training %s was not deleted (%s) and goes on, if it is there: `kubectl --namespace %s delete %s %s`",
+                "training %s was not deleted (%s) and still runs, if it exists: `kubectl --namespace %s delete %s %s`",
                 *(self._training.name, error, self.namespace, self._workload.kind.plural, self._training.name),
             )
 
@@ -208,7 +208,7 @@ class DistributedJobOperator(PodJobOperator):
         name = self.pod_name(context)
         training = self._training = self._objects(name, event["uid"])
         ti, status = context["ti"], event["status"]
-        # One that could not be watched goes on, and the next try adopts it; after the last try it is deleted.
+        # One that could not be watched continues, and the next try adopts it; after the last try it is deleted.
         stays = (status == "failed" and self.cluster.keep_failed_pods) or (
             status == "unreachable" and ti.try_number <= ti.max_tries
         )
@@ -257,7 +257,7 @@ class DistributedJobOperator(PodJobOperator):
         found = training.find()
         raise JobFailedError(
             f"training {name} failed ({workload.reason(found) if found else 'it is gone'}), and none of its pods is "
-            "there to say why: the next try goes on where this one has saved",
+            "there to say why: the next try continues from what this one has saved",
             retryable=True,
         )
 

@@ -143,7 +143,7 @@ class TrainingTrigger(BaseTrigger):
                     return {"status": "unreachable", "message": f"{error.status}: {error.reason}"}
                 if unreachable_since is None:
                     unreachable_since = clock()
-                    self.log.warning("the Kubernetes API cannot be reached (%s): the training goes on meanwhile", error)
+                    self.log.warning("the Kubernetes API cannot be reached (%s): the training runs meanwhile", error)
                 elif clock() - unreachable_since > self.unreachable_seconds:
                     return {"status": "unreachable", "message": str(error)}
             else:
@@ -202,7 +202,7 @@ class TrainingTrigger(BaseTrigger):
                 others = sum(other.spec.node_name is not None for other in pods)
                 raise StuckError(
                     f"no node took pod {name} within {self.schedule_timeout_seconds:.0f} s ({reason}), and a "
-                    f"training of {self.nodes} nodes needs all of them: the {others} that had one were let go; add "
+                    f"training of {self.nodes} nodes needs all of them: the {others} that had one were deleted; add "
                     "nodes, free some, or lower finetune.nodes"
                 )
             failure = startup_failure(pod, workload.container)

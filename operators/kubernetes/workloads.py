@@ -6,7 +6,7 @@
 - `pytorchjob`: Kubeflow's former PyTorchJob (`kubeflow.org/v1`, training-operator 1.9).
 
 In all of them one node is one pod, which finds its rank and node 0's address in `PET_*`. A pod that fails is not
-replaced, since the others cannot go on without it: the operator's next try starts all of them again.
+replaced, since the others cannot continue without it: the operator's next try starts all of them again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Workload:
         return {**self._main(name, template, nodes, processes), "metadata": _metadata(name, template)}
 
     def ended(self, training: Mapping[str, Any]) -> str | None:
-        """Return `succeeded`, `failed`, or None as long as the training goes on."""
+        """Return `succeeded`, `failed`, or None as long as the training runs."""
         conditions = {found["type"]: found for found in training.get("status", {}).get("conditions", ())}
         for outcome, condition in (("succeeded", self.succeeded), ("failed", self.failed)):
             if conditions.get(condition, {}).get("status") == "True":

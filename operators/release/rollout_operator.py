@@ -54,8 +54,8 @@ class CanaryRolloutOperator(BaseOperator):
     The controller carries the rollout out, whatever happens to Airflow; this task starts it, defers, and reads the
     outcome. A retry after a crash joins the rollout of the try before. Clearing the task, or marking it failed, aborts
     the rollout, and a cleared task starts another one. Airflow does not say whether a try is a retry or follows a
-    clear, but clearing raises the task's `max_tries`. Where another rollout goes on at the target, the task waits until
-    that has ended.
+    clear, but clearing raises the task's `max_tries`. Where another rollout is in progress at the target, the
+    task waits until that has ended.
 
     Args:
         kind: `release` leads the canary through its policy's steps; `rollback` shifts all traffic at once.
@@ -126,7 +126,7 @@ class CanaryRolloutOperator(BaseOperator):
         error = event["error"] if "error" in event else event["trouble"]
         if error is not None:
             raise AirflowException(
-                f"{error}; the controller goes on with rollout {event['rollout']}, which the next try joins"
+                f"{error}; the controller continues rollout {event['rollout']}, which the next try joins"
             )
         status = self._status(event["rollout"])
         self._log_notes(status, event["notes_logged"] if "notes_logged" in event else event["told"])
@@ -186,7 +186,9 @@ class CanaryRolloutOperator(BaseOperator):
             if status is not None and self._is_live(status):
                 return status
             if status is not None and not status.ended:
-                self.log.info("the task was cleared or stopped while rollout %s went on: it is aborted first", former)
+                self.log.info(
+                    "the task was cleared or stopped before rollout %s had ended: it is aborted first", former
+                )
                 self.controller.abort(former, "its task was cleared or stopped")
             number += 1
         request = self._request(_rollout_id(context, number))

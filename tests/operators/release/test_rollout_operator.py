@@ -332,7 +332,7 @@ def test_another_rollout_at_the_target_is_named_and_waited_for(
         controller.story = lambda status: {} if status.outcome else ended("promoted")
         assert follow(operator, context, waits)["outcome"] == "promoted"
     log = capsys.readouterr().out + caplog.text
-    assert f"rollout {other} goes on at kubectl" in log
+    assert f"rollout {other} is in progress at kubectl" in log
     assert "the other's own note" not in log
     assert not controller.aborted
 
