@@ -45,8 +45,8 @@ class Patience:
 class Watch:
     """One service under supervision."""
 
-    def __init__(self, kept: SupervisedService, patience: Patience) -> None:
-        self._kept = kept
+    def __init__(self, supervised: SupervisedService, patience: Patience) -> None:
+        self._supervised = supervised
         self._patience = patience
         self._pause = patience.first_pause
         self._restart_at: float | None = None
@@ -57,15 +57,15 @@ class Watch:
 
     def check(self) -> None:
         """Check once, and act where that is due; never wait for a `make up` or `make down`."""
-        if not self._kept.service.running():
+        if not self._supervised.service.running():
             self._restart()
-        elif self._kept.answers(self._patience.timeout):
+        elif self._supervised.answers(self._patience.timeout):
             self._well()
         else:
             self._missed()
 
     def _restart(self) -> None:
-        service, now = self._kept.service, time.monotonic()
+        service, now = self._supervised.service, time.monotonic()
         if self._restart_at is None:
             self._restart_at = now + self._pause
             _say("down", service=service.name, restart_in=self._pause, last_line=service.last_lines(1))
@@ -75,7 +75,7 @@ class Watch:
             if not acquired or service.running():
                 return
             service.stop(grace=0)  # What it started may live on.
-            service.start(self._kept.command, os.environ)
+            service.start(self._supervised.command, os.environ)
         _say("restarted", service=service.name)
         self._pause = min(2 * self._pause, self._patience.longest_pause)
         self._restart_at = self._healthy_since = self._missing_since = None
@@ -85,14 +85,14 @@ class Watch:
         now = time.monotonic()
         if self._healthy_since is None:
             self._healthy_since = now
-            _say("alive", service=self._kept.name)
+            _say("alive", service=self._supervised.name)
         if now - self._healthy_since >= self._patience.recovery:
             self._pause = self._patience.first_pause
         self._restart_at = self._missing_since = None
         self._misses, self._answered = 0, True
 
     def _missed(self) -> None:
-        service, now = self._kept.service, time.monotonic()
+        service, now = self._supervised.service, time.monotonic()
         if self._missing_since is None:
             self._missing_since = now
         self._misses += 1
@@ -111,17 +111,17 @@ def keep(services: Sequence[SupervisedService], stopping: threading.Event, patie
     """Watch over `services` until `stopping` is set; each has a thread, so that none waits for another's time-out."""
     patience = patience or Patience()
 
-    def run(kept: SupervisedService) -> None:
-        watch = Watch(kept, patience)
+    def run(supervised: SupervisedService) -> None:
+        watch = Watch(supervised, patience)
         while not stopping.is_set():
             try:
                 watch.check()
             except OSError as error:
                 # A full disk or process table passes; a keeper that ended would not come back.
-                _say("check_failed", service=kept.name, error=str(error))
+                _say("check_failed", service=supervised.name, error=str(error))
             stopping.wait(patience.poll)
 
-    threads = [threading.Thread(target=run, args=(kept,), name=kept.name) for kept in services]
+    threads = [threading.Thread(target=run, args=(supervised,), name=supervised.name) for supervised in services]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -135,7 +135,7 @@ def main() -> None:
         stopping.set()
 
     signal.signal(signal.SIGTERM, stop)
-    _say("keeping", services=",".join(kept.name for kept in supervised_services()), pid=os.getpid())
+    _say("keeping", services=",".join(supervised.name for supervised in supervised_services()), pid=os.getpid())
     keep(supervised_services(), stopping)
 
 

@@ -145,7 +145,7 @@ def wait_for_dag(airflow: Airflow, dag: str, timeout: float) -> None:
     while not airflow.has_dag(dag):
         for broken in airflow.import_errors():
             reason = broken["stack_trace"].strip().splitlines()[-1]
-            raise AnemoneError(f"Airflow cannot import {broken['filename']} ({reason}): mend the file")
+            raise AnemoneError(f"Airflow cannot import {broken['filename']} ({reason}): correct the file")
         if time.monotonic() > deadline:
             raise AnemoneError(
                 f"Airflow does not know the DAG {dag!r} after {timeout:.0f} s: see the dag-processor's log"

@@ -55,14 +55,14 @@ def start_serving() -> None:
         claim_port()
         token()
         settings = environment()
-        for kept in supervised_services():
-            if not kept.service.running():
-                kept.service.stop(grace=0)
-                kept.service.start(kept.command, settings)
+        for supervised in supervised_services():
+            if not supervised.service.running():
+                supervised.service.stop(grace=0)
+                supervised.service.start(supervised.command, settings)
 
 
 def start_keeper() -> None:
-    """Start the keeper if it does not run. Call it last: it does not mend what never came up."""
+    """Start the keeper if it does not run. Call it last: it does not repair what never started."""
     with exclusive():
         if not keeper().running():
             keeper().start([sys.executable, "-m", "include.laptop.keeper"], environment())
@@ -75,9 +75,9 @@ def wait_for_serving() -> None:
         TryAgainError: one does not; the message holds the end of its log.
     """
     deadline = time.monotonic() + START_TIMEOUT
-    for kept in supervised_services():
-        service = kept.service
-        while not kept.answers(HEALTH_TIMEOUT):
+    for supervised in supervised_services():
+        service = supervised.service
+        while not supervised.answers(HEALTH_TIMEOUT):
             ended = not service.running() and not keeper().running()
             if ended or time.monotonic() > deadline:
                 trouble = "ended on its own" if ended else f"does not answer after {START_TIMEOUT:.0f} s"

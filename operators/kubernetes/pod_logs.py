@@ -112,14 +112,14 @@ class FollowedLog:
 
     async def position(self) -> dict[str, Any] | None:
         """Return up to where the log was read (`LogReader.position`)."""
-        return (await self._begun()).position
+        return (await self._opened()).position
 
     async def follow(self, client: ApiClient, pod: Any, container: str) -> None:
         """Log the new lines. What cannot be read now is read the next time; the log of a deleted pod is gone."""
         state = next((one.state for one in pod.status.container_statuses or () if one.name == container), None)
         if state is None or (state.running is None and state.terminated is None):
             return
-        reader = await self._begun()
+        reader = await self._opened()
         before = reader.position
         try:
             async for line in _new_lines(client, reader, pod, container, ended=state.terminated is not None):
@@ -130,7 +130,7 @@ class FollowedLog:
             if reader.position != before:
                 await self._store(reader)
 
-    async def _begun(self) -> LogReader:
+    async def _opened(self) -> LogReader:
         if self._reader is None:
             known = [position for position in (self._given, await self._stored()) if position]
             self._reader = LogReader(max(known, key=_order, default=None))

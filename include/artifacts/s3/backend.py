@@ -98,7 +98,7 @@ class S3Backend:
         if needed > free:
             raise TryAgainError(
                 f"{self._root}/{manifest.name} needs {needed:,} bytes in {folder.parent}, where {free:,} are free: "
-                f"make room there, or name another folder in {SCRATCH}"
+                f"free some space there, or name another folder in {SCRATCH}"
             )
         missing: Sequence[FileEntry] = manifest.files
         for _ in range(2):
@@ -125,8 +125,8 @@ class S3Backend:
             if error.errno not in (ENOSPC, EDQUOT):
                 raise
             raise TryAgainError(
-                f"{folder.parent} became full while {self._root}/{manifest.name} was fetched: make room there, or name "
-                f"another folder in {SCRATCH}"
+                f"{folder.parent} became full while {self._root}/{manifest.name} was fetched: free some space there, "
+                f"or name another folder in {SCRATCH}"
             ) from None
         digests = self._bucket.each([partial(file_digest, folder / entry.path) for entry in entries])
         return [entry for entry, found in zip(entries, digests, strict=True) if found != entry.sha256]

@@ -474,7 +474,7 @@ def test_a_copy_needs_room_in_the_scratch_folder(
         assert folder.parent == tmp_path / "made" / "when-needed" == scratch_folder()
     usage = type("Usage", (), {"free": 2})
     monkeypatch.setattr("include.artifacts.s3.backend.shutil.disk_usage", lambda _: usage)
-    says = "model-1 needs 3 bytes in .*/when-needed, where 2 are free: make room there, or name another folder in"
+    says = "model-1 needs 3 bytes in .*/when-needed, where 2 are free: free some space there, or name another folder in"
     with pytest.raises(TryAgainError, match=says), store.open_files("model-1"):
         pass
     (tmp_path / "file").touch()
