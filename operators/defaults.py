@@ -1,4 +1,4 @@
-"""What the tasks of every DAG have in common: owner, retries, who is notified."""
+"""Arguments that the tasks of every DAG share: owner, retries, who is notified."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG_RETRIES: dict[str, Any] = {
     "retry_delay": timedelta(seconds=20),
     "retry_exponential_backoff": 0,
 }
-"""For a task that talks to a service (the canary controller, MLflow): ten minutes, in which it is started again."""
+"""For a task that talks to a service (the canary controller, MLflow): ten minutes, in which the service can restart."""
 
 
 def default_args() -> dict[str, Any]:

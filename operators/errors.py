@@ -19,7 +19,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FAILURE_MESSAGE_KEY = "sentence"
-"""XCom of a failed task: its error message. Airflow removes it when the task is tried again."""
+"""XCom of a failed task: its error message. Airflow removes it when the task is tried again. The key is version 0.1's:
+a run may have begun before an upgrade."""
 
 _log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ Beside the artifacts, below the store's root::
     uses/<artifact>/<run key>     empty; its time is when that run last planned with the artifact
     runs/<run key>.json           the run's own names, once a run
 
-A use is noted before the artifact's manifest is read. Whoever removes the artifact removes the manifest first and
-then looks at the uses again (`Store.remove`), so that one of the two always sees the other.
+A use is noted before the artifact's manifest is read. `Store.remove` removes the manifest first and then reads the
+uses again, so that one of the two always sees the other.
 """
 
 from __future__ import annotations

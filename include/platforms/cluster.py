@@ -1,4 +1,4 @@
-"""What a platform says of its Kubernetes cluster: images, sizes of pods, identities, how several nodes train."""
+"""A platform's Kubernetes cluster: images, sizes of pods, identities, how several nodes train."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run takes from outside the store: the files of a data set, and the folder of a base model."""
+"""The inputs of a run from outside the store: the files of a data set, and the folder of a base model."""

@@ -1,4 +1,4 @@
-"""The files of a data set, on a file system or on S3, and what they look like from outside."""
+"""The files of a data set, on a file system or on S3, and their fingerprints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file looks like from outside: enough to tell, without reading it, that it changed."""
+"""Fingerprints of files: enough to tell, without reading a file, that it changed."""
 
 from __future__ import annotations
 

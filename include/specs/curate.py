@@ -17,7 +17,7 @@ class Mapping(Model):
     """Names of the columns that hold a row's request and answer; detected from the rows when left out.
 
     Known shapes: {"prompt", "completion"}, {"input", "output"}, {"messages": [{"role", "content"}, …]}.
-    `label` names a column whose balance the checks look at.
+    `label` names a column whose balance is checked.
     """
 
     prompt: str | None = None

@@ -16,7 +16,7 @@ class Config(Model):
     Attributes:
         model: the registered model's name in MLflow.
         recipe: the recipe that made the candidate.
-        run_id: of the pipeline's run, for people who look the other way.
+        run_id: of the pipeline's run, for people who come from the registry.
         gate: the limits of the evaluation gate that the candidate has kept.
     """
 

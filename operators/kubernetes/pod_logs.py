@@ -19,7 +19,8 @@ _LONGEST_BYTES = 2**20
 
 LOG_POSITION = "log_place"
 """XCom of a task: up to where its pod's log was read. Airflow clears it when the next try begins. The task pushes it
-before the trigger first asks for it, since Airflow logs an error of its own where an XCom is missing."""
+before the trigger first asks for it, since Airflow logs an error of its own where an XCom is missing. The key is
+version 0.1's: a task may wait during an upgrade."""
 
 
 class LogReader:

@@ -1,4 +1,4 @@
-"""Why a process has no credentials for S3, as distinct from what S3 itself refuses."""
+"""Failures to obtain credentials for S3, as distinct from what S3 itself refuses."""
 
 from __future__ import annotations
 

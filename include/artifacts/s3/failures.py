@@ -1,4 +1,4 @@
-"""What an error of botocore's or of an S3 server means, as an error that says whether to try again."""
+"""From an error of botocore or of an S3 server to one that says what is wrong and whether to try again."""
 
 from __future__ import annotations
 
