@@ -103,11 +103,12 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
     if unknown := next((key for key in document if key not in known), None):
         raise ConfigurationError(f"recipe {name}: unknown key {unknown!r}: {suggestion(str(unknown), known)}")
     head = _validated(Head, {key: value for key, value in document.items() if key in Head.model_fields}, name)
-    if misplaced := next((stage for stage in head.sizes if not _can_have_size(head, stage)), None):
-        raise ConfigurationError(
-            f"recipe {name}: sizes: there is no stage {misplaced!r}: {suggestion(misplaced, [*_SOURCES, *job_names()])}"
-        )
     configured = {key: value for key, value in document.items() if key not in Head.model_fields}
+    sized = _stages(head, configured)
+    if misplaced := next((stage for stage in head.sizes if stage not in sized), None):
+        raise ConfigurationError(
+            f"recipe {name}: sizes: there is no stage {misplaced!r}: {suggestion(misplaced, sized)}"
+        )
     sections = _Sections(name, head, configured)
     return ResolvedRecipe(
         name=name,
@@ -173,8 +174,11 @@ def _limits(recipe: str, gate: str, limits: Mapping[str, Any]) -> dict[str, Any]
     return _validated(find_gate(gate).limits, limits, f"{recipe}: gates.{gate}").model_dump(mode="json")
 
 
-def _can_have_size(head: Head, stage: str) -> bool:
-    return getattr(head, stage) is not None if stage in _SOURCES else stage in job_names()
+def _stages(head: Head, configured: Mapping[str, Any]) -> list[str]:
+    """Return what a run of the recipe may call a stage: a job that makes `base` or `heldout` goes by that name."""
+    sources = {key: source for key in _SOURCES if (source := getattr(head, key)) is not None}
+    made = {source.job for source in sources.values()} - configured.keys()
+    return [*sources, *(job for job in job_names() if job not in made)]
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:

@@ -126,6 +126,7 @@ def test_a_stage_that_a_run_adds_has_the_size_of_its_recipe():
         (DEMO, {"champion.mdel": "x"}, "champion: unknown key 'mdel': did you mean 'model'"),
         (DEMO, {"sizes.finetun": "large"}, "sizes: there is no stage 'finetun': did you mean 'finetune'"),
         (DEMO, {"heldout": None, "sizes.heldout": "large"}, "sizes: there is no stage 'heldout'"),
+        (DEMO, {"sizes.pretrain": "large"}, "sizes: there is no stage 'pretrain'"),
         (DEMO, {"finetune.steps": "many"}, "finetune: steps: Input should be a valid integer"),
         (DEMO, {"finetune.steps": 0}, "finetune: steps: Input should be greater than or equal to 1"),
         (DEMO, {"finetune.local_batch_size": 5}, "32 is not a multiple of local_batch_size × processes"),
