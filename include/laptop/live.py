@@ -9,7 +9,7 @@ from include.errors import AnemoneError
 from include.home import PROJECT
 from include.laptop.home import python_of
 from include.platforms import load_platform
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 
 
 def retire(target: str) -> bool:

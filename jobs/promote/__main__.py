@@ -11,7 +11,7 @@ from jobs.common.runtime import Job, main
 
 def run(job: Job[Spec]) -> None:
     """Move the alias to what is live, and write `champion.json`."""
-    from include.release.controller import ControllerClient
+    from include.release.controller_client import ControllerClient
     from jobs.promote.alias import follow_traffic
     from jobs.promote.live import live_version
 

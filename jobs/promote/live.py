@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from include.errors import ConfigurationError
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 
 
 def live_version(controller: ControllerClient, model: str) -> str:

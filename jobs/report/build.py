@@ -10,12 +10,12 @@ from jobs.report.canary import describe_canary
 from jobs.report.data import describe_data
 from jobs.report.evaluation import describe_evaluation
 from jobs.report.gates import judge_again
-from jobs.report.private import Mask
+from jobs.report.headline import judge
+from jobs.report.masking import Mask
 from jobs.report.provenance import base_model, describe_chain, describe_versions
 from jobs.report.record import Record, Task
 from jobs.report.serving import describe_engine, describe_parity
 from jobs.report.training import describe_training
-from jobs.report.verdict import judge
 
 
 def build(spec: Spec) -> Record:

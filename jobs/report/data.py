@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from jobs.report.artifacts import Artifacts
-from jobs.report.private import Mask
+from jobs.report.masking import Mask
 from jobs.report.record import Data, Example, FunnelStage, Removal
 
 _EXAMPLES = 3

@@ -10,7 +10,7 @@ from typing import Any
 from include.gates.evaluation import BASES, CHAMPION, TUNED
 from include.statistics import PairedCounts, paired_difference_interval, wilson_interval
 from jobs.report.artifacts import Artifacts
-from jobs.report.private import Mask
+from jobs.report.masking import Mask
 from jobs.report.record import Answer, Difference, Evaluation, LabelScore, Score
 
 _ANSWERS = 10

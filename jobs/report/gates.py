@@ -11,7 +11,7 @@ from include.errors import ArtifactError, first_problem
 from include.gates import Gate as Rule
 from include.gates import Verdict, find_gate, gate_names
 from jobs.report.artifacts import Artifacts
-from jobs.report.private import Mask
+from jobs.report.masking import Mask
 from jobs.report.record import Gate
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from include.specs.report import Ending, Spec
 from jobs.report.gates import shown_name
-from jobs.report.private import Mask
+from jobs.report.masking import Mask
 from jobs.report.record import Canary, Gate, Verdict
 
 _NO_MESSAGE = "it was killed, or marked by a person, before it could say why: its log has the last lines"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.artifacts.store import USES, Store
 from include.errors import ConfigurationError, TryAgainError
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 from include.release.rollouts import ControllerState, LiveRelease
 from include.retention import Policy, RootSet, StoredArtifact
 from include.specs.retention import Config

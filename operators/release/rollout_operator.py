@@ -16,7 +16,7 @@ from include.artifacts.naming import digest
 from include.errors import ArtifactError, ConfigurationError, TryAgainError, first_problem
 from include.events import format_event
 from include.platforms import current_platform
-from include.release.controller import ControllerClient, OtherRolloutError, new_notes
+from include.release.controller_client import ControllerClient, OtherRolloutError, new_notes
 from include.release.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
 from operators.errors import DecisionError, record_failure
 from operators.links import EVIDENCE_KEY, EvidenceLink

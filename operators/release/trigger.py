@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from include.errors import AnemoneError, TryAgainError
 from include.events import format_event
 from include.platforms import current_platform
-from include.release.controller import ControllerClient, new_notes
+from include.release.controller_client import ControllerClient, new_notes
 
 _LEAST_SECONDS = 5.0
 """The executor reports the end of a deferred task's process up to a few seconds late; the scheduler would take a task

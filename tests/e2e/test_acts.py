@@ -28,7 +28,7 @@ from include.laptop.home import python_of
 from include.laptop.rest import Airflow
 from include.laptop.serving import router_url
 from include.platforms import load_platform
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 from tests.processes import command_lines, parent, stat
 from tests.waiting import wait_for
 

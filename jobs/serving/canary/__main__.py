@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from include.artifacts.store import Store
 from include.errors import AnemoneError, ConfigurationError, ExitCode
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 from jobs.common.command_line import LOCAL, Parser, listen, port, read_token
 from jobs.serving.canary.analysis.runs import has_runs, read, replay
 from jobs.serving.log import log

@@ -15,7 +15,7 @@ from include.errors import AnemoneError, ConfigurationError, TryAgainError
 from include.laptop import live
 from include.laptop.home import python_of
 from include.platforms import load_platform
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 from include.release.rollouts import ControllerState, RolloutRequest, RolloutStatus, TargetStatus
 from tests.proxies import DEAD_PROXIES
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from include.errors import ConfigurationError, TryAgainError
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 from include.release.rollouts import TargetStatus
 from jobs.common.registry.client import connect, retryable
 from jobs.promote.alias import follow_traffic, move_alias

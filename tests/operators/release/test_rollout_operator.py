@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from include.errors import ConfigurationError
 from include.recipes import resolve
-from include.release.controller import ControllerClient
+from include.release.controller_client import ControllerClient
 from include.release.rollouts import RolloutStatus, TargetStatus
 from operators import CanaryRolloutOperator
 from operators.release import rollout_operator, trigger

@@ -10,7 +10,7 @@ from include.errors import AnemoneError
 from include.release.rollouts import LiveRelease, Release
 from jobs.serving.canary.data_plane import Deadline
 from jobs.serving.canary.rollout.journal import Journal
-from jobs.serving.canary.rollout.verdict import UnreachableError, Verdict
+from jobs.serving.canary.rollout.outcome import UnreachableError, Verdict
 from jobs.serving.canary.servers.golden import GoldenPrompt, spread
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.target import Target

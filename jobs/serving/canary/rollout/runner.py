@@ -21,9 +21,9 @@ from jobs.serving.canary.analysis.observation import in_flight
 from jobs.serving.canary.placement import Placement
 from jobs.serving.canary.rollout.actions import Actions
 from jobs.serving.canary.rollout.journal import Journal
+from jobs.serving.canary.rollout.outcome import UnreachableError, Verdict
 from jobs.serving.canary.rollout.resolution import resolve
 from jobs.serving.canary.rollout.steps import Resumes, Steps
-from jobs.serving.canary.rollout.verdict import UnreachableError, Verdict
 from jobs.serving.canary.state import evidence
 from jobs.serving.canary.state.records import Records, Rollout
 from jobs.serving.canary.target import Target

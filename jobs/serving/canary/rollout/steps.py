@@ -16,7 +16,7 @@ from jobs.serving.canary.analysis.quality import Checker
 from jobs.serving.canary.analysis.runs import AnalysisLog, AnalysisRun, Heading
 from jobs.serving.canary.rollout.actions import Actions
 from jobs.serving.canary.rollout.journal import Journal
-from jobs.serving.canary.rollout.verdict import UnreachableError, Verdict
+from jobs.serving.canary.rollout.outcome import UnreachableError, Verdict
 from jobs.serving.canary.servers.golden import GoldenPrompt
 from jobs.serving.canary.state.records import Records
 from jobs.serving.canary.target import Target
