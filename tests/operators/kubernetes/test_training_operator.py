@@ -1,6 +1,6 @@
 """Trainings of several nodes with real clients and a real trigger, against a small Kubernetes API.
 
-What the pods themselves do to each other is shown in tests/jobs/finetune/test_nodes.py.
+What the pods themselves do to each other is shown in tests/jobs/finetune/test_node_group.py.
 """
 
 from __future__ import annotations
