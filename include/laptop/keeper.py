@@ -21,7 +21,7 @@ from include.laptop.serving import SupervisedService, supervised_services
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timing:
     """All in seconds.
 
     Attributes:
@@ -42,13 +42,13 @@ class Patience:
     recovery: float = 60.0
 
 
-class Watch:
+class Supervision:
     """One service under supervision."""
 
-    def __init__(self, supervised: SupervisedService, patience: Patience) -> None:
+    def __init__(self, supervised: SupervisedService, timing: Timing) -> None:
         self._supervised = supervised
-        self._patience = patience
-        self._pause = patience.first_pause
+        self._timing = timing
+        self._pause = timing.first_pause
         self._restart_at: float | None = None
         self._healthy_since: float | None = None
         self._missing_since: float | None = None
@@ -59,7 +59,7 @@ class Watch:
         """Check once, and act where that is due; never wait for a `make up` or `make down`."""
         if not self._supervised.service.running():
             self._restart()
-        elif self._supervised.answers(self._patience.timeout):
+        elif self._supervised.answers(self._timing.timeout):
             self._well()
         else:
             self._missed()
@@ -77,7 +77,7 @@ class Watch:
             service.stop(grace=0)  # What it started may live on.
             service.start(self._supervised.command, os.environ)
         _say("restarted", service=service.name)
-        self._pause = min(2 * self._pause, self._patience.longest_pause)
+        self._pause = min(2 * self._pause, self._timing.longest_pause)
         self._restart_at = self._healthy_since = self._missing_since = None
         self._misses, self._answered = 0, False
 
@@ -86,8 +86,8 @@ class Watch:
         if self._healthy_since is None:
             self._healthy_since = now
             _say("alive", service=self._supervised.name)
-        if now - self._healthy_since >= self._patience.recovery:
-            self._pause = self._patience.first_pause
+        if now - self._healthy_since >= self._timing.recovery:
+            self._pause = self._timing.first_pause
         self._restart_at = self._missing_since = None
         self._misses, self._answered = 0, True
 
@@ -97,8 +97,8 @@ class Watch:
             self._missing_since = now
         self._misses += 1
         self._healthy_since = None
-        starting = not self._answered and service.age() < self._patience.start
-        patient = self._misses < self._patience.misses or now - self._missing_since < self._patience.hung
+        starting = not self._answered and service.age() < self._timing.start
+        patient = self._misses < self._timing.misses or now - self._missing_since < self._timing.hung
         if starting or patient:
             return
         with exclusive(wait=False) as acquired:
@@ -107,19 +107,19 @@ class Watch:
                 service.stop(grace=0)
 
 
-def keep(services: Sequence[SupervisedService], stopping: threading.Event, patience: Patience | None = None) -> None:
+def keep(services: Sequence[SupervisedService], stopping: threading.Event, timing: Timing | None = None) -> None:
     """Watch over `services` until `stopping` is set; each has a thread, so that none waits for another's time-out."""
-    patience = patience or Patience()
+    timing = timing or Timing()
 
     def run(supervised: SupervisedService) -> None:
-        watch = Watch(supervised, patience)
+        supervision = Supervision(supervised, timing)
         while not stopping.is_set():
             try:
-                watch.check()
+                supervision.check()
             except OSError as error:
                 # A full disk or process table passes; a keeper that ended would not come back.
                 _say("check_failed", service=supervised.name, error=str(error))
-            stopping.wait(patience.poll)
+            stopping.wait(timing.poll)
 
     threads = [threading.Thread(target=run, args=(supervised,), name=supervised.name) for supervised in services]
     for thread in threads:

@@ -19,7 +19,7 @@ from include.events import parse_fields
 from include.home import PROJECT
 from include.laptop.components import exclusive
 from include.laptop.home import make_home, run_folder
-from include.laptop.keeper import Patience, keep
+from include.laptop.keeper import Timing, keep
 from include.laptop.services import Service
 from include.laptop.serving import SupervisedService
 from tests.ports import free_ports
@@ -33,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-QUICK = Patience(poll=0.05, timeout=1.0, hung=2.0, start=60, first_pause=0.05, longest_pause=0.2, recovery=0.5)
+QUICK = Timing(poll=0.05, timeout=1.0, hung=2.0, start=60, first_pause=0.05, longest_pause=0.2, recovery=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -159,10 +159,10 @@ def test_nothing_is_started_while_another_starts_or_stops(keeping: list[Supervis
 
 def test_a_killed_keeper_takes_nothing_with_it_and_the_next_one_takes_over(kept: list[SupervisedService]) -> None:
     code = (
-        "import os, sys, threading; from pathlib import Path; from include.laptop.keeper import Patience, keep; "
+        "import os, sys, threading; from pathlib import Path; from include.laptop.keeper import Timing, keep; "
         "from include.laptop.services import Service; from include.laptop.serving import SupervisedService; "
         "one = SupervisedService(Service(Path(sys.argv[1]), 'one'), tuple(sys.argv[3:]), sys.argv[2]); "
-        "keep([one], threading.Event(), Patience(poll=0.05, first_pause=0.05))"
+        "keep([one], threading.Event(), Timing(poll=0.05, first_pause=0.05))"
     )
     one = kept[0]
     command = [sys.executable, "-c", code, str(run_folder()), one.health, *one.command]
