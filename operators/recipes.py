@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 OPTIONAL_STAGES = ("ingest", "curate", "check", "finetune", "merge", "evaluate", "champion")
 """Jobs of `customize` that a recipe need not name."""
 
+GATES = ("data_quality", "evaluation")
+"""The gates of `customize`."""
+
 
 @record_failure
 def resolved_recipe(context: Context, stages: Iterable[str] = ()) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def planned_customization(context: Context) -> dict[str, Any]:
         "model": recipe.model,
         "recipe": recipe.name,
         "run_id": context["run_id"],
-        "gate": recipe.limits("evaluation"),
+        "gates": {gate: recipe.limits(gate) for gate in GATES},
     }
     return recipe.with_stages(
         ingest=recipe.section("ingest").with_config(source=source, announced=announced),

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeGuard, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeGuard, TypeVar
 
-from include.errors import ArtifactError, ConfigurationError, suggestion
+from pydantic import AfterValidator, ValidationError
+
+from include.errors import ArtifactError, ConfigurationError, first_problem, suggestion
 from include.model import Model
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -122,6 +124,31 @@ def find_gate(name: str) -> Gate[Any]:
     if name not in names:
         raise ConfigurationError(f"there is no gate {name!r}: {suggestion(name, names)}")
     return import_module(f"include.gates.{name}").GATE
+
+
+def _complete(limits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the limits with every gate's defaults. Raises ValueError for an unknown gate or limit, or a bad value."""
+    complete = {}
+    for gate, given in limits.items():
+        try:
+            complete[gate] = find_gate(gate).limits.model_validate(given).model_dump(mode="json")
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            raise ValueError(f"{gate}.{first_problem(error)}") from None
+    return complete
+
+
+GateLimits = Annotated[dict[str, dict[str, Any]], AfterValidator(_complete)]
+"""Limits by gate, as a resolved recipe, a run's plan and a candidate hold them: valid, and complete for each gate."""
+
+
+def read_one_gate(values: Any) -> Any:
+    """Return a document with `gates` that version 0.1 wrote with the limits of the evaluation gate alone, as `gate`."""
+    if isinstance(values, dict) and "gate" in values:
+        rest = {key: value for key, value in values.items() if key != "gate"}
+        return {**rest, "gates": {"evaluation": values["gate"]} if values["gate"] else {}}
+    return values
 
 
 def _parsed(artifact: str, file: str, content: bytes) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError, model_serializer
 
 from include.errors import ConfigurationError, first_problem
-from include.gates import find_gate
+from include.gates import GateLimits, find_gate
 from include.model import Model
 from include.release.rollouts import CanaryPolicy
 
@@ -61,7 +61,7 @@ class ResolvedRecipe(Model):
     description: str
     model: str
     stages: dict[str, Section | None]
-    gates: dict[str, dict[str, Any]]
+    gates: GateLimits
     canary: CanaryPolicy
     sizes: dict[str, str] = {}
 

@@ -29,8 +29,8 @@ class Config(Model):
 
 class Spec(JobSpec[Config, Inputs]):
     """Out: `candidate.json`: {"model", "version", "champion_version": the version that it was compared with | null,
-    "recipe", "gate": the limits that it has kept | null, "inputs": {name: {"uri", "digest"}}}, the inputs being those
-    of the registration.
+    "recipe", "gates": the limits that it has kept, by gate, "inputs": {name: {"uri", "digest"}}}, the inputs being
+    those of the registration.
 
     A version whose comparison is out of date, because another champion is live by now, is exit 64.
     """

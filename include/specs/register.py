@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
+from include.gates import GateLimits, read_one_gate
 from include.model import Model
 from include.specs.base import Artifact, JobSpec
 from include.specs.base import Inputs as BaseInputs
@@ -17,13 +20,18 @@ class Config(Model):
         model: the registered model's name in MLflow.
         recipe: the recipe that made the candidate.
         run_id: of the pipeline's run, for people who come from the registry.
-        gate: the limits of the evaluation gate that the candidate has kept.
+        gates: limits by gate that the candidate has kept.
     """
 
     model: ModelName
     recipe: str
     run_id: str
-    gate: dict[str, Any] = {}
+    gates: GateLimits = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_gate(cls, values: Any) -> Any:
+        return read_one_gate(values)
 
 
 class Inputs(BaseInputs):

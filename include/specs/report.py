@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, model_validator
 
+from include.gates import read_one_gate
 from include.model import Model
 from include.specs.base import Artifact, JobSpec
 from include.specs.base import Inputs as BaseInputs
@@ -52,7 +53,8 @@ class Config(Model):
         recipe: its name; a release's candidate was made by the one that it names itself. Empty: the DAG has none.
         purpose: the recipe's description.
         overrides: of this run's form.
-        gates: limits by gate, as the run had them; of others the defaults.
+        gates: limits by gate, as the run had them; of others the defaults. Not validated: the page of a run that
+            failed on bad limits shows them.
         drill: of a release.
     """
 
@@ -71,11 +73,7 @@ class Config(Model):
     @model_validator(mode="before")
     @classmethod
     def _one_gate(cls, values: Any) -> Any:
-        """Read the configuration of a run that version 0.1 started: the limits of the evaluation gate alone."""
-        if isinstance(values, dict) and "gate" in values:
-            values = dict(values)
-            values["gates"] = {"evaluation": values.pop("gate")}
-        return values
+        return read_one_gate(values)
 
 
 class Inputs(BaseInputs):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError
 from jobs.common.registry.aliases import CANDIDATE
 from jobs.common.registry.artifacts import artifact_problem
 from jobs.common.registry.client import NOT_FOUND
-from jobs.common.registry.tags import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
+from jobs.common.registry.tags import (
+    COMPARED_TAG,
+    GATES_TAG,
+    INPUT_DIGEST_TAG,
+    INPUT_URI_TAG,
+    NO_CHAMPION,
+    OLD_GATE_TAG,
+    RECIPE_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,7 +34,7 @@ def find_candidate(client: MlflowClient, model: str, version: str | None) -> dic
         version: None stands for the one under the alias `candidate`.
 
     Returns:
-        {"model", "version", "champion_version", "recipe", "gate", "inputs": {name: {"uri", "digest"}}}.
+        {"model", "version", "champion_version", "recipe", "gates", "inputs": {name: {"uri", "digest"}}}.
 
     Raises:
         ConfigurationError: there is no such version, its tags do not say what it was made from, or an artifact of
@@ -63,9 +72,16 @@ def find_candidate(client: MlflowClient, model: str, version: str | None) -> dic
         "version": version,
         "champion_version": None if compared == NO_CHAMPION else compared,
         "recipe": tags[RECIPE_TAG],
-        "gate": json.loads(tags[GATE_TAG]) if GATE_TAG in tags else None,
+        "gates": _gates(tags),
         "inputs": inputs,
     }
+
+
+def _gates(tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the limits by gate; none where the version was registered before these were kept."""
+    if GATES_TAG in tags:
+        return json.loads(tags[GATES_TAG])
+    return {"evaluation": json.loads(tags[OLD_GATE_TAG])} if OLD_GATE_TAG in tags else {}
 
 
 def require_fresh_comparison(candidate: dict[str, Any], champion: str | None) -> None:

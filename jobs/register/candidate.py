@@ -12,7 +12,7 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
-from jobs.common.registry.tags import COMPARED_TAG, GATE_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
+from jobs.common.registry.tags import COMPARED_TAG, GATES_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
 from jobs.register.registry import Candidate, Measurement
 
 _STAGES = ("curated", "tuned", "merged", "evaluation")
@@ -45,7 +45,7 @@ def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
             RECIPE_TAG: spec.config.recipe,
             "anemone.run_id": spec.config.run_id,
             COMPARED_TAG: version or NO_CHAMPION,
-            GATE_TAG: json.dumps(spec.config.gate),
+            GATES_TAG: json.dumps(spec.config.gates),
             **{f"{INPUT_DIGEST_TAG}{name}": artifact.digest for name, artifact in inputs.items()},
             **{f"{INPUT_URI_TAG}{name}": artifact.uri for name, artifact in inputs.items()},
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from include.gates import read_one_gate
 from include.specs.report import Spec
 from jobs.report.artifacts import Artifacts
 from jobs.report.canary import describe_canary
@@ -27,7 +28,7 @@ def build(spec: Spec) -> Record:
     mask = Mask(curated.config if curated else None)
     candidate = artifacts.json("candidate", "candidate.json") or artifacts.json("registered", "candidate.json") or {}
     # A release judges by the limits under which its candidate was registered, where the registry has them.
-    registered = {"evaluation": candidate["gate"]} if candidate.get("gate") else {}
+    registered = read_one_gate(candidate).get("gates", {})
     names = {task.gate for task in config.tasks if task.gate is not None}
     gates = judge_again(artifacts, {**config.gates, **registered}, mask, names)
     canary = describe_canary(artifacts)

@@ -30,7 +30,7 @@ def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
     assert sections["ingest"]["config"]["source"] == "/data/mine.jsonl"
     assert sections["finetune"]["config"]["steps"] == 60
     assert sections["register"]["config"]["run_id"] == "manual__1"
-    assert sections["register"]["config"]["gate"] == sections["gates"]["evaluation"]
+    assert sections["register"]["config"]["gates"] == {"data_quality": {}, **sections["gates"]}
     assert set(resolve("demo/0.8M_lora_cpu", {"gates": {}}).limits("evaluation")) == set(
         sections["gates"]["evaluation"]
     )

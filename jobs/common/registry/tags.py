@@ -16,8 +16,11 @@ COMPARED_TAG = "anemone.champion_version"
 
 NO_CHAMPION = "none"
 
-GATE_TAG = "anemone.gate"
-"""The limits of the evaluation gate that it passed, as JSON."""
+GATES_TAG = "anemone.gates"
+"""The limits of the gates that it passed, by gate, as JSON."""
+
+OLD_GATE_TAG = "anemone.gate"
+"""Those of the evaluation gate, which version 0.1 stored alone."""
 
 INPUT_DIGEST_TAG = "anemone.input."
 """Followed by an input's name: the input's content digest."""

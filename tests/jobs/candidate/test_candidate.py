@@ -79,10 +79,19 @@ def test_the_newest_candidate_with_what_it_was_made_from(
         "model": "kubectl",
         "version": "2",
         "champion_version": None,
-        "gate": None,
+        "gates": {},
         "recipe": "demo/tiny",
         "inputs": {name: {"uri": found.uri, "digest": found.digest} for name, found in artifacts.items()},
     }
+
+
+def test_the_limits_that_it_kept_whichever_version_stored_them(
+    look_up: Callable[..., Any], registered: Callable[..., str]
+) -> None:
+    registered(**{"anemone.gates": '{"distillation": {"min_rows": 5}}'})
+    registered(**{"anemone.gate": '{"min_rows": 3}'})
+    assert look_up("1")["gates"] == {"distillation": {"min_rows": 5}}
+    assert look_up("2")["gates"] == {"evaluation": {"min_rows": 3}}
 
 
 def test_an_older_version_by_its_number(look_up: Callable[..., Any], registered: Callable[..., str]) -> None:

@@ -177,7 +177,7 @@ class World:
         record = {"model": "toy", "version": "2", "champion_version": None, "metrics": {}}
         self.commit("registered", "register", {"candidate.json": json.dumps(record)}, minutes=2)
 
-    def candidate(self, gate: dict[str, Any] | None = None) -> None:
+    def candidate(self, **gates: dict[str, Any]) -> None:
         """Looked up, in a run after the one that made it."""
         roles = ("data", "curated", "checked", "base", "tuned", "merged", "evaluation", "champion")
         record = {
@@ -185,7 +185,7 @@ class World:
             "version": "2",
             "champion_version": "1",
             "recipe": "demo/toy",
-            "gate": gate,
+            "gates": gates,
             "inputs": {role: self.made[role].model_dump() for role in roles},
         }
         self.commit("candidate", "candidate", {"candidate.json": json.dumps(record)}, minutes=5)
