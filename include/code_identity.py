@@ -35,6 +35,9 @@ def code_identity(job: str, environment: str, *, image: str | None = None) -> st
         image: of the pod that runs the job. It stands for the lock file and the Python version, which the side that
             starts a pod cannot know. One that names a digest stands for exactly one set of libraries; a tag is
             trusted.
+
+    Raises:
+        ConfigurationError: the job has no package, or the environment no lock file.
     """
     place = job_place(job)
     folder = PROJECT.joinpath("jobs", *place)

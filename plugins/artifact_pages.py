@@ -41,7 +41,7 @@ def artifact_page(name: str) -> str:
 
 @app.get("/{name}/files/{path:path}")
 def artifact_file(name: str, path: str) -> Response:
-    """Return one file of an artifact, verified against the manifest."""
+    """Return one file of an artifact, verified against the manifest. Raises HTTPException (404, or 409: damaged)."""
     store = platform_store(current_platform())
     manifest = _manifest(store, name)
     if path not in {file.path for file in manifest.files}:

@@ -42,7 +42,7 @@ _LARGEST_MANIFEST = 256 * 2**20
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Split an artifact's URI into the store's root and the artifact's name."""
+    """Return the root of the store and the name of the artifact at `uri`. Raises ConfigurationError for no such URI."""
     root, _, name = uri.rstrip("/").rpartition("/")
     if not root or "://" not in root:
         raise ConfigurationError(
@@ -168,7 +168,7 @@ class Store:
         return data
 
     def write_spec(self, name: str, document: str) -> str:
-        """Store what a job is asked to do; return its URI."""
+        """Store the spec of a job as JSON, under a new name; return its URI."""
         path = f"{SPECS}/{name}/{uuid.uuid4().hex[:12]}.json"
         if not self.create(path, document.encode()):
             raise FileExistsError(f"{self.root}/{path}")
@@ -308,6 +308,9 @@ class Attempt:
         Returns:
             The manifest that now exists, and whether it is this attempt's. A concurrent writer may have been
             first: then its artifact stays and this attempt's files are removed.
+
+        Raises:
+            TryAgainError: the store cannot be reached, or another wrote the artifact and removed it meanwhile.
         """
         entries = self.entries()
         manifest = Manifest(

@@ -23,7 +23,11 @@ _EXAMPLE = """write it as OVERRIDES='{"finetune.steps": 200}'"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Start a run and follow it; return 0 where it registered a candidate, 1 where a gate or a failure stopped it."""
+    """Start a run and follow it; return 0 where it registered a candidate, 1 where a gate or a failure stopped it.
+
+    Raises:
+        ConfigurationError: there are no such data, recipe or keys of it; nothing was started.
+    """
     parser = argparse.ArgumentParser(prog="python -m include.laptop.run", description=__doc__)
     parser.add_argument("data", type=Path, help="a JSONL file, or a folder of shards")
     parser.add_argument("recipe", help="as <model>/<size>_<method>_<topology>")

@@ -107,7 +107,11 @@ def _make(environment: str) -> None:
 
 
 def download(environment: str) -> tuple[int, int]:
-    """Return the bytes and packages that installing an environment downloads at most, as its lock file says."""
+    """Return the bytes and packages that installing an environment downloads at most, as its lock file says.
+
+    Raises:
+        SetupError: the lock file does not say it.
+    """
     found = _DOWNLOAD.search(lock_file(environment).read_text())
     if found is None:
         raise SetupError(f"{lock_file(environment)} does not say its size: run `make lock`")

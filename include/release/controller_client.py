@@ -54,6 +54,8 @@ class ControllerClient:
 
         Raises:
             OtherRolloutError: another rollout is in progress at the target.
+            ConfigurationError: the controller refuses it, or knows this rollout with different content.
+            TryAgainError: the controller does not answer, or cannot begin a rollout now.
         """
         answer = self._send("POST", "/rollouts", body=request.model_dump(mode="json"), accept=(200, 201, 409))
         if answer.status == 409:

@@ -139,7 +139,8 @@ def execute(spec: JobSpec, run: Callable[[Job[Any]], None]) -> None:
 
     Raises:
         AnemoneError: the work cannot be done, for a reason that the user can act on.
-        TryAgainError: the store cannot be reached any more.
+        ConfigurationError: the image holds another code of the job than Airflow's side planned with.
+        TryAgainError: the store cannot be reached any more, or the code changed since the plan.
     """
     image = os.environ.get(IMAGE)
     code = code_identity(spec.job, spec.environment, image=image)

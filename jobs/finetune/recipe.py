@@ -171,7 +171,11 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             self._raise_divergence(sum(loss_buffer).item())
 
     def log_train_metrics(self, log_data: Any) -> None:
-        """Add a step to the curve: AutoModel calls this on every rank, with the mean loss over all ranks."""
+        """Add a step to the curve: AutoModel calls this on every rank, with the mean loss over all ranks.
+
+        Raises:
+            DivergenceError: the loss or the gradient norm is not a finite number; it names the rows of the step.
+        """
         step, metrics = log_data.step + 1, log_data.metrics
         try:
             self.curve.add_step(

@@ -123,7 +123,11 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         return self._follow_pod(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Delete what runs where the trigger itself failed and no next try would adopt it."""
+        """Delete what runs where the trigger itself failed and no next try would adopt it.
+
+        Raises:
+            AirflowException: the task's `execution_timeout` is over.
+        """
         self._know_own_objects(context)
         try:
             return super().resume_execution(next_method, next_kwargs, context)
@@ -401,7 +405,12 @@ def _grace(pod: V1Pod) -> float:
 
 @contextmanager
 def kubernetes_errors(action: str) -> Iterator[None]:
-    """Turn the errors of the Kubernetes client into ours, which say whether another try can succeed."""
+    """Turn the errors of the Kubernetes client into ours, which say whether another try can succeed.
+
+    Raises:
+        TryAgainError: the API server does not answer, or asks to wait.
+        ConfigurationError: it refuses, or no kubeconfig was found.
+    """
     try:
         yield
     except ApiException as error:

@@ -29,6 +29,10 @@ def announced_releases(context: Context) -> list[dict[str, Any]]:
 
     Returns:
         {"run_id", "conf"} of each run.
+
+    Raises:
+        AirflowFailException: none of the announced candidates can be read.
+        TryAgainError: the store cannot be reached.
     """
     newest: dict[str, dict[str, str]] = {}
     events = [event for found in context["triggering_asset_events"].values() for event in found]

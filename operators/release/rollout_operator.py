@@ -122,7 +122,14 @@ class CanaryRolloutOperator(BaseOperator):
 
     @record_failure
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Resume after the trigger has fired. Version 0.1 called the keys `trouble` and `told`."""
+        """Resume after the trigger has fired. Version 0.1 called the keys `trouble` and `told`.
+
+        Returns:
+            What `execute` returns.
+
+        Raises:
+            AirflowException: the trigger could not follow the rollout, which goes on.
+        """
         error = event["error"] if "error" in event else event["trouble"]
         if error is not None:
             raise AirflowException(

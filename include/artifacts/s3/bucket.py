@@ -100,6 +100,9 @@ class Bucket:
 
         A write whose answer was lost is tried again, and then refused because of itself: the object's metadata
         name the writer.
+
+        Raises:
+            TryAgainError: others create and delete the object at the same time.
         """
         writer = uuid4().hex
         request = {
@@ -229,6 +232,8 @@ class Bucket:
 
         Raises:
             FileNotFoundError, FileExistsError: there is no such object, or one already; `filename` is the path.
+            ArtifactError: a range of the object was asked for that it does not have.
+            ConfigurationError, TryAgainError: the server refused, or cannot answer now.
         """
         if path is not None:
             parameters["Key"] = self._key(path)

@@ -13,6 +13,7 @@ TIMEOUT = 8.0
 
 
 def healthy(url: str, component: str | None = None) -> bool:
+    """Return whether a service answers at `url`, and, with a `component`, whether Airflow calls it healthy there."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=TIMEOUT) as answer:

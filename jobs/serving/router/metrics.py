@@ -74,6 +74,7 @@ class RouterCollector(Collector):
 
 
 def make_registry(targets: Targets, dispatcher: Dispatcher) -> CollectorRegistry:
+    """Return the registry that the router's `/metrics` shows: its own counts, and those of the process."""
     registry = CollectorRegistry()
     registry.register(RouterCollector(targets, dispatcher))
     ProcessCollector(registry=registry)

@@ -156,6 +156,7 @@ def models(names: list[str]) -> dict[str, Any]:
 
 
 def model(name: str) -> dict[str, Any]:
+    """Return the description of one model as OpenAI's clients read it: {"id", "object", "created", "owned_by"}."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "anemone"}
 
 

@@ -133,6 +133,7 @@ def write_generate(public: str, piece: Piece) -> dict[str, Any]:
 
 
 def model_metadata(public: str) -> dict[str, Any]:
+    """Return the metadata of the public model, as the KServe protocol (v2) has it."""
     return {
         "name": public,
         "versions": [VERSION],

@@ -62,6 +62,7 @@ class Agent:
         self._session = session
 
     async def state(self) -> AgentState:
+        """Return what the server has installed and loaded. Raises TritonError where it does not answer."""
         try:
             return AgentState.model_validate(await self._call("GET", "/state"))
         except ValidationError as error:

@@ -131,7 +131,15 @@ class Gateway:
         self._restarts += 1
 
     async def lease(self, target: str, holder: str, seconds: float) -> None:
-        """Renew the lease; where the canary's router is unreachable, set its weight to 0, as no gateway does itself."""
+        """Renew the lease; where the canary's router is unreachable, set its weight to 0, as no gateway does itself.
+
+        Args:
+            seconds: how long the lease lasts.
+
+        Raises:
+            ConflictError: another controller holds the lease.
+            RouterError: the canary's router does not answer.
+        """
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await self._canary.lease(target, holder, seconds)
