@@ -339,6 +339,11 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
+_kept: list[FinetuneRecipe] = []
+"""What a rank keeps until its process ends. DDP's reducer owns gloo's group, whose destructor waits for gloo's threads
+with the GIL held, and these may be waiting for the GIL: freed by Python, a rank hangs after its last step."""
+
+
 def train(plan: Plan, report: checkpoints.Report, heartbeat: HeartbeatSender) -> Result:
     """Take part in the training as the rank that torch.distributed's environment variables name.
 
@@ -355,6 +360,7 @@ def train(plan: Plan, report: checkpoints.Report, heartbeat: HeartbeatSender) ->
         multi_node.apply()
     os.environ.setdefault("LOGGING_LEVEL", str(logging.WARNING))
     recipe = FinetuneRecipe(plan, recipe_config(plan, backend=backend), report, heartbeat)
+    _kept.append(recipe)
     try:
         recipe.setup()
         try:

@@ -128,7 +128,7 @@ def deploy(namespace: Namespace, folder: Path, *components: str) -> None:
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     namespace.kubectl("apply", "--kustomize", str(folder))
-    for deployment in ("router", "canary-controller"):
+    for deployment in ("router", "canary-controller", "triton-stable", "triton-canary"):
         namespace.kubectl("rollout", "status", f"deployment/{deployment}", "--timeout=300s")
 
 

@@ -67,6 +67,18 @@ def test_two_processes_train_like_one(start: Callable, config: Config) -> None:
     assert AutoTokenizer.from_pretrained(one.files / "model").eos_token == "<|end|>"
 
 
+def test_a_rank_frees_its_reducer_with_its_process(
+    start: Callable, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Freed by Python, the last owner of gloo's group waits for gloo's threads, which may be waiting for the GIL."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    freed = tmp_path / "freed"
+    monkeypatch.setattr(DistributedDataParallel, "__del__", lambda _: freed.touch(), raising=False)
+    assert start({**config, "local_batch_size": 4, "processes": 2}).wait() == 0
+    assert not freed.exists()
+
+
 def test_what_is_computed_again_instead_of_kept_is_the_same(start: Callable, config: Config) -> None:
     short = {**config, "method": "sft", "learning_rate": 0.01, "steps": 5}
     kept = start(short)
