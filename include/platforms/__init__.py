@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
+from include.documents import read_yaml
 from include.errors import ConfigurationError, first_problem
-from include.home import home, serving_ports
+from include.home import SERVING_PORTS, home, serving_ports
 from include.model import Model
 from include.notifications import Notification
 from include.platforms.cluster import Cluster
@@ -23,6 +24,19 @@ _FORMER_RUNNERS = {"local": "operators.LocalJobOperator", "kubernetes": "operato
 """Values of the key `runner`, which platforms had before version 0.2, and the operator that each stood for."""
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _serving_port(service: str) -> str:
+    return str(serving_ports()[service])
+
+
+_OF_THE_LAPTOP: dict[str, Callable[[], str]] = {
+    "ANEMONE_HOME": lambda: str(home()),
+    **{f"ANEMONE_{name.upper()}_PORT": partial(_serving_port, name) for name in SERVING_PORTS},
+}
+"""What these variables stand for, whatever the environment holds. Called only for a platform that names them, which the
+laptop's alone does: elsewhere the environment may hold something else under these names. In every pod of a namespace
+with a Service called `anemone`, Kubernetes sets ANEMONE_PORT to that Service's address."""
 
 
 class Arrivals(Model):
@@ -115,17 +129,23 @@ def load_platform(name: str) -> Platform:
     None. A variable's value is text, whatever it looks like, and becomes a number where the key asks for one.
 
     Raises:
-        ConfigurationError: no such platform, an unknown, missing or former key, or a variable that is not set.
+        ConfigurationError: no such platform, a file that cannot be read as YAML, an unknown, missing or former key, or
+            a variable that is not set, or not what it has to be.
     """
     path = _FOLDER / f"{name}.yaml"
     known = sorted(file.stem for file in _FOLDER.glob("*.yaml"))
     if name not in known:
         raise ConfigurationError(f"ANEMONE_PLATFORM is {name!r}: choose one of {', '.join(known)}")
-    ports = {f"ANEMONE_{service.upper()}_PORT": str(port) for service, port in serving_ports().items()}
-    variables = {**os.environ, "ANEMONE_HOME": str(home()), **ports}
+
+    def variable(name: str) -> str | None:
+        own = _OF_THE_LAPTOP.get(name)
+        try:
+            return os.environ.get(name) if own is None else own()
+        except ValueError as error:
+            raise ConfigurationError(f"{path.name} takes {name} from this machine's own: {error}") from None
 
     def value(match: re.Match[str]) -> str:
-        found, default = variables.get(match[1]), match[2]
+        found, default = variable(match[1]), match[2]
         if default is not None:
             return found or default
         if found is None:
@@ -145,7 +165,7 @@ def load_platform(name: str) -> Platform:
                 return None if whole is not None and whole[2] == text == "null" else text
         return node
 
-    document = filled(yaml.safe_load(path.read_text(encoding="utf-8")))
+    document = filled(read_yaml(path, f"the platform {path.name}"))
     if isinstance(document, dict) and "runner" in document:
         operator = _FORMER_RUNNERS.get(str(document["runner"]), "<module>.<class>")
         raise ConfigurationError(

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+import subprocess
+
 import pytest
 
 from include import platforms
 from include.errors import ConfigurationError
+from include.home import PROJECT
 from include.platforms.cluster import Cluster, amount
 
 REST = """
@@ -30,6 +34,80 @@ def test_the_laptop_keeps_everything_at_home(monkeypatch, tmp_path):
     assert laptop.store == f"file://{tmp_path}/store"
     assert laptop.arrivals.folder == f"{tmp_path}/inbox"
     assert laptop.environment["HF_HUB_OFFLINE"] == "1"
+
+
+PLATFORMS = sorted(path.stem for path in (PROJECT / "include" / "platforms").glob("*.yaml"))
+
+
+def injected(service):
+    """What Kubernetes sets in each pod of a namespace that has this Service, for the links that Docker once had."""
+    name, address = service.upper().replace("-", "_"), "10.0.0.1"
+    link = f"{name}_PORT_80_TCP"
+    return {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": "80",
+        f"{name}_SERVICE_PORT_HTTP": "80",
+        f"{name}_PORT": f"tcp://{address}:80",
+        link: f"tcp://{address}:80",
+        f"{link}_PROTO": "tcp",
+        f"{link}_PORT": "80",
+        f"{link}_ADDR": address,
+    }
+
+
+def services():
+    """Every name of a Service whose variables can be those that a file of the project names."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    texts = (
+        (PROJECT / name).read_text(errors="ignore") for name in listed.split("\0") if name.endswith((".py", ".yaml"))
+    )
+    names = {name for text in texts for name in re.findall(r"\bANEMONE(?:_[A-Z0-9]+)*\b", text)}
+    parts = (name.lower().split("_") for name in names)
+    return {"-".join(words[:length]) for words in parts for length in range(1, len(words) + 1)}
+
+
+@pytest.mark.parametrize("name", [name for name in PLATFORMS if name != "laptop"])
+def test_a_service_called_like_us_changes_no_platform(monkeypatch, name):
+    for variable in ("STORE", "S3_REGION", "JOBS_IMAGE", "SERVING_IMAGE", "NEMO_IMAGE"):
+        monkeypatch.setenv(f"ANEMONE_{variable}", "a@sha256:" + "0" * 64)
+    platforms.load_platform.cache_clear()
+    before = platforms.load_platform(name)
+    assert {"anemone", "anemone-metrics", "anemone-router", "anemone-store"} <= services()
+    for service in services():
+        for variable, value in injected(service).items():
+            monkeypatch.setenv(variable, value)
+    platforms.load_platform.cache_clear()
+    assert platforms.load_platform(name) == before
+    platforms.load_platform.cache_clear()
+
+
+@pytest.mark.parametrize("name", [name for name in PLATFORMS if name != "laptop"])
+def test_no_platform_but_the_laptops_names_the_laptops_variables(name):
+    named = set(re.findall(r"\$\{(\w+)", (PROJECT / "include" / "platforms" / f"{name}.yaml").read_text()))
+    assert not named & set(platforms._OF_THE_LAPTOP)
+
+
+def test_the_laptop_says_which_variable_of_its_own_is_no_port(monkeypatch):
+    monkeypatch.setenv("ANEMONE_PORT", "tcp://10.0.0.1:80")
+    platforms.load_platform.cache_clear()
+    with pytest.raises(ConfigurationError, match=r"laptop\.yaml takes ANEMONE_ROUTER_PORT .*ANEMONE_PORT is 'tcp://10"):
+        platforms.load_platform("laptop")
+    platforms.load_platform.cache_clear()
+
+
+def test_a_platform_of_a_users_own_may_be_a_copy_of_the_laptops(folder, monkeypatch):
+    text = (PROJECT / "include" / "platforms" / "laptop.yaml").read_text()
+    (folder / "mine.yaml").write_text(text.replace("name: laptop", "name: mine"))
+    monkeypatch.setenv("ANEMONE_PORT", "9000")
+    assert platforms.load_platform("mine").serving.controller_url == "http://127.0.0.1:9012"
+
+
+def test_a_platform_that_cannot_be_read_is_one_clear_error(folder):
+    (folder / "odd.yaml").write_text("name: odd\nstore: [\n")
+    with pytest.raises(
+        ConfigurationError, match=r"the platform odd\.yaml cannot be read \(no YAML: line 3, column 1: "
+    ):
+        platforms.load_platform("odd")
 
 
 def test_an_unknown_platform_is_answered_with_the_known_ones():
