@@ -17,7 +17,7 @@ from operators import (
     customize_schedule,
     default_args,
     planned_customization,
-    recipe_choices,
+    recipe_param,
     report_at_the_end,
     stage,
 )
@@ -41,10 +41,8 @@ STAGES = ["ingest", "base", "heldout", "curate", "check", "finetune", "merge", "
             "`{messages}` a line. Empty: the newest file in the arrivals folder.",
             section="Data and recipe",
         ),
-        "recipe": Param(
-            recipe_choices("finetune")[0],
-            type="string",
-            enum=recipe_choices("finetune"),
+        "recipe": recipe_param(
+            "finetune",
             title="Recipe",
             description_md="Model, method, hyper-parameters and gates: a file of `include/recipes/`.",
             section="Data and recipe",

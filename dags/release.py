@@ -18,7 +18,7 @@ from operators import (
     planned_release,
     promotion,
     promotion_callbacks,
-    recipe_choices,
+    recipe_param,
     release_inputs,
     report_at_the_end,
     stage,
@@ -34,10 +34,8 @@ from operators import (
     default_args=default_args(),
     doc_md=__doc__,
     params={
-        "recipe": Param(
-            recipe_choices("finetune")[0],
-            type="string",
-            enum=recipe_choices("finetune"),
+        "recipe": recipe_param(
+            "finetune",
             title="Recipe",
             description_md="Its model is released, with its sections `engine` and `canary`. A run that a registered "
             "candidate started takes the recipe that made it.",

@@ -12,7 +12,7 @@ from operators import (
     LONG_RETRIES,
     CanaryRolloutOperator,
     default_args,
-    model_choices,
+    model_param,
     promotion,
     promotion_callbacks,
     stage,
@@ -26,15 +26,7 @@ from operators import (
     default_args=default_args(),
     doc_md=__doc__,
     params={
-        "model": Param(
-            model_choices()[0],
-            type="string",
-            minLength=1,
-            examples=model_choices(),
-            title="Model",
-            description_md="The public model name.",
-            section="Rollback",
-        ),
+        "model": model_param("finetune", title="Model", description_md="The public model name.", section="Rollback"),
         "version": Param(
             None,
             type=["null", "string"],
@@ -53,7 +45,8 @@ def rollback():
         version="{{ params.version or '' }}",
         **LONG_RETRIES,
     )
-    back >> stage("promote", promotion("{{ params.model }}"), **LONG_RETRIES, **promotion_callbacks())
+    promoted = stage("promote", promotion(back.dag.param("model")), **LONG_RETRIES, **promotion_callbacks())
+    back >> promoted
 
 
 rollback()

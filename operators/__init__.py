@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from operators.defaults import default_args as default_args
     from operators.errors import DecisionError as DecisionError
     from operators.errors import record_failure as record_failure
+    from operators.forms import model_choices as model_choices
+    from operators.forms import model_param as model_param
+    from operators.forms import recipe_choices as recipe_choices
+    from operators.forms import recipe_param as recipe_param
     from operators.gates.sensor import GateSensor as GateSensor
     from operators.job import JobOperator as JobOperator
     from operators.kubernetes.pod_operator import PodJobOperator as PodJobOperator
@@ -27,10 +31,8 @@ if TYPE_CHECKING:
     from operators.notifications import promotion_callbacks as promotion_callbacks
     from operators.recipes import customize_schedule as customize_schedule
     from operators.recipes import planned_customization as planned_customization
-    from operators.recipes import recipe_choices as recipe_choices
     from operators.recipes import resolved_recipe as resolved_recipe
     from operators.release.planning import announced_releases as announced_releases
-    from operators.release.planning import model_choices as model_choices
     from operators.release.planning import planned_release as planned_release
     from operators.release.planning import promotion as promotion
     from operators.release.planning import release_inputs as release_inputs
@@ -58,14 +60,16 @@ _MODULES = {
     "JobOperator": "job",
     "LocalJobOperator": "local.operator",
     "LONG_RETRIES": "defaults",
-    "model_choices": "release.planning",
+    "model_choices": "forms",
+    "model_param": "forms",
     "plan_section": "retention",
     "planned_customization": "recipes",
     "planned_release": "release.planning",
     "PodJobOperator": "kubernetes.pod_operator",
     "promotion": "release.planning",
     "promotion_callbacks": "notifications",
-    "recipe_choices": "recipes",
+    "recipe_choices": "forms",
+    "recipe_param": "forms",
     "record_failure": "errors",
     "release_inputs": "release.planning",
     "report_at_the_end": "reports",

@@ -10,7 +10,7 @@ from airflow.sdk import CronTriggerTimetable
 
 from include.errors import ConfigurationError
 from include.platforms import current_platform
-from include.recipes import recipe_names, resolve
+from include.recipes import resolve
 from include.recipes.resolved import ResolvedRecipe, Section
 from include.sizing import require_gpus
 from operators.errors import record_failure
@@ -57,12 +57,6 @@ def planned_customization(context: Context) -> dict[str, Any]:
         ingest=recipe.section("ingest").with_config(source=source, announced=announced),
         register=Section(job="register", config=registration),
     ).plan()
-
-
-def recipe_choices(stage: str) -> list[str]:
-    """Return the recipes that name a stage, for the form of a DAG that runs it; the platform's own first."""
-    default = current_platform().arrivals.recipe
-    return sorted(recipe_names(stage), key=lambda name: name != default)
 
 
 def _resolved(context: Context, stages: Iterable[str]) -> ResolvedRecipe:

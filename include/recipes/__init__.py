@@ -7,15 +7,15 @@ Named files (chat template, expectation suite) are replaced by what they hold, s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
 from pydantic import Field, ValidationError, create_model
 
+from include.documents import read_json, read_text, read_yaml
 from include.errors import ConfigurationError, first_problem, suggestion
 from include.gates import find_gate, gate_names
 from include.model import Model
@@ -60,6 +60,9 @@ class Head(Model):
     sizes: dict[str, str] = {}
 
 
+_MODEL = re.compile(r"""^model\s*:\s*(["']?)([a-z0-9][a-z0-9_-]{0,63})\1\s*(?:#.*)?$""", re.MULTILINE)
+"""A recipe's key `model`, with a value that `Head` accepts."""
+
 _SHARED = ("model", "max_tokens", "chat_template")
 _SOURCES = ("base", "heldout")
 
@@ -68,13 +71,43 @@ def recipe_names(stage: str | None = None) -> list[str]:
     """Return the name of every recipe, as `<model>/<size>_<method>_<topology>`, sorted.
 
     Args:
-        stage: only those that name this stage. Read from the text: every DAG file asks at each parse.
+        stage: only those that name this stage, and those whose file cannot be read as a recipe, which may have.
     """
     paths = sorted(_FOLDER.glob("*/*.yaml"))
-    if stage is not None:
-        named = re.compile(rf"^{re.escape(stage)}\s*:", re.MULTILINE)
-        paths = [path for path in paths if named.search(path.read_text(encoding="utf-8"))]
-    return [path.relative_to(_FOLDER).with_suffix("").as_posix() for path in paths]
+    names = [path.relative_to(_FOLDER).with_suffix("").as_posix() for path in paths]
+    return names if stage is None else [name for name in names if _may_name(name, stage)]
+
+
+def _may_name(recipe: str, stage: str) -> bool:
+    try:
+        return stage in _document(recipe)
+    except ConfigurationError:
+        return True
+
+
+def recipe_model(name: str) -> str | None:
+    """Return the model that a recipe names, or None where its file does not show one.
+
+    Read from the text: a recipe whose other keys are wrong still says which model it was that may be live now.
+    """
+    try:
+        text = _path(name).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _MODEL.search(text)
+    return found[2] if found else None
+
+
+def recipe_problem(name: str) -> str | None:
+    """Return why a recipe cannot be used, whatever the reason, or None where it can."""
+    try:
+        resolve(name)
+    except ConfigurationError as error:
+        return str(error)
+    # Also the code that a recipe names, a gate's or a job's own, may be what is broken.
+    except Exception as error:
+        return f"recipe {name}: {type(error).__name__}: {error}"
+    return None
 
 
 def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Iterable[str] = ()) -> ResolvedRecipe:
@@ -90,13 +123,12 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
         that only the run can give (`GIVEN_BY_RUN`).
 
     Raises:
-        ConfigurationError: an unknown recipe, file or key, or a value out of its bounds, with the nearest known name.
+        ConfigurationError: an unknown recipe, file or key, or a value out of its bounds, with the nearest known name; a
+            file, its own or one that it names, that cannot be read.
     """
     if name not in recipe_names():
         raise ConfigurationError(f"there is no recipe {name!r}: {suggestion(name, recipe_names())}")
-    document = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"recipe {name}: the file does not hold keys with values: write description: … first")
+    document = _document(name)
     for key, value in (overrides or {}).items():
         _override(document, key, value)
     known = [*Head.model_fields, *job_names()]
@@ -122,6 +154,18 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
         canary=head.canary,
         sizes=head.sizes,
     )
+
+
+def _path(name: str) -> Path:
+    return _FOLDER / f"{name}.yaml"
+
+
+def _document(name: str) -> dict[str, Any]:
+    """Return what a recipe's file holds. Raises ConfigurationError where that is no keys with values."""
+    document = read_yaml(_path(name), f"recipe {name}: its file")
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"recipe {name}: the file does not hold keys with values: write description: … first")
+    return document
 
 
 class _Sections:
@@ -162,6 +206,7 @@ def _given_by_run(model: type[Model]) -> set[str]:
     return {key for key, field in model.model_fields.items() if GIVEN_BY_RUN in field.metadata}
 
 
+@cache
 def _without_run(model: type[Model]) -> type[Model]:
     """Return a configuration's model that does not ask for what only the run can give."""
     given: dict[str, Any] = dict.fromkeys(_given_by_run(model), (Any, None))
@@ -210,9 +255,9 @@ def _validated(model: type[M], document: Any, where: str) -> M:
 
 
 def _keys(model: type[Model], path: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that a model has at `path`, within optional sections too."""
-    for part in path:
-        annotation = model.model_fields[str(part)].annotation
+    """Return the keys that a model has at `path`, within optional sections and lists too."""
+    for part in (part for part in path if isinstance(part, str)):
+        annotation = model.model_fields[part].annotation
         choices = (annotation, *get_args(annotation))
         model = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, Model))
     return list(model.model_fields)
@@ -226,5 +271,5 @@ def _content(mark: FileContent, name: str, recipe: str) -> Any:
         raise ConfigurationError(
             f"recipe {recipe} names {file!r}, which include/{mark.folder}/ does not hold: {suggestion(file, known)}"
         )
-    text = (folder / file).read_text(encoding="utf-8")
-    return json.loads(text) if file.endswith(".json") else text
+    read = read_json if file.endswith(".json") else read_text
+    return read(folder / file, f"recipe {recipe}: include/{mark.folder}/{file}")

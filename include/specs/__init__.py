@@ -6,6 +6,7 @@ A job's spec and its package lie at the same place below `include/specs/` and `j
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,7 @@ def _spec_module(job: str) -> ModuleType:
     return import_module(".".join(("include.specs", *job_place(job))))
 
 
+@cache
 def _places() -> dict[str, tuple[str, ...]]:
     found = (path.relative_to(_FOLDER).with_suffix("").parts for path in _FOLDER.rglob("*.py"))
     return {parts[-1]: parts for parts in found if parts[-1] not in ("__init__", "base")}

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.errors import AnemoneError, TryAgainError
 from include.platforms import current_platform
-from include.recipes import recipe_names, resolve
+from include.recipes import resolve
 from include.recipes.resolved import Section
 from include.release.candidates import release_run_id
 from operators.errors import as_airflow_errors, record_failure
@@ -97,12 +97,6 @@ def promotion(model: Any) -> dict[str, Any]:
     serving = current_platform().serving
     place = {"controller_url": serving.controller_url, "token_file": serving.token_file}
     return Section(job="promote", config={"model": model, **place}).document()
-
-
-def model_choices() -> list[str]:
-    """Return the models of all recipes for the form, that of the platform's own recipe first."""
-    own = resolve(current_platform().arrivals.recipe).model
-    return [own, *sorted({resolve(name).model for name in recipe_names("finetune")} - {own})]
 
 
 def _registration(event: Any) -> dict[str, str]:

@@ -8,11 +8,16 @@ import pytest
 from include import recipes
 from include.errors import ConfigurationError
 from include.home import PROJECT
-from include.recipes import recipe_names, resolve
+from include.recipes import recipe_model, recipe_names, recipe_problem, resolve
 from include.recipes.resolved import Section
 from include.release.rollouts import CanaryPolicy
 
 DEMO = "demo/0.8M_lora_cpu"
+SUITE = {
+    "name": "mine",
+    "expectations": [{"type": "t", "kwargs": {}, "description": "d", "meta": {"name": "n"}, "kwarg": {}}],
+}
+"""One of its expectations has an unknown key."""
 
 
 @pytest.mark.parametrize("name", recipe_names("finetune"))
@@ -41,6 +46,50 @@ def test_a_form_offers_the_recipes_that_name_its_stage(tmp_path, monkeypatch):
     assert recipe_names("finetune") == ["own/a"]
     assert recipe_names("distill") == ["own/c"]
     assert recipe_names() == ["own/a", "own/b", "own/c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"finetune: {\n", "no YAML: line 2, column 1: "),
+        (b"description: \xff\n", "not UTF-8: invalid start byte at byte 13"),
+        (b"description: 2026-13-45\n", "no YAML: month must be in 1..12"),
+        (b"- finetune\n", "the file does not hold keys with values"),
+        (b"", "the file does not hold keys with values"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_clear_error_and_offered_so_that_somebody_hears_of_it(
+    tmp_path, monkeypatch, content, says
+):
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.yaml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="recipe own/a: ") as error:
+        resolve("own/a")
+    assert says in str(error.value)
+    assert recipe_names("finetune") == ["own/a"] and recipe_problem("own/a") == str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("finetune: {\nmodel: mine # ours\n", "mine"),
+        ("model : 'mine'\n", "mine"),
+        ("base:\n  model: other\n", None),
+        ("model: Not One\n", None),
+        ("", None),
+    ],
+)
+def test_a_recipe_says_its_model_whatever_else_is_wrong_with_it(tmp_path, monkeypatch, text, model):
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.yaml").write_text(text)
+    assert (recipe_model("own/a"), recipe_model("own/gone")) == (model, None)
+
+
+def test_the_models_read_from_the_files_are_those_of_the_recipes():
+    for name in recipe_names():
+        assert recipe_model(name) == resolve(name).model
 
 
 def test_files_are_replaced_by_what_they_hold():
@@ -133,6 +182,7 @@ def test_a_stage_that_a_run_adds_has_the_size_of_its_recipe():
         (DEMO, {"finetune.steps.more": 1}, "does not name a key of the recipe"),
         (DEMO, {"chat_template": "../platforms/laptop.yaml"}, "which include/templates/ does not hold"),
         (DEMO, {"check.suite": "kubect"}, "did you mean 'kubectl.json'"),
+        (DEMO, {"check.suite": SUITE}, "check: unknown key 'suite.expectations.0.kwarg': did you mean 'kwargs'"),
         (DEMO, {"base.job": "pretrian"}, "no job 'pretrian'"),
         (DEMO, {"engine.compute": "int8"}, "unknown key 'compute': did you mean 'compute_type'"),
         (DEMO, {"engine.max_new_tokens": 96}, "engine: recipe: Value error, max_new_tokens 96 leaves no room"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from operators import GateSensor, default_args, recipe_choices, report_at_the_end, resolved_recipe, stage
+from operators import GateSensor, default_args, recipe_param, report_at_the_end, resolved_recipe, stage
 
 STAGES = ["base", "generate", "distill"]
 """Task ids, which the Param `refresh` names."""
@@ -20,10 +20,8 @@ STAGES = ["base", "generate", "distill"]
     default_args=default_args(),
     doc_md=__doc__,
     params={
-        "recipe": Param(
-            "distill/0.8M_cpu",
-            type="string",
-            enum=recipe_choices("distill"),
+        "recipe": recipe_param(
+            "distill",
             title="Recipe",
             description_md="Teacher, rows, the share to keep, and the gate's limits: a file of `include/recipes/`.",
             section="Recipe",

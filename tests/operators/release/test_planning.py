@@ -127,8 +127,3 @@ def test_the_job_that_moves_the_alias_asks_the_platforms_controller_itself(platf
         platform.serving.token_file,
     )
     assert TOKEN not in json.dumps(section)
-
-
-def test_the_platforms_own_model_stands_first():
-    choices = releases.model_choices()
-    assert choices[0] == "kubectl" and len(choices) == len(set(choices)) and "own-data" in choices
