@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
@@ -15,6 +15,7 @@ from include.job_plan import JobPlan
 from include.platforms import Platform, current_platform
 from include.recipes.resolved import Section
 from operators.links import MadeArtifactLink
+from operators.literals import LiteralFields
 from operators.store import platform_store, store_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from include.artifacts.manifest import Manifest
 
 
-class JobOperator(BaseOperator):
+class JobOperator(LiteralFields, BaseOperator):
     """Run one job, or reuse what it made before; the task returns the artifact's URI.
 
     A subclass runs the job in `execute`, by `plan`, `reused` and `announce`; a platform names it by its key `operator`.
@@ -31,12 +32,15 @@ class JobOperator(BaseOperator):
 
     Args:
         section: a section of a resolved recipe (`include.recipes.resolved.Section`) as JSON; None where the recipe
-            lacks the stage: the task then returns None.
+            lacks the stage: the task then returns None. Texts in it are no templates (`operators.literals`).
         inputs: artifact URI by input name; an input that is None is left out.
         links: on the task's page in the web UI.
     """
 
     template_fields: Sequence[str] = ("section", "inputs")
+    # Not KubernetesPodOperator's, which a subclass has, too: a URI that ends in .json is no file of templates.
+    template_ext: Sequence[str] = ()
+    literal_fields: ClassVar[frozenset[str]] = frozenset({"section"})
     template_fields_renderers = {"section": "json", "inputs": "json"}
 
     def __init__(

@@ -17,8 +17,8 @@ def stage(task_id: str, section: Any, *, inputs: Mapping[str, Any] | None = None
     """Return a task that runs one job on the current platform and returns its artifact's URI.
 
     Args:
-        section: the stage's section of a resolved recipe (`include.recipes.resolved.Section`) as JSON, usually an
-            XComArg.
+        section: the stage's section of a resolved recipe (`include.recipes.resolved.Section`) as JSON: usually an
+            XComArg, or a dict that may hold some. Texts in it, chat templates for instance, are never rendered.
         inputs: artifact URI by input name, usually `other.output`.
         kwargs: any of BaseOperator's arguments; they come before the platform's.
 

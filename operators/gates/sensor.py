@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseSensorOperator
 from pydantic import ValidationError
@@ -15,13 +15,14 @@ from include.gates import Gate, Verdict, find_gate
 from include.platforms import current_platform
 from operators.errors import DecisionError, record_failure
 from operators.links import JudgedArtifactLink
+from operators.literals import LiteralFields
 from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class GateSensor(BaseSensorOperator):
+class GateSensor(LiteralFields, BaseSensorOperator):
     """Judge an artifact: *pass* lets the run continue; *fail* and *inconclusive* end the run red, with every reason.
 
     Reads the artifact at once, and defers only where it is not there yet.
@@ -29,13 +30,15 @@ class GateSensor(BaseSensorOperator):
     Args:
         gate: which rule judges: a module of `include/gates/`.
         artifact: URI of what the gate's job made.
-        gates: the `gates` section of a resolved recipe: limits by gate; a gate that it lacks has its defaults.
+        gates: the `gates` section of a resolved recipe: limits by gate; a gate that it lacks has its defaults. Texts in
+            it are no templates (`operators.literals`).
 
     Raises:
         ConfigurationError: there is no such gate.
     """
 
     template_fields: Sequence[str] = ("artifact", "gates")
+    literal_fields: ClassVar[frozenset[str]] = frozenset({"gates"})
     template_fields_renderers = {"gates": "json"}
     operator_extra_links = (JudgedArtifactLink(),)
     ui_color = "#fbf3d9"

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException
@@ -20,6 +20,7 @@ from include.release.controller_client import ControllerClient, OtherRolloutErro
 from include.release.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
 from operators.errors import DecisionError, record_failure
 from operators.links import EVIDENCE_KEY, EvidenceLink
+from operators.literals import LiteralFields
 from operators.store import store_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _REMEDY: dict[Outcome | None, str] = {
 """What the person who finds the red task can do."""
 
 
-class CanaryRolloutOperator(BaseOperator):
+class CanaryRolloutOperator(LiteralFields, BaseOperator):
     """Bring a release to all of a target's traffic, or fail with the reasons why it went back.
 
     Returns {"outcome", "model", "version", "release": its name inside Triton, "evidence": artifact URI}.
@@ -63,11 +64,13 @@ class CanaryRolloutOperator(BaseOperator):
         version: of the registered model. A rollback's must have been live before; empty means the last one.
         engine: URI of what the job `engine` made of that version; only for a release.
         expected_champion: the version that the candidate was compared with, if with any; only for a release.
-        policy: the `canary` section of a resolved recipe; None: the defaults.
+        policy: the `canary` section of a resolved recipe; None: the defaults. Texts in it are no templates
+            (`operators.literals`), a regular expression such as `quality.answer_format` above all.
         drill: rehearse a bad release (see `include.release.rollouts.RolloutRequest`).
     """
 
     template_fields: Sequence[str] = ("target", "version", "engine", "expected_champion", "policy", "drill")
+    literal_fields: ClassVar[frozenset[str]] = frozenset({"policy"})
     template_fields_renderers = {"policy": "json"}
     operator_extra_links = (EvidenceLink(),)
     ui_color = "#e8f4ea"
