@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 
@@ -57,10 +56,10 @@ def injected(service):
 
 def services():
     """Every name of a Service whose variables can be those that a file of the project names."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    texts = (
-        (PROJECT / name).read_text(errors="ignore") for name in listed.split("\0") if name.endswith((".py", ".yaml"))
+    files = (
+        path for folder in ("dags", "include", "jobs", "operators", "plugins") for path in (PROJECT / folder).rglob("*")
     )
+    texts = (path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yaml"))
     names = {name for text in texts for name in re.findall(r"\bANEMONE(?:_[A-Z0-9]+)*\b", text)}
     parts = (name.lower().split("_") for name in names)
     return {"-".join(words[:length]) for words in parts for length in range(1, len(words) + 1)}
