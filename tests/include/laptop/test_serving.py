@@ -98,12 +98,27 @@ def test_a_service_that_does_not_come_up_is_named_with_its_last_words() -> None:
         up.wait_for_serving()
 
 
-def test_starting_twice_starts_each_service_once(own_home: Path) -> None:
-    """With an interpreter that stands in for the environment `serving`: it only sleeps."""
-    python = own_home / "venvs" / "serving" / "bin" / "python"
+def serving_sleeps(home: Path) -> None:
+    """Put an interpreter that only sleeps in the place of the environment `serving`."""
+    python = home / "venvs" / "serving" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\nexec sleep 60\n")
     python.chmod(0o755)
+
+
+def test_the_inbox_is_there_before_the_first_file_and_stays_as_it_is(own_home: Path) -> None:
+    serving_sleeps(own_home)
+    inbox = Path(load_platform("laptop").arrivals.folder)
+    assert inbox == own_home / "inbox" and not inbox.exists()
+    up.start_serving()
+    assert inbox.is_dir()
+    (inbox / "mine.jsonl").write_text("{}")
+    up.start_serving()
+    assert [path.name for path in inbox.iterdir()] == ["mine.jsonl"]
+
+
+def test_starting_twice_starts_each_service_once(own_home: Path) -> None:
+    serving_sleeps(own_home)
     up.start_serving()
     up.start_keeper()
     records = {service.name: service.record.read_text() for service in all_services() if service.record.exists()}
