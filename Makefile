@@ -5,6 +5,7 @@ export DATA
 export RECIPE ?= demo/0.8M_lora_cpu
 export OVERRIDES ?= {}
 export PROMPT
+export RUN
 export DELETE
 export BASE
 export BUILD_BASE
@@ -19,12 +20,12 @@ TESTS_AIRFLOW := $(wildcard tests/include tests/operators tests/dags tests/plugi
 TESTS_SERVING := tests/jobs/serving
 TESTS_JOBS := tests/jobs $(addprefix --ignore=,$(TESTS_SERVING))
 
-.PHONY: help demo doctor setup up down run ask test test-airflow test-jobs test-serving test-faults test-kubernetes soak gc bench limits images compose-check lint lock clean
+.PHONY: help demo doctor setup up down run drop ask test test-airflow test-jobs test-serving test-faults test-kubernetes soak gc bench limits images compose-check lint lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 17
 	@echo "Variables: PYTHON, ANEMONE_HOME (default .anemone), ANEMONE_PORT (default 8080; serving takes + 10 to + 15)"
-	@echo "Of one command: run DATA, RECIPE, OVERRIDES; ask PROMPT; up TRAFFIC; gc DELETE; soak MINUTES; bench ONLY;"
+	@echo "Of one command: run DATA, RECIPE, OVERRIDES; drop RUN; ask PROMPT; up TRAFFIC; gc DELETE; soak MINUTES; bench ONLY;"
 	@echo "  images IMAGES, BASE, BUILD_BASE; compose-check BASE, BUILD_BASE; lock UPGRADE=yes"
 
 demo: setup  ## from data sets to live releases and back, watched in this terminal
@@ -44,6 +45,9 @@ down:  ## stop Airflow, serving and traffic
 
 run: setup  ## customize on your own data: make run DATA=my.jsonl RECIPE=demo/0.8M_lora_cpu
 	@$(AIRFLOW)/python -m include.laptop.run "$$DATA" "$$RECIPE" --overrides "$$OVERRIDES"
+
+drop: setup  ## end a run that would go on: make drop RUN=customize/manual__…, as make up prints it
+	@$(AIRFLOW)/python -m include.laptop.drop "$$RUN"
 
 ask:  ## one request to the live model: make ask PROMPT="show the logs of checkout in prod"
 	@$(AIRFLOW)/python -m include.laptop.ask "$$PROMPT"

@@ -25,6 +25,7 @@ from include.laptop.rest import Airflow
 from include.laptop.services import plain_environment
 
 USER = "admin"
+_LISTED_RUNS = 10
 START_TIMEOUT = 300.0
 """Seconds until every component must be healthy: 20 on two quiet cores, far more on a loaded machine."""
 
@@ -89,8 +90,11 @@ def client() -> Airflow:
     return Airflow(f"http://127.0.0.1:{port()}", USER, password())
 
 
-def up() -> bool:
+def up(say: Callable[[str], object] = lambda line: None) -> bool:
     """Start what does not run yet, and wait until all of it is healthy.
+
+    Args:
+        say: takes a line for the user about each run that an earlier stop has interrupted.
 
     Returns:
         Whether anything had to be started.
@@ -112,6 +116,9 @@ def up() -> bool:
             for service in missing:
                 if service.name == "scheduler":
                     _wait(began - timedelta(days=1), ())
+                    # Nothing of them has gone on yet, and nothing new has begun.
+                    for line in _interrupted(client()):
+                        say(line)
                 service.start([str(Path(sys.executable).parent / "airflow"), *COMMANDS[service.name]], settings)
             _wait(began, [service.name for service in missing])
         return bool(missing)
@@ -122,8 +129,25 @@ def start(say: Callable[[str], object]) -> None:
     if any(not service.running() for service in components()):
         say("Starting Airflow (half a minute on two quiet cores) …")
     began = time.monotonic()
-    state = f"Airflow is up after {time.monotonic() - began:.0f} s" if up() else "Airflow is up already"
+    state = f"Airflow is up after {time.monotonic() - began:.0f} s" if up(say) else "Airflow is up already"
     say(f"{state}: http://127.0.0.1:{port()}  user {USER}  password {password()}")
+
+
+def _interrupted(airflow: Airflow) -> list[str]:
+    """Return what to tell of the runs that were stopped in the middle: Airflow goes on with them by itself."""
+    runs, count = airflow.unfinished(limit=_LISTED_RUNS)
+    if not runs:
+        return []
+    lines = [
+        f"Airflow goes on with what was interrupted ({count} run{'s' * (count > 1)}); a candidate that comes of it is "
+        "released, too. To drop one:"
+    ]
+    for run in runs:
+        dag, name = run["dag_id"], run["dag_run_id"]
+        lines += [f"  {dag}, {run['state']}: {airflow.run_url(dag, name)}", f"    make drop RUN={dag}/{name}"]
+    if count > len(runs):
+        lines.append(f"  and {count - len(runs)} more: {airflow.url}/dag_runs")
+    return lines
 
 
 def check_alive() -> None:

@@ -14,6 +14,9 @@ from include.errors import AnemoneError, ConfigurationError, TryAgainError
 
 _PAGE = 100
 
+UNFINISHED = ("queued", "running")
+"""States of a run that has not ended."""
+
 
 class Airflow:
     """A client of one Airflow under SimpleAuthManager; fetches its token itself and again when it has expired.
@@ -69,7 +72,17 @@ class Airflow:
     def running(self, dag: str) -> list[str]:
         """Return the ids of the runs that have not ended."""
         path = f"/api/v2/dags/{dag}/dagRuns"
-        return [run["dag_run_id"] for run in self._get(path, limit=_PAGE, state=["queued", "running"])["dag_runs"]]
+        return [run["dag_run_id"] for run in self._get(path, limit=_PAGE, state=UNFINISHED)["dag_runs"]]
+
+    def unfinished(self, limit: int = _PAGE) -> tuple[list[dict[str, Any]], int]:
+        """Return up to `limit` runs of all DAGs that have not ended, oldest first, and how many there are."""
+        found = self._get("/api/v2/dags/~/dagRuns", limit=limit, order_by="run_after", state=UNFINISHED)
+        return found["dag_runs"], found["total_entries"]
+
+    def find_run(self, dag: str, run: str) -> dict[str, Any] | None:
+        """Return a run; None where there is no such run, or DAG."""
+        answer = self._send("GET", f"/api/v2/dags/{dag}/dagRuns/{run}", accept=(200, 404))
+        return answer.json() if answer.status_code == 200 else None
 
     def fail(self, dag: str, run: str) -> None:
         """Mark a run and its running tasks as failed."""

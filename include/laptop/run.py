@@ -73,4 +73,7 @@ if __name__ == "__main__":
     except (AnemoneError, NotOursError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped watching; the run continues in Airflow. `make down` stops it.")
+        sys.exit(
+            "\nStopped watching; the run continues in Airflow, also after a `make down` and the next `make up`, which "
+            "says how to drop it."
+        )

@@ -38,6 +38,7 @@ PARTS = {
     "faults/jobs/test_memory": "Training",
     "faults/jobs/test_nodes": "Training",
     "faults/airflow/test_orchestration": "Orchestration",
+    "faults/airflow/test_interrupted": "Orchestration",
     "faults/airflow/test_whole_airflow": "Orchestration",
     "faults/airflow/test_hostile_values": "Orchestration",
     "include/gates/test_evaluation": "Evaluation and registry",
