@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from include.errors import ExitCode
 from include.job_environment import ERROR_PREFIX
 from include.job_plan import JobFailedError
@@ -51,6 +53,7 @@ _NODE_REASONS = {
     "Preempting": "was preempted on its node by a critical pod",
     "SystemOOM": "was ended because its node, and not only the pod, ran out of memory",
 }
+_QUOTA = re.compile(r"requested: (\S+), used: \S+, limited: (\S+)")
 _NOT_ADMITTED = re.compile(r"OutOf\w+|UnexpectedAdmissionError|NodeAffinity|NodeName|.*Affinity.*|AppArmor|Sysctl.*")
 
 
@@ -240,7 +243,37 @@ def api_error(error: Any, action: str) -> JobFailedError:
             "connection",
             retryable=True,
         )
+    if failure := refusal(message, action):
+        return failure
+    if status == 403:
+        return JobFailedError(
+            f"Airflow may not {action} ({message}): give its service account the Role in include/deploy/kubernetes",
+            retryable=False,
+        )
+    if status == 404:
+        return JobFailedError(
+            f"the cluster cannot {action} ({message}): create the namespace, or name another", retryable=False
+        )
+    return JobFailedError(
+        f"the Kubernetes API refuses to {action} ({status}: {message}): correct the platform's cluster section",
+        retryable=status == 409,
+    )
+
+
+def refusal(message: str, action: str, *, pods: int = 1) -> JobFailedError | None:
+    """Return the error for what admission says to a new pod; None where it says nothing that is known here.
+
+    Args:
+        message: the API server's, as a client gets it, or as a controller repeats it in an event.
+        action: what was requested, as in "create pod x".
+        pods: how many of the kind are needed at once.
+    """
     if "exceeded quota" in message:
+        if _exceeds_hard_limit(message, pods):
+            remedy = "raise the quota, or request less" + (" (finetune.nodes)" if pods > 1 else "")
+            return JobFailedError(
+                f"the namespace's quota can never allow to {action} ({message}): {remedy}", retryable=False
+            )
         return JobFailedError(
             f"the namespace's quota does not allow to {action} ({message}): wait for others to end, or raise the quota",
             retryable=True,
@@ -268,19 +301,25 @@ def api_error(error: Any, action: str) -> JobFailedError:
             "cluster.service_account",
             retryable=False,
         )
-    if status == 403:
-        return JobFailedError(
-            f"Airflow may not {action} ({message}): give its service account the Role in include/deploy/kubernetes",
-            retryable=False,
+    return None
+
+
+def _exceeds_hard_limit(message: str, pods: int) -> bool:
+    """Return whether so many pods exceed a quota that nothing else uses.
+
+    Source of the format: plugin/pkg/admission/resourcequota/controller.go, checkRequest.
+    """
+    found = _QUOTA.search(message)
+    if found is None:
+        return False
+    try:
+        requested, limited = (
+            {name: parse_quantity(amount) for name, _, amount in (one.partition("=") for one in group.split(","))}
+            for group in found.groups()
         )
-    if status == 404:
-        return JobFailedError(
-            f"the cluster cannot {action} ({message}): create the namespace, or name another", retryable=False
-        )
-    return JobFailedError(
-        f"the Kubernetes API refuses to {action} ({status}: {message}): correct the platform's cluster section",
-        retryable=status == 409,
-    )
+    except ValueError:
+        return False
+    return any(pods * amount > limited[name] for name, amount in requested.items() if name in limited)
 
 
 def api_unavailable(error: BaseException, action: str) -> JobFailedError:
@@ -290,6 +329,13 @@ def api_unavailable(error: BaseException, action: str) -> JobFailedError:
         "that runs continues meanwhile, and the next try adopts it",
         retryable=True,
     )
+
+
+def describe_error(error: Any) -> str:
+    """Return an error of either client on one line: status and message, without the response's headers."""
+    if not hasattr(error, "status"):
+        return _one_line(str(error)) or type(error).__name__
+    return f"{error.status} {error.reason}: {_message(error)}" if error.body else f"{error.status} {error.reason}"
 
 
 def _state(pod: Any, container: str, kind: str) -> Any:

@@ -12,6 +12,8 @@ from airflow.triggers.base import BaseTrigger
 from kubernetes_asyncio.client import ApiClient
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from operators.kubernetes.pod_failures import describe_error
+
 CHUNK_BYTES = 2**16
 
 _LONGEST_BYTES = 2**20
@@ -126,7 +128,9 @@ class FollowedLog:
             async for line in _new_lines(client, reader, pod, container, ended=state.terminated is not None):
                 self._trigger.log.info("%s", line)
         except (ApiException, ClientError, OSError) as error:
-            self._trigger.log.warning("the log of pod %s cannot be read now (%s)", pod.metadata.name, error)
+            self._trigger.log.warning(
+                "the log of pod %s cannot be read now (%s)", pod.metadata.name, describe_error(error)
+            )
         finally:
             if reader.position != before:
                 await self._store(reader)

@@ -120,7 +120,14 @@ class PodJobOperator(JobOperator, KubernetesPodOperator):
         """Resume after the trigger has fired: conclude the job, or defer again."""
         self._load_plan(event[_SPEC])
         self._log_reader = LogReader(event.get(LOG_POSITION))
-        return self._follow_pod(context, event, lambda: super(PodJobOperator, self).trigger_reentry(context, event))
+
+        def conclude() -> None:
+            # Asked first: the provider warns of a pod that is gone, and guesses why.
+            if self.find_pod(event["namespace"], context) is None:
+                raise PodNotFoundException
+            super(PodJobOperator, self).trigger_reentry(context, event)
+
+        return self._follow_pod(context, event, conclude)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Delete what runs where the trigger itself failed and no next try would adopt it.

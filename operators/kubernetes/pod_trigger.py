@@ -15,7 +15,15 @@ from airflow.sdk.configuration import conf
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.client.models import V1Pod
 
-from operators.kubernetes.pod_failures import disruption_of, overdue, startup_failure, unschedulable
+from operators.kubernetes.pod_failures import (
+    api_error,
+    describe_error,
+    disruption_of,
+    overdue,
+    pod_gone,
+    startup_failure,
+    unschedulable,
+)
 from operators.kubernetes.pod_logs import LOG_POSITION, FollowedLog
 
 DISRUPTION = "disruption"
@@ -104,15 +112,21 @@ class PodJobTrigger(KubernetesPodTrigger):
             try:
                 return await self.hook.get_pod(name=self.pod_name, namespace=self.pod_namespace)
             except (ApiException, KubernetesApiError, ClientError, OSError) as error:
+                # What is raised becomes the trigger's event. The provider logs what it does not expect with its
+                # traceback: the end of a pod is expected, and an answer's headers belong in no log.
+                if isinstance(error, ApiException) and error.status == 404:
+                    gone = pod_gone(self.pod_name, disruption_in(self.trigger_kwargs))
+                    raise PodLaunchTimeoutException(str(gone)) from None
                 if isinstance(error, ApiException) and not is_transient(error):
-                    raise
+                    raise KubernetesApiError(str(api_error(error, f"watch pod {self.pod_name}"))) from None
                 if unreachable_since is None:
                     unreachable_since = clock()
                     self.log.warning(
-                        "the Kubernetes API cannot be reached (%s): pod %s runs meanwhile", error, self.pod_name
+                        "the Kubernetes API cannot be reached (%s): pod %s runs meanwhile",
+                        *(describe_error(error), self.pod_name),
                     )
                 elif clock() - unreachable_since > self.trigger_kwargs.get(UNREACHABLE, 0):
-                    raise
+                    raise KubernetesApiError(describe_error(error)) from None
             await asyncio.sleep(self.poll_interval)
 
 

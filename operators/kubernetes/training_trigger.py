@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,7 +17,16 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi, V1DeleteOptions, V1Preconditions
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from operators.kubernetes.pod_failures import disruption_of, ended_by_cluster, lost, startup_failure, unschedulable
+from operators.kubernetes.pod_failures import (
+    api_error,
+    describe_error,
+    disruption_of,
+    ended_by_cluster,
+    lost,
+    refusal,
+    startup_failure,
+    unschedulable,
+)
 from operators.kubernetes.pod_logs import FollowedLog
 from operators.kubernetes.pod_trigger import DISRUPTION, STARTUP_FAILURE_SECONDS, delete_in_time, is_transient
 from operators.kubernetes.workloads import TRAINING, WORKLOADS, Workload
@@ -80,6 +90,8 @@ class TrainingTrigger(BaseTrigger):
         self._failing_since: dict[str, datetime] = {}
         self._unschedulable: dict[str, str] = {}
         self._complete = False
+        self._warning: str | None = None
+        self._logged_warnings: set[str] = set()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return "operators.kubernetes.training_trigger.TrainingTrigger", {
@@ -143,9 +155,11 @@ class TrainingTrigger(BaseTrigger):
                     return {"status": "unreachable", "message": f"{error.status}: {error.reason}"}
                 if unreachable_since is None:
                     unreachable_since = clock()
-                    self.log.warning("the Kubernetes API cannot be reached (%s): the training runs meanwhile", error)
+                    self.log.warning(
+                        "the Kubernetes API cannot be reached (%s): the training runs meanwhile", describe_error(error)
+                    )
                 elif clock() - unreachable_since > self.unreachable_seconds:
-                    return {"status": "unreachable", "message": str(error)}
+                    return {"status": "unreachable", "message": describe_error(error)}
             else:
                 unreachable_since = None
                 if ended is not None:
@@ -177,19 +191,68 @@ class TrainingTrigger(BaseTrigger):
                 self._disruptions = {pod.metadata.name: (disruption, True)}
                 raise StuckError(disruption)
         if training["metadata"].get("deletionTimestamp") is None:
+            self._complete = self._complete or len(pods) >= self.nodes
+            if not self._complete:
+                await self._read_warnings(client, training, workload)
+                self._require_pods(len(pods), workload)
             self._require_start(pods, workload)
         return None
+
+    async def _read_warnings(self, client: ApiClient, training: Mapping[str, Any], workload: Workload) -> None:
+        """Log what the controllers report about pods that they cannot create, and keep the last of it."""
+        warnings: list[Any] = []
+        for name in workload.reporters(self.name):
+            try:
+                selector = f"involvedObject.name={name},type=Warning"
+                found = await CoreV1Api(client).list_namespaced_event(self.namespace, field_selector=selector)
+            except ApiException as error:
+                if error.status != 403:
+                    raise
+                # The Role of version 0.2 did not have this right, and a training runs without it.
+                self._log_warning(str(api_error(error, f"list the events of training {self.name}")))
+                return
+            warnings += found.items
+        # Those of an earlier try's training, which had the same name, outlive it.
+        created = datetime.fromisoformat(training["metadata"]["creationTimestamp"])
+        for event in sorted(warnings, key=_last_seen):
+            if _last_seen(event) >= created:
+                self._warning = f"{event.reason}: {' '.join((event.message or '').split())}"
+                self._log_warning(self._warning)
+
+    def _log_warning(self, warning: str) -> None:
+        """Log each warning once: the names that differ from one attempt to the next do not count."""
+        key = re.sub(r'"[^"]*"', "", warning)
+        if key not in self._logged_warnings:
+            self._logged_warnings.add(key)
+            self.log.warning("training %s: %s", self.name, warning)
+
+    def _require_pods(self, count: int, workload: Workload) -> None:
+        """Raise StuckError where the others of the training's pods can never be created, or were not for too long."""
+        now, action = datetime.now(UTC), f"create all {self.nodes} pods of training {self.name}"
+        failure = refusal(self._warning, action, pods=self.nodes) if self._warning else None
+        if failure is None or failure.retryable:
+            self._failing_since.pop(self.name, None)
+        elif _since(self._failing_since.setdefault(self.name, now), now) > STARTUP_FAILURE_SECONDS:
+            raise StuckError(str(failure), retryable=False)
+        if _since(datetime.fromisoformat(self.since), now) <= self.schedule_timeout_seconds:
+            return
+        if failure is not None:
+            raise StuckError(
+                f"{failure} ({count} are there after {self.schedule_timeout_seconds:.0f} s)", failure.retryable
+            )
+        raise StuckError(
+            f"training {self.name} has {count} of its {self.nodes} pods after {self.schedule_timeout_seconds:.0f} s: "
+            + (
+                f"what keeps the others from being created is {self._warning}"
+                if self._warning
+                else f"no event says what keeps the others from being created; see that the controller of "
+                f"{workload.kind.plural} runs"
+            )
+        )
 
     def _require_start(self, pods: list[Any], workload: Workload) -> None:
         """Raise StuckError where one pod has kept the others waiting for too long."""
         now = datetime.now(UTC)
-        self._complete = self._complete or len(pods) >= self.nodes
-        if not self._complete and _since(datetime.fromisoformat(self.since), now) > self.schedule_timeout_seconds:
-            raise StuckError(
-                f"training {self.name} has {len(pods)} of its {self.nodes} pods after "
-                f"{self.schedule_timeout_seconds:.0f} s: `kubectl describe {workload.kind.plural}/{self.name}` says "
-                "what keeps the others from being created (a quota, a policy, a controller that does not run)"
-            )
         for pod in pods:
             name = pod.metadata.name
             if pod.status.phase in ("Succeeded", "Failed"):
@@ -199,11 +262,12 @@ class TrainingTrigger(BaseTrigger):
                 self.log.info("pod %s waits for a node: %s", name, reason)
                 self._unschedulable[name] = reason
             if reason is not None and _since(pod.metadata.creation_timestamp, now) > self.schedule_timeout_seconds:
-                others = sum(other.spec.node_name is not None for other in pods)
+                others = [other.metadata.name for other in pods if other.spec.node_name is not None]
                 raise StuckError(
                     f"no node took pod {name} within {self.schedule_timeout_seconds:.0f} s ({reason}), and a "
-                    f"training of {self.nodes} nodes needs all of them: the {others} that had one were deleted; add "
-                    "nodes, free some, or lower finetune.nodes"
+                    f"training of {self.nodes} nodes needs all of them: "
+                    + (f"{', '.join(others)} had one and made room; " if others else "")
+                    + "add nodes, free some, or lower finetune.nodes"
                 )
             failure = startup_failure(pod, workload.container)
             if failure is None:
@@ -219,6 +283,12 @@ class TrainingTrigger(BaseTrigger):
                         f"pod {name} did not start within {self.startup_timeout_seconds:.0f} s: check its node "
                         f"{pod.spec.node_name}, and how long its image takes to pull"
                     )
+
+
+def _last_seen(event: Any) -> datetime:
+    """Return when an event was last seen: controllers fill in different ones of its times."""
+    series = event.series.last_observed_time if event.series is not None else None
+    return series or event.last_timestamp or event.event_time or event.metadata.creation_timestamp
 
 
 def _deleted(pod: Any) -> datetime:

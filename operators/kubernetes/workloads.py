@@ -48,6 +48,7 @@ class Workload:
         kind: of the training's main object; deleting that deletes all others.
         container: the name that the pods' container has to have.
         first: labels of node 0's pod, beside `TRAINING`.
+        reporters: return the names of the objects whose events say why a pod is not created.
         succeeded, failed: types of the main object's conditions at its end.
         before, after: return the other objects, to be created before and after the main one.
     """
@@ -56,6 +57,7 @@ class Workload:
     kind: Kind
     container: str
     _main: Callable[[str, dict[str, Any], int, int], dict[str, Any]]
+    reporters: Callable[[str], tuple[str, ...]] = lambda name: (name,)
     first: Mapping[str, str] = field(default_factory=lambda: {_INDEX: "0"})
     succeeded: str = "Complete"
     failed: str = "Failed"
@@ -223,6 +225,8 @@ WORKLOADS: Mapping[str, Workload] = {
             Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
             "node",
             _train_job,
+            # The TrainJob and its JobSet, and the JobSet's Job.
+            reporters=lambda name: (name, f"{name}-node-0"),
             before=_training_runtime,
         ),
         Workload(

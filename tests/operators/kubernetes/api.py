@@ -31,6 +31,7 @@ class KubernetesPeer:
     Attributes:
         requests: every one, as "METHOD path".
         refusal: (status, message) that answers each creation.
+        answers: (status, message) that answers every request of a method, or about a kind by its plural.
         failing: how many requests get a 503 from now on.
         losing: how many creations are carried out from now on, and answered as if they were not.
         on_create: what happens to a new pod; by default it stays pending.
@@ -44,6 +45,7 @@ class KubernetesPeer:
         self.events: list[Pod] = []
         self.requests: list[str] = []
         self.refusal: tuple[int, str] | None = None
+        self.answers: dict[str, tuple[int, str]] = {}
         self.failing = self.losing = 0
         self.vanishing: tuple[int, str] | None = None
         self.on_create: Callable[[Pod], None] = lambda pod: None
@@ -102,6 +104,9 @@ class KubernetesPeer:
             process.wait()
 
     def answer(self, method: str, path: list[str], body: Pod, query: str) -> tuple[int, Any]:
+        for key in (method, *path[4:5]):
+            if key in self.answers:
+                return _status(*self.answers[key])
         if self.failing > 0:
             self.failing -= 1
             return _status(503, "the API server is being replaced")
@@ -113,7 +118,9 @@ class KubernetesPeer:
             case "GET", ["pods"]:
                 return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": list(self.pods.values())}
             case "GET", ["events"]:
-                return 200, {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": self.events}
+                wanted = (parse_qs(query).get("fieldSelector") or [""])[0]
+                chosen = [event for event in self.events if _selects(wanted, event)]
+                return 200, {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": chosen}
             case method, ["pods", name, *rest] if name in self.pods:
                 if rest == ["log"]:
                     return 200, self._log(name, {key.lower(): found[0] for key, found in parse_qs(query).items()})
@@ -248,6 +255,13 @@ class TrainingPeer(KubernetesPeer):
                 return (200, self.services[name]) if name in self.services else _status(404, "not found")
         return super().answer(method, path, body, query)
 
+    def warn(self, name, reason, message, seconds=0):
+        """Report an event about an object, as its controller does."""
+        metadata = {"name": f"{name}.{len(self.events)}", "namespace": "anemone", "creationTimestamp": now(seconds)}
+        about = {"involvedObject": {"name": name}, "lastTimestamp": now(seconds), "type": "Warning"}
+        with self.lock:
+            self.events.append({"metadata": metadata, "reason": reason, "message": message, **about})
+
     def end(self, job, kind="Complete", reason=None):
         with self.lock:
             job["status"] = {"conditions": [{**CONDITION, "type": kind, "status": "True", "reason": reason}]}
@@ -294,10 +308,21 @@ class TrainingPeer(KubernetesPeer):
         if refusal := _another(self.jobs[name], options or {}):
             return refusal
         job = self.jobs.pop(name)
-        for pod in self.nodes(job):
-            del self.pods[pod["metadata"]["name"]]
+        for index in range(job["spec"]["completions"]):
+            self.pods.pop(f"{name}-{index}", None)
         self.services.pop(name, None)
         return 200, job
+
+
+def _selects(selector: str, found: Pod) -> bool:
+    """Return whether a field selector, as `involvedObject.name=x,type=Warning`, chooses an object."""
+    for path, _, value in (term.partition("=") for term in filter(None, selector.split(","))):
+        field: Any = found
+        for key in path.split("."):
+            field = field.get(key, {})
+        if field != value:
+            return False
+    return True
 
 
 def _another(found: dict[str, Any], options: dict[str, Any]) -> tuple[int, Pod] | None:

@@ -188,13 +188,24 @@ def test_exit_0_without_an_artifact_is_no_success(task, kubernetes):
         follow(task)
 
 
-def test_a_pod_that_is_gone_is_no_success(task, kubernetes):
+def test_a_pod_that_is_gone_is_no_success(task, kubernetes, caplog, capsys):
     given = context()
     waiting = deferred(task(), given)
     kubernetes.vanish(*kubernetes.pods)
     with pytest.raises(AirflowException, match="is gone, and nobody saw it end") as failure:
         task().trigger_reentry(given, fires(waiting.trigger))
     assert not isinstance(failure.value, AirflowFailException)
+    # That sentence is all that the log has to say.
+    log = caplog.text + capsys.readouterr().out
+    assert not [word for word in ("Traceback", "headers", "404", "Unexpected", "GC'd") if word in log]
+
+
+def test_a_refusal_is_logged_without_the_answers_headers(task, kubernetes, caplog, capsys):
+    waiting = deferred(task(), context())
+    kubernetes.answers["GET"] = (403, 'pods is forbidden: User "u" cannot get resource "pods"')
+    event = fires(waiting.trigger)
+    assert (event["status"], event["message"].partition(" anemone-")[0]) == ("error", "Airflow may not watch pod")
+    assert "headers" not in caplog.text + capsys.readouterr().out + json.dumps(event)
 
 
 def test_a_pod_that_was_seen_to_end_well_may_be_gone(task, kubernetes):
@@ -355,6 +366,7 @@ def test_an_api_that_stays_away_is_worth_another_try_which_adopts(task, kubernet
     kubernetes.failing = 10_000
     waiting.trigger.trigger_kwargs["unreachable_seconds"] = 0.1
     event = fires(waiting.trigger)
+    assert "503 Service Unavailable" in event["message"] and "headers" not in json.dumps(event)
     with pytest.raises(AirflowException, match=r"the Kubernetes API could not follow pod anemone-generate-\w+ \(503"):
         task().trigger_reentry(given, event)
     kubernetes.failing = 0

@@ -22,18 +22,19 @@ from tests.operators.kubernetes.test_training_operator import (  # noqa: F401
     context,
     deferred,
     follow,
+    long_ago,
     platform,
+    refuse_pods,
     soon,
     store_text,
     task,
 )
 
 ROLES = PROJECT / "include" / "deploy" / "kubernetes"
-KUBEFLOW = ("trainer.kubeflow.org", "kubeflow.org")
 
 
 class GuardedPeer(TrainingPeer):
-    """Answers what the requesting account's role grants, and records the requests.
+    """Answers what the requesting account's roles grant, and records the requests.
 
     Attributes:
         account: that sends the requests now: `worker` or `triggerer`.
@@ -53,10 +54,6 @@ class GuardedPeer(TrainingPeer):
         self.used: dict[str, set[Right]] = {account: set() for account in self.granted}
         self.refused: dict[str, set[Right]] = {account: set() for account in self.granted}
         self.custom: dict[str, dict[str, dict]] = {"trainjobs": {}, "trainingruntimes": {}, "pytorchjobs": {}}
-
-    def left_over(self, account: str, *groups: str) -> set[Right]:
-        """Rights on resources of these groups that nobody needed."""
-        return {right for right in self.granted[account] - self.used[account] if right.group in groups}
 
     @contextmanager
     def as_triggerer(self) -> Iterator[None]:
@@ -147,6 +144,11 @@ def test_the_roles_are_enough_and_no_more(task, kubernetes, store, commit):  # n
     kubernetes.on_job = lambda job: None
     killed(kubernetes, deferred(task()))
     assert kubernetes.jobs == {}
+    # One whose pods are not created: its Job's events say why.
+    kubernetes.on_job = refuse_pods(kubernetes)
+    event = test_training_operator.fires(long_ago(deferred(task())))
+    with pytest.raises(AirflowException, match="exceeded quota"):
+        task().training_ended(context(), event)
     # One pod: one that fails, whose events are read, and one that is marked.
     waiting = test_pod_operator.deferred(task(nodes=1), context())
     (pod,) = kubernetes.pods.values()
@@ -166,9 +168,8 @@ def test_the_roles_are_enough_and_no_more(task, kubernetes, store, commit):  # n
     killed(kubernetes, waiting.trigger)
     kubernetes.on_job = end_well
     assert follow(task)
-    for account in kubernetes.granted:
-        assert not kubernetes.refused[account], account
-        assert not kubernetes.left_over(account, "", "batch"), account
+    for account, used in kubernetes.used.items():
+        assert used == granted(ROLES / "airflow" / "rbac.yaml", f"anemone-{account}"), account
 
 
 @pytest.mark.parametrize("form", ["trainjob", "pytorchjob"])
@@ -189,11 +190,11 @@ def test_kubeflows_roles_are_enough_and_no_more(task, platform, kubernetes, stor
     assert follow(task)
     used = {right for account in kubernetes.used.values() for right in account}
     assert Right("create", "kubeflow.org" if form == "pytorchjob" else "trainer.kubeflow.org", resource) in used
-    for account in kubernetes.granted:
+    others = {"pytorchjobs"} if form == "trainjob" else {"trainjobs", "trainingruntimes"}
+    for account, used in kubernetes.used.items():
+        role = granted(ROLES / "kubeflow" / "rbac.yaml", f"anemone-{account}-kubeflow")
         assert not kubernetes.refused[account], account
-        others = {"pytorchjobs"} if form == "trainjob" else {"trainjobs", "trainingruntimes"}
-        left = {right for right in kubernetes.left_over(account, *KUBEFLOW) if right.resource not in others}
-        assert not left, account
+        assert {right for right in used if right in role} == {right for right in role if right.resource not in others}
 
 
 def test_a_right_that_is_missing_is_told_by_name(task, kubernetes):  # noqa: F811

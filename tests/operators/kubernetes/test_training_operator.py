@@ -270,9 +270,21 @@ def test_where_one_pod_finds_no_node_all_are_let_go(task, kubernetes):
     second["metadata"]["creationTimestamp"] = now(-31)
     event = fires(trigger)
     assert event["status"] == "stuck"
-    with pytest.raises(AirflowException, match=r"-1 within 30 s \(Insufficient gpu\).* needs all of them: the 1 that"):
+    with pytest.raises(
+        AirflowException, match=r"-1 within 30 s \(Insufficient gpu\).* needs all of them: \S+-0 had one and"
+    ):
         task().training_ended(context(), event)
     assert kubernetes.jobs == kubernetes.pods == {}
+
+
+def test_where_no_pod_finds_a_node_nothing_is_said_of_others(task, kubernetes):
+    trigger = deferred(task())
+    (job,) = kubernetes.jobs.values()
+    for pod in kubernetes.nodes(job):
+        waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient gpu"}
+        kubernetes.status(pod, "Pending", conditions=[waits])
+        pod["metadata"]["creationTimestamp"] = now(-31)
+    assert fires(trigger)["message"].endswith("needs all of them: add nodes, free some, or lower finetune.nodes")
 
 
 def long_ago(trigger):
@@ -301,6 +313,106 @@ def test_pods_that_are_never_made_end_the_wait(task, kubernetes, conditions, say
         task().training_ended(context(), event)
 
 
+async def polls(kubernetes, trigger):
+    """Wait until the trigger has looked twice from now on: once with what the API says now."""
+
+    def looked():
+        return sum(request.endswith(f"s/{trigger.name}") for request in kubernetes.requests)
+
+    until = looked() + 3
+    while looked() < until:
+        await asyncio.sleep(0.01)
+
+
+FULL = 'Error creating: pods "{}" is forbidden: exceeded quota: team, requested: pods=1, used: pods=4, limited: pods=4'
+
+
+def refuse_pods(kubernetes, reporter="{}", message=FULL, seconds=0):
+    """What a controller does where admission refuses its pods: it makes none, tries again, and says so each time."""
+
+    def refuse(training):
+        name = training["metadata"]["name"]
+        for number in range(training["spec"].get("completions", 0)):
+            kubernetes.vanish(f"{name}-{number}")
+        for number in range(3):
+            refused = message.format(f"{name}-0-{number}")
+            kubernetes.warn(reporter.format(name), "FailedCreate", refused, seconds)
+
+    return refuse
+
+
+@pytest.mark.parametrize(("form", "reporter"), [("job", "{}"), ("trainjob", "{}-node-0")])
+def test_a_full_quota_is_in_the_log_at_once_and_in_the_sentence(
+    task, kubernetes, request, caplog, capsys, form, reporter
+):
+    if form == "trainjob":
+        request.getfixturevalue("as_trainjob")
+    kubernetes.on_job = refuse_pods(kubernetes, reporter)
+    trigger = deferred(task())
+    if form == "trainjob":
+        kubernetes.on_job(kubernetes.kubeflow["trainjobs"][trigger.name])
+
+    async def waits():
+        event = asyncio.create_task(training_trigger.first_event(trigger))
+        await polls(kubernetes, trigger)
+        assert not event.done()
+        event.cancel()
+
+    asyncio.run(asyncio.wait_for(waits(), 30))
+    assert (caplog.text + capsys.readouterr().out).count("FailedCreate: Error creating") == 1
+    event = fires(long_ago(trigger))
+    quota = (
+        r"quota does not allow to create all 2 pods .*FailedCreate: .*exceeded quota: team,.*: wait for others to end"
+    )
+    with pytest.raises(AirflowException, match=quota) as raised:
+        task().training_ended(context(), event)
+    assert "(0 are there after 30 s)" in str(raised.value) and "kubectl" not in str(raised.value)
+    assert not isinstance(raised.value, AirflowFailException)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (FULL.replace("limited: pods=4", "limited: pods=1"), "quota can never allow to create all 2 pods"),
+        ('Error creating: pods "{}" is forbidden: violates PodSecurity "restricted:latest"', "Pod Security refuses"),
+        ('Error creating: pods "{}" is forbidden: serviceaccount "jobs" not found', "create the service account"),
+    ],
+)
+def test_a_training_whose_pods_can_never_be_made_ends_soon_and_for_good(task, kubernetes, monkeypatch, message, says):
+    monkeypatch.setattr(training_trigger, "STARTUP_FAILURE_SECONDS", 0.05)
+    kubernetes.on_job = refuse_pods(kubernetes, message=message)
+    event = fires(deferred(task()))
+    with pytest.raises(AirflowFailException, match=says):
+        task().training_ended(context(), event)
+
+
+def test_a_reason_that_is_not_known_is_told_as_it_is(task, kubernetes):
+    kubernetes.on_job = refuse_pods(kubernetes, message="the pod {} did not please me")
+    event = fires(long_ago(deferred(task())))
+    assert (
+        "has 0 of its 2 pods after 30 s: what keeps the others from being created is FailedCreate: the pod"
+        in event["message"]
+    )
+
+
+def test_what_was_said_of_the_last_tries_training_is_not_said_of_this_one(task, kubernetes):
+    kubernetes.on_job = refuse_pods(kubernetes, seconds=-60)
+    event = fires(long_ago(deferred(task())))
+    assert (
+        "no event says what keeps the others from being created; see that the controller of jobs runs"
+        in event["message"]
+    )
+
+
+def test_without_the_right_to_list_events_a_training_runs_on(task, kubernetes, caplog, capsys):
+    kubernetes.on_job = refuse_pods(kubernetes)
+    kubernetes.answers["events"] = (403, 'events is forbidden: User "u" cannot list resource "events"')
+    event = fires(long_ago(deferred(task())))
+    assert "has 0 of its 2 pods" in event["message"]
+    log = caplog.text + capsys.readouterr().out
+    assert log.count("Airflow may not list the events") == 1 and "give its service account the Role" in log
+
+
 def test_a_pod_that_is_taken_away_after_hours_was_made(task, kubernetes):
     trigger = long_ago(deferred(task()))
     (job,) = kubernetes.jobs.values()
@@ -310,11 +422,11 @@ def test_a_pod_that_is_taken_away_after_hours_was_made(task, kubernetes):
 
     async def preempted():
         event = asyncio.create_task(training_trigger.first_event(trigger))
-        await asyncio.sleep(0.2)
+        await polls(kubernetes, trigger)
         kubernetes.status(second, "Running", state={"running": {}}, conditions=[PREEMPTED])
-        await asyncio.sleep(0.2)
+        await polls(kubernetes, trigger)
         kubernetes.vanish(second["metadata"]["name"])
-        await asyncio.sleep(0.2)
+        await polls(kubernetes, trigger)
         assert not event.done()
         kubernetes.exit(first, 143, "stopped on request")
         kubernetes.end(job, "Failed", "PodFailurePolicy")
