@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
+from errno import EXDEV
 from pathlib import Path
 from typing import BinaryIO
+
+_CHUNK_BYTES = 2**23
+_FLUSH_BYTES = 2**26
 
 
 def fsync(path: Path) -> None:
@@ -21,6 +27,40 @@ def fsync_tree(folder: Path) -> None:
     """Flush a folder and everything below it to the disk."""
     for path in (folder, *folder.rglob("*")):
         fsync(path)
+
+
+def copy_tree(source: Path, target: Path, on_progress: Callable[[], None]) -> None:
+    """Copy a folder of plain files to `target`, which must not exist; `on_progress` is called after each piece.
+
+    What is copied is flushed in between: closing a file on NFS flushes all of it, in which nothing would be heard.
+    """
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+            continue
+        with path.open("rb") as reader, copy.open("xb") as writer:
+            unflushed = 0
+            while chunk := reader.read(_CHUNK_BYTES):
+                writer.write(chunk)
+                unflushed += len(chunk)
+                if unflushed >= _FLUSH_BYTES:
+                    writer.flush()
+                    os.fdatasync(writer.fileno())
+                    unflushed = 0
+                on_progress()
+
+
+def move_tree(source: Path, target: Path, on_progress: Callable[[], None]) -> None:
+    """Rename a folder of plain files; where `target` is on another file system, copy and remove it."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != EXDEV:
+            raise
+        copy_tree(source, target, on_progress)
+        shutil.rmtree(source)
 
 
 def replace(path: Path, data: bytes) -> None:

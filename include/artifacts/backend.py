@@ -35,8 +35,12 @@ class AttemptFolder(Protocol):
 
     folder: Path
 
-    def publish(self, entries: Sequence[FileEntry]) -> None:
-        """Store the files durably at the paths of a manifest."""
+    def publish(self, entries: Sequence[FileEntry], on_progress: Callable[[], None]) -> None:
+        """Store the files durably at the paths of a manifest.
+
+        Args:
+            on_progress: called after each file, and each part of a large one, that is stored; by several threads.
+        """
 
     def withdraw(self) -> None:
         """Remove what `publish` stored outside the folder: no manifest points to it. Raise no AnemoneError."""

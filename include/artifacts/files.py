@@ -202,12 +202,11 @@ class FileAttempt:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def publish(self, entries: Sequence[FileEntry]) -> None:
+    def publish(self, entries: Sequence[FileEntry], on_progress: Callable[[], None]) -> None:
         files = [self.folder / FILES / entry.path for entry in entries]
-        for path in files:
+        for path in (*files, *({path.parent for path in files} | {self.folder / FILES, self.folder})):
             fsync(path)
-        for folder in {path.parent for path in files} | {self.folder / FILES, self.folder}:
-            fsync(folder)
+            on_progress()
 
     def withdraw(self) -> None:
         """Leave everything to `close`: nothing was written elsewhere."""

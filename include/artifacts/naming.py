@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 NAME_DIGITS = 20
 """Hex digits of a name's digest: 80 bits, so 10^9 artifacts collide with probability below 10^-6."""
+
+
+_CHUNK_BYTES = 2**20
 
 
 class _File(Protocol):
@@ -31,10 +34,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_digest(path: Path, *, on_progress: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 (hex) of a file's bytes; `on_progress` is called after each MiB."""
+    state, buffer = hashlib.sha256(), bytearray(_CHUNK_BYTES)
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            state.update(memoryview(buffer)[:count])
+            on_progress()
+    return state.hexdigest()
 
 
 def content_digest(files: Iterable[_File]) -> str:

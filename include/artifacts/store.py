@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -236,9 +236,13 @@ class Store:
             raise ArtifactError(f"{path!r} is not a path in {self.root}: nothing was removed")
         self._backend.remove(path)
 
-    def attempt(self, name: str) -> Attempt:
-        """Return a place to write the files of `name`; nothing exists for others until `Attempt.commit`."""
-        return Attempt(self, self._backend, name)
+    def attempt(self, name: str, *, on_progress: Callable[[], None] = lambda: None) -> Attempt:
+        """Return a place to write the files of `name`; nothing exists for others until `Attempt.commit`.
+
+        Args:
+            on_progress: called, by several threads, whenever the commit has read or stored another piece.
+        """
+        return Attempt(self, self._backend, name, on_progress)
 
     def _existing_manifest(self, name: str) -> Manifest:
         manifest = self.manifest(name)
@@ -260,10 +264,11 @@ class Attempt:
         events: local path of the job's event log.
     """
 
-    def __init__(self, store: Store, backend: Backend, name: str) -> None:
+    def __init__(self, store: Store, backend: Backend, name: str, on_progress: Callable[[], None]) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.name = name
         self._store = store
+        self._on_progress = on_progress
         self._place = backend.attempt(name, self.id)
         self.folder = self._place.folder
         self.files = self.folder / FILES
@@ -294,7 +299,8 @@ class Attempt:
             if path.is_file():
                 relative = path.relative_to(self.files).as_posix()
                 try:
-                    entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=file_digest(path)))
+                    sha256 = file_digest(path, on_progress=self._on_progress)
+                    entries.append(FileEntry(path=relative, size=path.stat().st_size, sha256=sha256))
                 except ValidationError:
                     raise ArtifactError(f"{relative!r} is no name for a file of an artifact: use plain text") from None
         return tuple(entries)
@@ -318,7 +324,7 @@ class Attempt:
         )
         may_exist = False
         try:
-            self._place.publish(entries)
+            self._place.publish(entries, self._on_progress)
             # From here on a manifest may exist that points to the files, even where its answer never arrives.
             may_exist = True
             if self._store.create(f"{self.name}/{MANIFEST}", manifest.encode()):

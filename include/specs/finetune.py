@@ -45,7 +45,8 @@ class Config(Model):
         validate_every: steps between validations; the last step is validated always.
         checkpoint_every: steps between checkpoints; what a killed run loses at the most.
         hang_seconds: a rank of which nothing is heard for so long is taken to hang (or for 20 of its steps, where they
-            take longer; five times as long until the first step). The longest checkpoint has to fit in.
+            take longer; five times as long until the first step). Writing a checkpoint into the scratch folder has to
+            fit in; committing it to the store may take any time in which it makes progress.
         chat_template: Jinja; `{% generation %}` marks what is trained on.
     """
 

@@ -7,7 +7,6 @@ data), `best/` (the weights with the lowest validation loss so far, where there 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from include.artifacts.manifest import InputEntry
 from include.artifacts.naming import checkpoint_name
 from include.artifacts.store import Store
+from include.durable import copy_tree, move_tree
 from include.errors import ArtifactError
 from include.specs.finetune import Spec
 from jobs.common.runtime import record_provenance
@@ -27,23 +27,33 @@ Report = Callable[..., None]
 """`Job.event`, or its counterpart in a rank: an event's name, then its fields."""
 
 
-def commit(spec: Spec, step: int, *, automodel: Path, best: Path | None, curve: Curve, started: datetime) -> bool:
+def commit(
+    spec: Spec,
+    step: int,
+    *,
+    automodel: Path,
+    best: Path | None,
+    curve: Curve,
+    started: datetime,
+    on_progress: Callable[[], None],
+) -> bool:
     """Publish the state after optimizer step `step`. `automodel` is moved, not copied.
 
     Args:
         best: AutoModel's folder of the best weights so far.
         started: when this try started, for the manifest.
+        on_progress: called, by several threads, whenever another piece was copied, read or stored.
 
     Returns:
         Whether there is now a sound checkpoint of this step (this one, or an equal one of another try).
     """
     store = Store(spec.output.store, existing=True)
-    with store.attempt(checkpoint_name(spec.output.name, step)) as attempt:
-        shutil.move(automodel, attempt.files / AUTOMODEL)
+    with store.attempt(checkpoint_name(spec.output.name, step), on_progress=on_progress) as attempt:
+        move_tree(automodel, attempt.files / AUTOMODEL, on_progress)
         # Names this try's folders; AutoModel would compare them with the next try's and warn.
         (attempt.files / AUTOMODEL / "config.yaml").unlink(missing_ok=True)
         if best is not None:
-            shutil.copytree(best, attempt.files / BEST)
+            copy_tree(best, attempt.files / BEST, on_progress)
         curve.write(attempt.files)
         try:
             attempt.commit(

@@ -21,7 +21,7 @@ class Heartbeat:
 
     Attributes:
         pid: its process; 0 before it began, -1 once its work is done.
-        beats: grows with every micro-batch, checkpoint and validation.
+        beats: grows with every micro-batch and validation, and with every piece of a checkpoint that is committed.
         step: optimizer steps that it has taken in this try.
         step_seconds: the median duration of its last steps, 0 before the second.
     """
@@ -67,7 +67,7 @@ class HeartbeatSender:
         self._send(os.getpid())
 
     def beat(self) -> None:
-        """Show that work goes on."""
+        """Show that work goes on. Any thread may call it."""
         self._beats += 1
         self._send(os.getpid())
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from include.errors import DivergenceError, StoppedError
 from jobs.finetune import checkpoints
 from jobs.finetune.automodel import recipe_config
+from jobs.finetune.committing import commit_on_rank_0
 from jobs.finetune.curve import Curve
 from jobs.finetune.dataset import row_names
 from jobs.finetune.heartbeat import HeartbeatSender
@@ -224,11 +225,17 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
         self.heartbeat.beat()
         super().save_checkpoint(epoch, step, train_loss)
         self.heartbeat.beat()
+        commit = partial(
+            checkpoints.commit,
+            self.plan.spec,
+            step + 1,
+            automodel=Path(self.checkpointer.config.checkpoint_dir) / f"epoch_{epoch}_step_{step}",
+            best=self.best,
+            curve=self.curve,
+            started=self.started,
+        )
+        committed = commit_on_rank_0(lambda beat: commit(on_progress=beat), self.heartbeat, self.dist_env.device)
         if self.dist_env.is_main:
-            folder = Path(self.checkpointer.config.checkpoint_dir) / f"epoch_{epoch}_step_{step}"
-            committed = checkpoints.commit(
-                self.plan.spec, step + 1, automodel=folder, best=self.best, curve=self.curve, started=self.started
-            )
             self.report("checkpoint", step=step + 1, committed=committed)
         self.saved = step + 1
         self.heartbeat.beat()

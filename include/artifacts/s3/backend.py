@@ -140,7 +140,7 @@ class S3Attempt:
         self._bucket = bucket
         self._path = path
 
-    def publish(self, entries: Sequence[FileEntry]) -> None:
+    def publish(self, entries: Sequence[FileEntry], on_progress: Callable[[], None]) -> None:
         files = [
             Upload(self.folder / FILES / entry.path, f"{self._path}/{FILES}/{entry.path}", entry.size, entry.sha256)
             for entry in entries
@@ -148,7 +148,7 @@ class S3Attempt:
         events = self.folder / EVENTS
         if events.exists():
             files.append(Upload(events, f"{self._path}/{EVENTS}", events.stat().st_size, file_digest(events)))
-        upload(self._bucket, files)
+        upload(self._bucket, files, on_progress)
 
     def withdraw(self) -> None:
         # What cannot be deleted now is swept later, as an attempt that no manifest points to.

@@ -12,7 +12,7 @@ connection.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -45,13 +45,17 @@ class Download:
     size: int
 
 
-def upload(bucket: Bucket, files: Sequence[Upload]) -> None:
-    """Write files, several at a time, and the large ones in parts, so that no cut body becomes an object."""
+def upload(bucket: Bucket, files: Sequence[Upload], on_progress: Callable[[], None] = lambda: None) -> None:
+    """Write files, several at a time, and the large ones in parts, so that no cut body becomes an object.
+
+    Args:
+        on_progress: called after each file, or part of a large one, by the threads that write.
+    """
     part_bytes = bucket.access.part_bytes
-    bucket.each([partial(_upload_whole, bucket, file) for file in files if file.size <= part_bytes])
+    bucket.each([partial(_upload_whole, bucket, file, on_progress) for file in files if file.size <= part_bytes])
     for file in files:
         if file.size > part_bytes:
-            _upload_in_parts(bucket, file)
+            _upload_in_parts(bucket, file, on_progress)
 
 
 def download(bucket: Bucket, files: Sequence[Download]) -> None:
@@ -70,17 +74,21 @@ def download(bucket: Bucket, files: Sequence[Download]) -> None:
     bucket.each([partial(_fetch, bucket, file, start, min(start + step, file.size)) for file, start in ranges])
 
 
-def _upload_whole(bucket: Bucket, file: Upload) -> None:
+def _upload_whole(bucket: Bucket, file: Upload, on_progress: Callable[[], None]) -> None:
     bucket.put(file.path, file.file.read_bytes(), sha256=file.sha256)
+    on_progress()
 
 
-def _upload_in_parts(bucket: Bucket, file: Upload) -> None:
+def _upload_in_parts(bucket: Bucket, file: Upload, on_progress: Callable[[], None]) -> None:
     step = max(bucket.access.part_bytes, math.ceil(file.size / _MOST_PARTS))
     upload_id = bucket.call("create_multipart_upload", file.path, ChecksumAlgorithm="SHA256")["UploadId"]
     try:
         starts = enumerate(range(0, file.size, step), start=1)
         parts = bucket.each(
-            [partial(_upload_part, bucket, file, upload_id, number, start, step) for number, start in starts]
+            [
+                partial(_upload_part, bucket, file, upload_id, number, start, step, on_progress)
+                for number, start in starts
+            ]
         )
         _complete(bucket, file, upload_id, parts)
     except BaseException:
@@ -89,12 +97,21 @@ def _upload_in_parts(bucket: Bucket, file: Upload) -> None:
         raise
 
 
-def _upload_part(bucket: Bucket, file: Upload, upload_id: str, number: int, start: int, size: int) -> dict[str, Any]:
+def _upload_part(
+    bucket: Bucket,
+    file: Upload,
+    upload_id: str,
+    number: int,
+    start: int,
+    size: int,
+    on_progress: Callable[[], None],
+) -> dict[str, Any]:
     with file.file.open("rb") as stream:
         stream.seek(start)
         body = stream.read(size)
     part = {"PartNumber": number, "ChecksumSHA256": checksum(body)}
     answer = bucket.call("upload_part", file.path, UploadId=upload_id, Body=body, **part)
+    on_progress()
     return {**part, "ETag": answer["ETag"]}
 
 
