@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 from include.errors import TryAgainError
 
@@ -28,6 +30,24 @@ def free_port(first: int) -> int:
                 continue
             return port
     raise TryAgainError(f"the ports {first} to {first + _PORTS} of node 0 are all taken: end what listens there")
+
+
+def limit_silence(port: int, seconds: int) -> None:
+    """Let this process's connections to `port` fail once the other side has not answered for `seconds`.
+
+    Left alone, Linux sends again for a quarter of an hour (tcp(7): tcp_retries2), and waits for ever for an answer to
+    what has arrived. torch's TCPStore has no such option, and gives nobody its socket.
+    """
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if not str(link.readlink()).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(link.name))) as connection:
+                if connection.getpeername()[1:2] == (port,):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, seconds // 2))
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 4))
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
 
 def _address_of(any_socket: socket.socket, interface: str) -> str | None:

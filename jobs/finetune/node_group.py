@@ -24,7 +24,7 @@ from include.job_environment import GATHER_SECONDS, GRACE_SECONDS, MASTER_ADDRES
 from include.specs.finetune import Config
 from jobs.finetune.hang import START_FACTOR
 from jobs.finetune.memory import MemoryExhaustedError
-from jobs.finetune.network import free_port, interface_towards
+from jobs.finetune.network import free_port, interface_towards, limit_silence
 from jobs.finetune.node_failures import NodeLostError, PeerError, as_message, ended_with_peer, priority
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _VERDICT_SECONDS = 15.0
 
 _HEARTBEAT_SECONDS = 1.0
 _POLL_SECONDS = 0.1
+_CONNECT_SECONDS = 5.0
 _STORE_SECONDS = 20.0
 _RENDEZVOUS_SECONDS = 120
 _SHUTDOWN_SECONDS = 10.0
@@ -169,7 +170,7 @@ class MultiNodeGroup(NodeGroup):
         try:
             verdict = self._settle({**outcome, "order": self._store.add(f"order/{self._round}", 1)})
         except RuntimeError as broken:
-            lost = self._lost_error(0, f"its store cannot be reached ({_first_line(broken)})")
+            lost = self._await_node_0(_first_line(broken))
             raise (error if error is not None and priority(error) < priority(lost) else lost) from None
         if verdict is None:
             return result
@@ -314,6 +315,35 @@ class MultiNodeGroup(NodeGroup):
             "network failed: the next try goes on from the last checkpoint"
         )
 
+    def _await_node_0(self, why: str) -> NodeLostError:
+        """Return the error of a node that cannot reach node 0's store any more.
+
+        Either of the two may be cut off, and this one cannot tell. Where node 0 is well it misses this node soon, and
+        ends all with a verdict that names it; ending before that would make this node's word the first.
+        """
+        until = time.monotonic() + SILENT_SECONDS + _VERDICT_SECONDS
+        while time.monotonic() < until:
+            if self._is_refused():
+                return self._lost_error(0, f"its store cannot be reached ({why})")
+            time.sleep(_HEARTBEAT_SECONDS)
+        return NodeLostError(
+            f"node {self.rank} ({self._hosts[self.rank]}) cannot reach node 0 ({self._hosts[0]}) any more ({why}): its "
+            "own network failed, or node 0's machine or network did, and then node 0's log says nothing of it; the "
+            "next try goes on from the last checkpoint"
+        )
+
+    def _is_refused(self) -> bool:
+        """Return whether node 0's machine, or the cluster's name server, answers that node 0 is not there any more."""
+        try:
+            socket.create_connection((self._address, self._store.port), timeout=_CONNECT_SECONDS).close()
+        except ConnectionRefusedError:
+            return True
+        except socket.gaierror as error:
+            return error.errno == socket.EAI_NONAME
+        except OSError:
+            return False
+        return False
+
     def _exchange_heartbeats(self) -> None:
         last, beats, before = dict.fromkeys(self._silent, b""), 0, time.monotonic()
         while not self._ended.wait(_HEARTBEAT_SECONDS):
@@ -391,8 +421,10 @@ def _store(rank: int, address: str, port: int, join_timeout: float) -> TCPStore:
     while True:
         # In short tries of our own: within TCPStore's, which take as long, no signal would be answered.
         try:
-            socket.create_connection((address, port), timeout=5).close()
-            return TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
+            socket.create_connection((address, port), timeout=_CONNECT_SECONDS).close()
+            store = TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
+            limit_silence(port, int(_STORE_SECONDS))
+            return store
         except (OSError, RuntimeError) as error:
             if time.monotonic() > until:
                 raise TryAgainError(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from jobs.finetune.plan import Plan
+from tests.faults.jobs.network import OtherMachine, other_machine  # noqa: F401
 from tests.faults.scenario import scenario
 
 Config = dict[str, Any]
@@ -74,6 +75,32 @@ def test_without_node_0_the_others_end(node: Callable, pair: Config, reads: Any)
     assert second.wait() == 75, second.output
     assert f"node 0 ({socket.gethostname()}) is gone: " in second.error
     reads(second.error.removeprefix("error: "))
+
+
+@scenario(
+    given="a fine-tune on two nodes, each with a network of its own",
+    when="every packet to and from node 1 is lost",
+    then="node 0 ends first, with 75, and names node 1; node 1 ends with 75 and says that it cannot reach node 0",
+)
+def test_a_node_whose_network_is_cut_is_the_one_to_blame(
+    node: Callable,
+    pair: Config,
+    other_machine: OtherMachine,  # noqa: F811
+    reads: Any,
+) -> None:
+    long, address = {**pair, "steps": 5000}, {"PET_MASTER_ADDR": other_machine.here}
+    first = node(long, 0, more=address)
+    with other_machine.entered():
+        second = node(long, 1, more=address)
+    first.wait_for("checkpoint step=4 ")
+    other_machine.cut()
+    assert first.wait() == 75, first.output
+    assert second.runs, second.output
+    host = socket.gethostname()
+    assert first.error.startswith(f"error: node 1 ({host}) is gone: nothing was heard of it for ")
+    assert second.wait() == 75, second.output
+    assert second.error.startswith(f"error: node 1 ({host}) cannot reach node 0 ({host}) any more")
+    reads(f"{first.message}; {second.message}")
 
 
 @scenario(
