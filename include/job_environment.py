@@ -24,5 +24,8 @@ GATHER_SECONDS = "ANEMONE_GATHER_SECONDS"
 GRACE_SECONDS = "ANEMONE_GRACE_SECONDS"
 """Seconds from asking a job to stop to killing it."""
 
+CORES = "ANEMONE_CORES"
+"""How many of its machine's cores a job may use; a pod sees all of its node's, and has a share of them."""
+
 PRICE_PER_HOUR = "ANEMONE_PRICE_PER_HOUR"
 """Price of one node, in US dollars an hour; not set where the platform gives none."""

@@ -111,8 +111,13 @@ def traffic_counts() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of every serving service: a job's, and nothing of Airflow's."""
-    own = {"ANEMONE_HOME": str(home()), "ANEMONE_PORT": str(port()), "ANEMONE_PLATFORM": "laptop"}
+    """Return the environment of every serving service: a job's, one thread, and nothing of Airflow's."""
+    own = {
+        "OMP_NUM_THREADS": "1",
+        "ANEMONE_HOME": str(home()),
+        "ANEMONE_PORT": str(port()),
+        "ANEMONE_PLATFORM": "laptop",
+    }
     return {**plain_environment(), **load_platform("laptop").environment, **own, "PYTHONUNBUFFERED": "1"}
 
 

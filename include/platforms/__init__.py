@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from include.documents import read_yaml
 from include.errors import ConfigurationError, first_problem
@@ -95,7 +95,7 @@ class Platform(Model):
         store: root URI of the artifact store. `store_connection`: Airflow's connection (type aws) that its components
             reach a store on S3 with; None: with their own identity, as every job does.
         python: interpreter of each environment (`Spec.environment`), where jobs are processes of Airflow's machine.
-        environment: variables given to every job.
+        environment: variables given to every job; one that is null is left to the job.
         grace_seconds: from asking a job to stop to killing it; a cluster's size may have its own.
         notifications: the receivers of decisions and failures.
     """
@@ -114,6 +114,13 @@ class Platform(Model):
     notifications: tuple[Notification, ...] = ()
     cron: str | None = None
     gate_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        return (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
 
 
 def current_platform() -> Platform:

@@ -45,6 +45,8 @@ def require_safetensors(folder: Path) -> None:
 def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """Return the model of a Hugging Face folder, ready for inference, on the GPU where there is one.
 
+    From here on this process computes with as many threads as the model is worth (`jobs.common.threads`).
+
     Args:
         dtype: "float32", "bfloat16", or "auto" for the type in which the weights are stored.
 
@@ -59,6 +61,8 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
+
+    from jobs.common.torch_threads import use_threads
 
     disable_progress_bar()
     remedy = "the folder is damaged or its config.json belongs to another model"
@@ -78,6 +82,7 @@ def load_model(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise DataError(f"{folder} lacks {len(missing)} weights, the first is {missing[0]}: {remedy}")
+    use_threads(model.num_parameters())
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 

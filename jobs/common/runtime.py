@@ -37,6 +37,7 @@ from include.job_environment import ERROR_PREFIX, NODE_RANK, NODES, PRICE_PER_HO
 from include.specs import job_module, spec_class
 from include.specs.base import Artifact, JobSpec
 from jobs.common.metrics import exposed
+from jobs.common.threads import limit_libraries
 
 S = TypeVar("S", bound=JobSpec)
 
@@ -101,6 +102,7 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {job_module(name)}", description=spec_class(name).__doc__)
     parser.add_argument("--spec", required=True, metavar="URI", help="the job's spec, as JSON")
     arguments = parser.parse_args()
+    limit_libraries()
     signal.signal(signal.SIGTERM, _stop)
     try:
         execute(load_spec(name, arguments.spec), run)

@@ -40,6 +40,7 @@ class Result:
         seconds: wall time of this try's steps, validations and checkpoints.
         curve: folder with the whole curve (`jobs.finetune.curve`).
         micro_batch: rows that a rank held in memory at a time.
+        threads: that each rank computed with.
     """
 
     best: Path
@@ -48,3 +49,4 @@ class Result:
     seconds: float
     curve: Path
     micro_batch: int
+    threads: int

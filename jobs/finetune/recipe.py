@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from include.errors import DivergenceError, StoppedError
+from jobs.common.torch_threads import use_threads
 from jobs.finetune import checkpoints
 from jobs.finetune.automodel import recipe_config
 from jobs.finetune.committing import commit_on_rank_0
@@ -126,6 +127,9 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
     def setup(self) -> None:
         super().setup()
         logging.getLogger().setLevel(logging.WARNING)
+        parameters = sum(weight.numel() for part in self.model_parts for weight in part.parameters())
+        config = self.plan.spec.config
+        self.threads = use_threads(parameters, processes=config.processes // config.nodes)
         # The rate of the next step: AutoModel's metrics hold the one after the step.
         self.learning_rate = self.optimizer[0].param_groups[0]["lr"]
         self.clock = self.reported = time.monotonic()
@@ -259,6 +263,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             parameters_trained=sum(
                 p.numel() for part in self.model_parts for p in part.parameters() if p.requires_grad
             ),
+            threads=self.threads,
             tokens=self._tokens(),
             seconds=time.monotonic() - self.clock,
             curve=self.plan.scratch,

@@ -106,6 +106,7 @@ def _figures(config: Config, curve: Curve, result: Result, *, resumed_from: int)
         "tokens_per_second": round(result.tokens / result.seconds, 1),
         "parameters_trained": result.parameters_trained,
         "processes": config.processes,
+        "threads": result.threads,
         "local_batch_size": result.micro_batch,
         "resumed_from": resumed_from,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,6 @@ def run(job: Job[Spec]) -> None:
     conversations = encode_rows(tokenizer, rows, config.max_tokens)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
-    import torch
-
     from jobs.merge.layerwise import stream_weights
     from jobs.merge.parity import compare, require, save_logits
 
@@ -55,8 +52,6 @@ def run(job: Job[Spec]) -> None:
         merged = load_model(folder)
     else:
         conversations = conversations[:STREAMED_PROMPTS]
-        # A platform may start every job with the one thread that is the fastest for a small model.
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
         _save_streamed(job, source, updates, tokenizer)
         save_logits(stream_weights(source, updates), conversations, pad_id, job.scratch)
         job.event("read_unmerged", progress=0.8, prompts=len(conversations))
@@ -107,10 +102,12 @@ def _save_streamed(
 ) -> None:
     import torch
 
+    from jobs.common.torch_threads import use_threads
     from jobs.merge.layerwise import empty_model
     from jobs.merge.streamed import write
 
     model = empty_model(source)
+    use_threads(model.num_parameters())
     _set_generation_tokens(model, tokenizer)
     folder, dtype = job.output / "model", job.spec.config.dtype
     folder.mkdir()

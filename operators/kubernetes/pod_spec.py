@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from include.code_identity import IMAGE
 from include.errors import ConfigurationError
-from include.job_environment import GATHER_SECONDS, GRACE_SECONDS, METRICS_PORT, PRICE_PER_HOUR, TERMINATION_LOG
+from include.job_environment import (
+    CORES,
+    GATHER_SECONDS,
+    GRACE_SECONDS,
+    METRICS_PORT,
+    PRICE_PER_HOUR,
+    TERMINATION_LOG,
+)
 from include.platforms import Platform
 from include.platforms.cluster import Cluster, Size
 from include.specs import job_module
@@ -124,6 +133,7 @@ def _environment(spec: JobSpec, platform: Platform, cluster: Cluster, size: Size
         **size.environment,
         "PYTHONUNBUFFERED": "1",
         TERMINATION_LOG: _TERMINATION_PATH,
+        CORES: str(max(1, int(parse_quantity(size.cpu)))),
         IMAGE: cluster.image(spec.job, spec.environment),
         GRACE_SECONDS: str(round(_grace(platform, size))),
         **({} if size.price_per_hour is None else {PRICE_PER_HOUR: str(size.price_per_hour)}),

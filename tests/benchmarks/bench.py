@@ -1,6 +1,6 @@
 """All figures: runs every benchmark in its own environment, prints one table, and keeps it as JSON.
 
-    make bench                          # about 45 minutes on two quiet cores
+    make bench                          # about an hour on two quiet cores
     make bench ONLY=curation            # one of them, or several: ONLY="curation merge"
 
 The table is also in `bench.json` below `ANEMONE_HOME`; what is not measured this time keeps its rows there, with the
@@ -31,6 +31,7 @@ BENCHES = {
     "customize": ("airflow", 4),
     "merge": ("jobs", 5),
     "sizing": ("jobs", 2),
+    "threads": ("jobs", 10),
     "engine": ("jobs", 3),
     "serving": ("serving", 4),
     "router": ("serving", 3),

@@ -29,7 +29,6 @@ SHAPE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 19
 SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8}
 VOCABULARY = 32_000
 SHARD = "1GB"
-THREADS = {"OMP_NUM_THREADS": "1"}
 """As the laptop's platform starts it."""
 
 TURNS = 3
@@ -134,7 +133,7 @@ def merge(folder: Path, inputs: dict[str, str], turn: int) -> tuple[frame.Cost, 
     config = {"chat_template": TEMPLATE, "max_tokens": 128, "stream_above": 0}
 
     plan = JobPlan.prepare("merge", config=config, inputs=inputs, store=store, refresh=f"turn {turn}")
-    cost = frame.spend([sys.executable, "-m", "jobs.merge", "--spec", plan.write_spec()], THREADS)
+    cost = frame.spend([sys.executable, "-m", "jobs.merge", "--spec", plan.write_spec()])
     manifest = plan.conclude(0, None)
     attempt = folder / "store" / plan.name / "attempts" / manifest.attempt
     events = {

@@ -19,6 +19,7 @@ def run(job: Job[Spec]) -> None:
     """Train tokenizer and model; write `model/` and `loss.jsonl`."""
     import torch
 
+    from jobs.common.torch_threads import use_threads
     from jobs.demo.pretrain.card import model_card
     from jobs.demo.pretrain.corpus import documents
     from jobs.demo.pretrain.model import batches, build_model, train
@@ -29,7 +30,7 @@ def run(job: Job[Spec]) -> None:
     tokenizer = train_tokenizer(documents(config.seed), config.vocab_size)
     model = build_model(config, tokenizer)
     parameters = model.num_parameters()
-    job.event("model", parameters=parameters, vocabulary=len(tokenizer))
+    job.event("model", parameters=parameters, vocabulary=len(tokenizer), threads=use_threads(parameters))
     steps = []
     for step in train(model, batches(documents(config.seed), tokenizer, config), config):
         steps.append(step)
