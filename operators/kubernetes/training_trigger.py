@@ -31,6 +31,9 @@ from operators.kubernetes.pod_logs import FollowedLog
 from operators.kubernetes.pod_trigger import DISRUPTION, STARTUP_FAILURE_SECONDS, delete_in_time, is_transient
 from operators.kubernetes.workloads import TRAINING, WORKLOADS, Workload
 
+_COMBINED = "(combined from similar events): "
+"""Begins the message of an event that stands for many; source: client-go, tools/record/events_cache.go."""
+
 _LEAST_SECONDS = 5.0
 """Until a task may be resumed: see `operators.release.trigger`."""
 
@@ -216,7 +219,8 @@ class TrainingTrigger(BaseTrigger):
         created = datetime.fromisoformat(training["metadata"]["creationTimestamp"])
         for event in sorted(warnings, key=_last_seen):
             if _last_seen(event) >= created:
-                self._warning = f"{event.reason}: {' '.join((event.message or '').split())}"
+                said = " ".join((event.message or "").split()).removeprefix(_COMBINED)
+                self._warning = f"{event.reason}: {said}"
                 self._log_warning(self._warning)
 
     def _log_warning(self, warning: str) -> None:

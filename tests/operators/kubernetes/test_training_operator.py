@@ -335,7 +335,7 @@ def refuse_pods(kubernetes, reporter="{}", message=FULL, seconds=0):
         for number in range(training["spec"].get("completions", 0)):
             kubernetes.vanish(f"{name}-{number}")
         for number in range(3):
-            refused = message.format(f"{name}-0-{number}")
+            refused = "(combined from similar events): " * (number == 2) + message.format(f"{name}-0-{number}")
             kubernetes.warn(reporter.format(name), "FailedCreate", refused, seconds)
 
     return refuse
