@@ -49,7 +49,12 @@ _CUDA = (
 _CPU_BUILDS = {"torch==2.13.0": 191_794_682}
 """Bytes of the wheels that a machine without an NVIDIA GPU gets instead of those on the package index."""
 
-_BLOCK = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?P<rest>(?:[^\n]*\\\n)*[^\n]*)$", re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?P<rest>(?:[^\n]*\\\n)*[^\n]*)$(?:\n +# via (?P<via>[^\n]+)$)?",
+    re.MULTILINE,
+)
+
+_DISTRIBUTION = re.compile(r"[\w.-]+")
 
 
 def lock(environment: str, *, upgrade: bool) -> int:
@@ -71,6 +76,7 @@ def lock(environment: str, *, upgrade: bool) -> int:
         if environment in _SAME_AS:
             sources += ["--constraints", str(lock_file(_SAME_AS[environment]))]
         merged: dict[str, str] = {}
+        needed_by: dict[str, set[str]] = {}
         for python in PYTHONS:
             output = folder / f"{python}.txt"
             previous = folder / f"{PYTHONS[0]}.txt"
@@ -78,9 +84,12 @@ def lock(environment: str, *, upgrade: bool) -> int:
                 output.write_text(previous.read_text())
             elif target.is_file() and not upgrade:
                 output.write_text(target.read_text())
-            _compile([*sources, "--generate-hashes", "--no-annotate", "--no-header"], python, output)
+            _compile([*sources, "--generate-hashes", "--annotation-style=line", "--no-header"], python, output)
             for block in _BLOCK.finditer(output.read_text()):
                 pin = f"{block['name']}=={block['version']}"
+                # Not whatever asks for it here: pyproject.toml, the test tools, another lock file.
+                by = {name for name in (block["via"] or "").split(", ") if _DISTRIBUTION.fullmatch(name)}
+                needed_by.setdefault(block["name"], set()).update(by)
                 if block["name"] not in merged:
                     marker = "" if python == PYTHONS[0] else f" ; python_version >= '{python}'"
                     merged[block["name"]] = f"{pin}{marker}{'' if pin in _CPU_BUILDS else block['rest']}"
@@ -94,9 +103,14 @@ def lock(environment: str, *, upgrade: bool) -> int:
         f"# download: {size} bytes in {len(merged)} packages\n"
     )
     draft = target.with_suffix(".draft")
-    draft.write_text(header + "\n".join(merged[name] for name in sorted(merged)) + "\n")
+    draft.write_text(header + "".join(_entry(merged[name], needed_by[name]) for name in sorted(merged)))
     draft.replace(target)
     return size
+
+
+def _entry(pin: str, needed_by: set[str]) -> str:
+    """Return the lines of a pin; `include.code_identity` reads from them what a library is built on."""
+    return f"{pin}\n" + (f"    # via {', '.join(sorted(needed_by))}\n" if needed_by else "")
 
 
 def _compile(arguments: list[str], python: str, output: Path) -> None:
