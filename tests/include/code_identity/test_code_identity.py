@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -171,19 +171,21 @@ RAISED = {
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("original") / "project"
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the project; edits are made in it by `edit` and taken back."""
+    folder = tmp_path_factory.mktemp("copy") / "project"
     for name in ("include", "jobs", "requirements"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PROJECT", folder)
+        patch.setattr(specs, "_FOLDER", folder / "include" / "specs")
+        yield folder
 
 
-@pytest.fixture
-def project(original: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project; edits are made in it by `edit` and taken back."""
-    monkeypatch.setattr(module, "PROJECT", original)
-    monkeypatch.setattr(specs, "_FOLDER", original / "include" / "specs")
-    return original
+@pytest.fixture(scope="module")
+def before(project: Path) -> dict[str, str]:
+    """The identity of every job, as the project is."""
+    return identities()
 
 
 @pytest.fixture
@@ -204,6 +206,7 @@ def identities() -> dict[str, str]:
 
 
 def changed(before: dict[str, str]) -> set[str]:
+    """The jobs whose identity is another one now."""
     after = identities()
     return {job for job in before if after[job] != before[job]}
 
@@ -214,17 +217,21 @@ def test_all_our_jobs_are_in_the_tables() -> None:
 
 
 @pytest.mark.parametrize(("path", "old", "new"), SAME.values(), ids=SAME)
-def test_what_changes_nothing(edit: Callable[..., None], path: str, old: str, new: str) -> None:
-    before = identities()
+def test_what_changes_nothing(before: dict[str, str], edit: Callable[..., None], path: str, old: str, new: str) -> None:
     edit(path, old, new)
     assert changed(before) == set()
 
 
 @pytest.mark.parametrize(("path", "old", "new", "jobs"), CHANGED.values(), ids=CHANGED)
 def test_what_changes_the_jobs_that_compute_with_it(
-    edit: Callable[..., None], monkeypatch: pytest.MonkeyPatch, path: str, old: str, new: str, jobs: set[str]
+    before: dict[str, str],
+    edit: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    old: str,
+    new: str,
+    jobs: set[str],
 ) -> None:
-    before = identities()
     edit(path, old, new)
     if path.endswith("contract.py"):
         monkeypatch.setattr(module, "CONTRACT_VERSION", 1000)
@@ -232,15 +239,17 @@ def test_what_changes_the_jobs_that_compute_with_it(
 
 
 @pytest.mark.parametrize("job", job_names())
-def test_a_jobs_own_code_changes_that_job_and_no_other(edit: Callable[..., None], job: str) -> None:
-    before = identities()
+def test_a_jobs_own_code_changes_that_job_and_no_other(
+    before: dict[str, str], edit: Callable[..., None], job: str
+) -> None:
     edit("/".join(("jobs", *job_place(job), "__main__.py")), "\n\n\n", "\n\nLIMIT = 1\n\n\n")
     assert changed(before) == {job}
 
 
 @pytest.mark.parametrize("job", job_names())
-def test_a_specs_default_changes_that_job_and_no_other(edit: Callable[..., None], job: str) -> None:
-    before = identities()
+def test_a_specs_default_changes_that_job_and_no_other(
+    before: dict[str, str], edit: Callable[..., None], job: str
+) -> None:
     edit(
         "/".join(("include", "specs", *job_place(job))) + ".py",
         "class Config(Model):\n",
@@ -251,9 +260,8 @@ def test_a_specs_default_changes_that_job_and_no_other(edit: Callable[..., None]
 
 @pytest.mark.parametrize(("library", "jobs"), RAISED.items(), ids=RAISED)
 def test_a_librarys_version_changes_the_jobs_that_import_it(
-    edit: Callable[..., None], library: str, jobs: set[str]
+    before: dict[str, str], edit: Callable[..., None], library: str, jobs: set[str]
 ) -> None:
-    before = identities()
     edit("requirements/jobs.txt", re.compile(rf"^{library}==", re.MULTILINE), f"{library}==1!")
     assert changed(before) & OURS == jobs
 
@@ -283,8 +291,7 @@ def test_an_image_stands_for_the_libraries_and_the_python(
     assert code_identity("finetune", "jobs", image="jobs@sha256:1") != first
 
 
-def test_another_python_is_another_identity(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = identities()
+def test_another_python_is_another_identity(before: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.platform, "python_version", lambda: "3.12.1")
     assert changed(before) == set(before)
 
