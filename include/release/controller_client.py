@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from include.errors import ConfigurationError, TryAgainError, first_problem
 from include.events import format_event
+from include.home import PROJECT
 from include.model import Model
 from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
 
@@ -165,13 +166,17 @@ class ControllerClient:
         return "`make up` starts it" if self._on_laptop() else "see that its pod or container runs"
 
     def _on_laptop(self) -> bool:
-        """Return whether the controller is a process of this machine, as opposed to a pod or a container."""
+        """Return whether `make up` starts the controller, as opposed to a pod or a container.
+
+        Then it is a process of this machine and the command that fails has a Makefile beside it, as no image has.
+        """
         host = urlsplit(self._url).hostname or ""
         try:
             local = host == "localhost" or ip_address(host).is_loopback
         except ValueError:
             return False
-        return local and "KUBERNETES_SERVICE_HOST" not in os.environ
+        laptop = os.environ.get("ANEMONE_PLATFORM") in (None, "", "laptop") and (PROJECT / "Makefile").is_file()
+        return local and laptop and "KUBERNETES_SERVICE_HOST" not in os.environ
 
 
 def new_notes(status: RolloutStatus, logged: int) -> list[str]:

@@ -60,7 +60,8 @@ def read_token(path: Path) -> str:
         token = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(
-            f"the token cannot be read from {path} ({error.strerror}): write one there, mode 0600"
+            f"the token cannot be read from {path} ({error.strerror}): see that its secret or volume is mounted, or "
+            "write one there, mode 0600"
         ) from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is not text: write a token there, mode 0600") from None

@@ -15,6 +15,7 @@ from include.errors import AnemoneError, ConfigurationError, TryAgainError
 from include.laptop import live
 from include.laptop.home import python_of
 from include.platforms import load_platform
+from include.release import controller_client
 from include.release.controller_client import ControllerClient
 from include.release.rollouts import ControllerState, RolloutRequest, RolloutStatus, TargetStatus
 from tests.proxies import DEAD_PROXIES
@@ -145,6 +146,24 @@ def test_on_a_laptop_make_up_is_the_remedy(tmp_path: Path, url: str) -> None:
     (tmp_path / "token").write_text(TOKEN)
     with pytest.raises(TryAgainError, match=r"does not answer at .*refused\): `make up` starts it"):
         ControllerClient(url, tmp_path / "token").state()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("ANEMONE_PLATFORM", "compose"), ("KUBERNETES_SERVICE_HOST", "10.96.0.1"), (None, None)]
+)
+def test_inside_a_container_the_remedy_is_another_also_for_a_controller_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, value: str
+) -> None:
+    """As for who types `docker compose exec canary-controller python -m jobs.serving.canary status …`."""
+    if variable is not None:
+        monkeypatch.setenv(variable, value)
+    else:
+        monkeypatch.setattr(controller_client, "PROJECT", tmp_path)
+    with pytest.raises(TryAgainError, match="see that the secret or volume with it is mounted"):
+        ControllerClient("http://127.0.0.1:9", tmp_path / "token").state()
+    (tmp_path / "token").write_text(TOKEN)
+    with pytest.raises(TryAgainError, match="see that its pod or container runs"):
+        ControllerClient("http://127.0.0.1:9", tmp_path / "token").state()
 
 
 def test_in_a_cluster_the_remedy_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
