@@ -102,6 +102,36 @@ def built(folder: Path, overlay: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
+@kubectl
+def test_the_overlay_of_the_docs_names_every_image_and_every_bucket(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (overlay,) = re.findall(r"^```yaml\n(apiVersion: kustomize.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shutil.copytree(ROOT, tmp_path / "kubernetes")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(overlay)
+    command = ["kubectl", "kustomize", str(tmp_path / "mine")]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    images = set(re.findall(r"image: (\S+)", made))
+    assert images == {f"registry.example.com/{image}" for image in IMAGES}
+    assert set(re.findall(r"s3://\S+", made)) == {"s3://my-bucket/store", "s3://my-bucket/mlflow"}
+    assert "http://store:9000" not in made
+
+
+def test_the_docs_name_every_place_with_a_bucket_or_an_image_of_the_values() -> None:
+    page = (PROJECT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    values = (DEPLOY / "helm" / "airflow-values.yaml").read_text(encoding="utf-8")
+    lines = values.splitlines()
+    places = set()
+    for number, line in enumerate(lines):
+        if found := re.match(r"\s+(\w+): (s3://|http://store|anemone/(airflow|jobs|serving|nemo)\b)", line):
+            # A variable, or an item of a list, is named by the line before.
+            key = found[1]
+            places.add(lines[number - 1].split(": ")[-1].strip() if key in ("value", "image") else key)
+    named = {"repository": "images.airflow"}
+    assert {"ANEMONE_STORE", "ANEMONE_JOBS_IMAGE", "login", "remote_base_log_folder", "repository"} <= places
+    assert [place for place in places if f"`{named.get(place, place)}`" not in page] == []
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_plain_object_is_valid(version: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
