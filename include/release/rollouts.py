@@ -192,7 +192,9 @@ class RolloutStatus(Model):
         figures: the numbers that the last analysis run rests on.
         champion: what is live on the target now.
         restarts: how often it began again at its first step, after the controller had died.
-        evidence: URI of the committed artifact with every analysis run; None until the rollout has ended.
+        evidence: URI of the committed artifact with every analysis run; None until it is.
+        evidence_pending: the URI at which it will be, where the rollout has ended without it: the controller keeps it,
+            and stores it once the store takes it.
     """
 
     id: str
@@ -208,6 +210,7 @@ class RolloutStatus(Model):
     champion: LiveRelease | None = None
     restarts: int = 0
     evidence: str | None = None
+    evidence_pending: str | None = None
     notes: tuple[Note, ...] = ()
 
     @property

@@ -102,8 +102,9 @@ async def _run_service(arguments: argparse.Namespace, token: str, store: str) ->
         runner = web.AppRunner(make_app(controller, token), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.SockSite(runner, listener).start()
+            # Who asks meanwhile waits: answered before the records are read, no rollout would be known.
             await controller.start()
+            await web.SockSite(runner, listener).start()
             log("serving", url=f"http://{arguments.host}:{arguments.port}")
             await stop.wait()
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from include.errors import first_problem
 from include.release.rollouts import RolloutRequest
+from jobs.serving.authorization import is_authorized
 from jobs.serving.canary.controller import Controller, RefusedError, UnknownError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,9 +28,8 @@ def make_app(controller: Controller, token: str) -> web.Application:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "")
-        if request.path not in _OPEN and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            return _error(401, "the bearer token is missing or wrong: it is in the serving folder's file token")
+        if request.path not in _OPEN and not is_authorized(request, token):
+            return _error(401, "the bearer token is missing or wrong: send the one that the controller has")
         try:
             return await handler(request)
         except UnknownError as error:
@@ -65,7 +64,7 @@ def make_app(controller: Controller, token: str) -> web.Application:
 
     @routes.post("/rollouts")
     async def submit(request: web.Request) -> web.Response:
-        status, new = controller.submit(RolloutRequest.model_validate_json(await request.read()))
+        status, new = await controller.submit(RolloutRequest.model_validate_json(await request.read()))
         return _model(status, 201 if new else 200)
 
     @routes.get("/rollouts/{rollout}")
@@ -74,7 +73,7 @@ def make_app(controller: Controller, token: str) -> web.Application:
 
     @routes.post("/rollouts/{rollout}/abort")
     async def abort(request: web.Request) -> web.Response:
-        return _model(controller.abort(request.match_info["rollout"], await _reason(request)))
+        return _model(await controller.abort(request.match_info["rollout"], await _reason(request)))
 
     @routes.post("/rollouts/{rollout}/resume")
     async def resume(request: web.Request) -> web.Response:

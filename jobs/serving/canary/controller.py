@@ -11,8 +11,10 @@ from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutReq
 from jobs.serving.canary.data_plane import DataPlane
 from jobs.serving.canary.placement import Placement
 from jobs.serving.canary.rollout.runner import Runner
+from jobs.serving.canary.state.backlog import EvidenceBacklog
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
 from jobs.serving.canary.target import Target
+from jobs.serving.durably import unbroken
 from jobs.serving.log import log
 
 HISTORY = timedelta(days=90)
@@ -46,7 +48,9 @@ class Controller:
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._housekeeping: list[asyncio.Task[None]] = []
         self._sequence = 0
-        self._retiring = asyncio.Lock()
+        self._changing = asyncio.Lock()
+        """Held by a request that begins a rollout or a retirement, until that is durable."""
+        self._evidence = EvidenceBacklog(records, data_plane.store, self._rollouts)
 
     async def start(self) -> None:
         """Go on with what an earlier controller left: promoted rollouts are completed, others begin again.
@@ -54,17 +58,19 @@ class Controller:
         Raises:
             DataError: a target's record is damaged.
         """
-        rollouts = self._records.rollouts()
-        for record in self._records.targets():
+        rollouts = await self._records.disk.run(self._records.rollouts)
+        for record in await self._records.disk.run(self._records.targets):
             self._targets[record.target] = Target(record, self._data_plane, self._records)
         for rollout in rollouts:
             self._sequence = max(self._sequence, rollout.sequence)
-            target = self._target(rollout.request.target)
             if rollout.status.ended:
                 self._rollouts[rollout.id] = rollout
+                if not rollout.retired:
+                    self._target(rollout.request.target)
                 continue
+            target = self._target(rollout.request.target)
             if rollout.status.state == "promoted":
-                target.promote(rollout)
+                await target.promote(rollout)
                 target.route = target.champion_only()
             self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
         for runners in self._runners.values():
@@ -75,8 +81,12 @@ class Controller:
                 self._spawn(target.name, self._finish_retirement(target))
             else:
                 self._start_tasks(target)
-        # In a task of its own each: unloading a release may take as long as its last request.
-        for name, work in (("collect", self._collect_garbage), ("set_readiness", self._placement.set_readiness)):
+        # In a task of its own each: unloading a release takes as long as its last request, and a store may be away.
+        for name, work in (
+            ("collect", self._collect_garbage),
+            ("set_readiness", self._placement.set_readiness),
+            ("store_evidence", self._evidence.store),
+        ):
             self._housekeeping.append(asyncio.create_task(self._repeat(work, task=name)))
         log("started", targets=len(self._targets), unfinished=sum(map(len, self._runners.values())))
 
@@ -90,7 +100,7 @@ class Controller:
 
     # Requests.
 
-    def submit(self, request: RolloutRequest) -> tuple[RolloutStatus, bool]:
+    async def submit(self, request: RolloutRequest) -> tuple[RolloutStatus, bool]:
         """Begin a rollout, unless the same request is known; return its status, and whether it is new.
 
         A rollback supersedes a release that is not promoted yet, and waits for the end of one that is.
@@ -98,11 +108,20 @@ class Controller:
         Raises:
             RefusedError: another rollout goes on, or the id was used for another request.
         """
-        known = self._find(request.id)
-        if known is not None:
-            if known.request != request:
-                raise RefusedError(f"the id {request.id} was used for another request: choose another", request.id)
-            return self.rollout(request.id), False
+        async with self._changing:
+            known = self._find(request.id)
+            if known is not None:
+                if known.retired:
+                    raise RefusedError(
+                        f"{request.target} was taken out of service after a rollout {request.id}, whose evidence is "
+                        "still to be stored: try again once the store is back"
+                    )
+                if known.request != request:
+                    raise RefusedError(f"the id {request.id} was used for another request: choose another", request.id)
+                return self._status(known), False
+            return await unbroken(self._begin(request)), True
+
+    async def _begin(self, request: RolloutRequest) -> RolloutStatus:
         target = self._targets.get(request.target)
         if target is not None and target.record.retiring:
             raise RefusedError(f"{request.target} is being taken out of service: try again in a few seconds")
@@ -120,8 +139,7 @@ class Controller:
                     f"rollout {runners[-1].rollout.id} goes on on {request.target}: wait for it, or abort it",
                     runners[-1].rollout.id,
                 )
-            if not first.decided:
-                first.stop(f"superseded by the rollback {request.id}")
+            await first.stop(f"superseded by the rollback {request.id}")
             first.expedite()
         self._sequence += 1
         rollout = Rollout(
@@ -130,7 +148,7 @@ class Controller:
             sequence=self._sequence,
             asked=datetime.now(UTC),
         )
-        self._records.save_rollout(rollout)
+        await self._records.save_rollout(rollout)
         new = target is None
         target = self._target(request.target)
         self._runners.setdefault(target.name, []).append(self._runner(rollout, target))
@@ -138,16 +156,19 @@ class Controller:
         if new:
             self._start_tasks(target)
         self._wake[target.name].set()
-        return self.rollout(request.id), True
+        return self._status(rollout)
 
     def rollout(self, rollout: str) -> RolloutStatus:
         """Return the status of a rollout. Raises UnknownError."""
         found = self._find(rollout)
         if found is None:
             raise UnknownError(f"there is no rollout {rollout}")
-        if found.status.ended:
-            return found.status
-        return found.status.model_copy(update={"champion": self._targets[found.request.target].record.champion})
+        return self._status(found)
+
+    def _status(self, rollout: Rollout) -> RolloutStatus:
+        if rollout.status.ended:
+            return rollout.status
+        return rollout.status.model_copy(update={"champion": self._targets[rollout.request.target].record.champion})
 
     def target(self, name: str) -> TargetStatus:
         """Return the status of a target. Raises UnknownError."""
@@ -170,17 +191,15 @@ class Controller:
             unfinished=tuple(runner.rollout.request for runners in self._runners.values() for runner in runners),
         )
 
-    def abort(self, rollout: str, reason: str) -> RolloutStatus:
+    async def abort(self, rollout: str, reason: str) -> RolloutStatus:
         """Roll a rollout back. Raises UnknownError, or RefusedError where it is promoted already."""
         runner = self._running(rollout)
-        if runner is None or runner.status.state == "promoted":
-            status = self.rollout(rollout)
-            if status.outcome == "promoted":
-                raise RefusedError(f"rollout {rollout} is promoted already: ask for a rollback")
-            return status
-        if not runner.decided:
-            runner.stop(f"aborted: {reason}")
-        return self.rollout(rollout)
+        if runner is not None:
+            await runner.stop(f"aborted: {reason}")
+        status = self.rollout(rollout)
+        if status.outcome == "promoted":
+            raise RefusedError(f"rollout {rollout} is promoted already: ask for a rollback")
+        return status
 
     def resume(self, rollout: str) -> RolloutStatus:
         """Let a held rollout go on. Raises UnknownError, or RefusedError where it is not held."""
@@ -202,12 +221,12 @@ class Controller:
         target = self._targets.get(name)
         if target is None:
             return False
-        async with self._retiring:
+        async with self._changing:
             if not target.record.retiring:
-                target.save(target.record.model_copy(update={"retiring": True}))
+                await target.save(lambda record: record.model_copy(update={"retiring": True}))
                 await self._end_tasks(name)
                 self._spawn(name, self._finish_retirement(target))
-        (task,) = self._tasks[name]
+            (task,) = self._tasks[name]
         try:
             await asyncio.wait_for(asyncio.shield(task), RETIRE_SECONDS)
         except TimeoutError:
@@ -279,39 +298,29 @@ class Controller:
                 continue
             self._rollouts[runner.rollout.id] = runner.rollout
             runners.pop(0)
-            if runner.evidence_task is not None:
-                self._tasks[target.name].append(asyncio.create_task(self._finish_evidence(runner)))
-
-    async def _finish_evidence(self, runner: Runner) -> None:
-        try:
-            await runner.finish_evidence()
-        except OSError as error:
-            log("evidence_pending", rollout=runner.rollout.id, error=error)
-        self._rollouts[runner.rollout.id] = runner.rollout
 
     async def _collect_garbage(self) -> None:
         """Forget old rollouts, and unload what no target needs, be it of a target that was retired."""
-        self._forget_old()
+        await self._forget_old()
         await self._placement.collect()
 
-    def _forget_old(self) -> None:
+    async def _forget_old(self) -> None:
         """Forget rollouts that ended longer ago than `HISTORY`, and whose evidence is in the store."""
         oldest = datetime.now(UTC) - HISTORY
         for rollout in [one for one in self._rollouts.values() if one.forgettable(oldest)]:
-            self._records.forget_rollout(rollout.id)
-            del self._rollouts[rollout.id]
+            await self._records.forget_rollout(rollout.id)
+            self._rollouts.pop(rollout.id, None)
 
     async def _finish_retirement(self, target: Target) -> None:
-        """Remove a target's route, its loaded releases and its history."""
+        """Remove a target's route, its loaded releases and its history, but for evidence that is still to be stored."""
         target.needs.clear()
         await self._data_plane.retry_forever("the target is retired", lambda: target.set_route(target.champion_only()))
         await self._placement.collect()
         for runner in self._runners.pop(target.name, []):
-            self._records.forget_rollout(runner.rollout.id)
+            await self._records.forget_rollout(runner.rollout.id)
         for rollout in [one for one in self._rollouts.values() if one.request.target == target.name]:
-            self._records.forget_rollout(rollout.id)
-            del self._rollouts[rollout.id]
-        self._records.forget_target(target.name)
+            await self._evidence.retire(rollout.id)
+        await self._records.forget_target(target.name)
         del self._targets[target.name]
         self._wake.pop(target.name, None)
         log("retired", target=target.name)

@@ -12,6 +12,7 @@ from jobs.serving.canary.data_plane import DataPlane
 from jobs.serving.canary.servers.interface import Servers
 from jobs.serving.canary.state.records import Records, Rollout, TargetRecord
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError
+from jobs.serving.durably import unbroken
 from jobs.serving.log import log
 from jobs.serving.router.routes import Split
 from jobs.serving.triton.client import NotAvailableError, TimedOutError, TritonError
@@ -52,6 +53,7 @@ class Target:
         self.interrupt: Callable[[str], None] | None = None
         self._records = records
         self._routing = asyncio.Lock()
+        self._saving = asyncio.Lock()
         self._failed_probes = 0
         self._canary_unreachable = 0
         self._reloads = 0
@@ -75,31 +77,46 @@ class Target:
         """Return the route that gives all traffic to the champion."""
         return Split(champion=self.champion_name)
 
-    def save(self, record: TargetRecord) -> None:
-        """Replace the durable record."""
-        self._records.save_target(record)
-        self.record = record
+    async def save(self, change: Callable[[TargetRecord], TargetRecord]) -> None:
+        """Make a change of the record durable, then put it in force. Raises OSError where the disk does not take it."""
+        await unbroken(self._save(change))
 
-    def promote(self, rollout: Rollout) -> None:
+    async def _save(self, change: Callable[[TargetRecord], TargetRecord]) -> None:
+        async with self._saving:
+            record = change(self.record)
+            if record is not self.record:
+                await self._records.save_target(record)
+                self.record = record
+
+    async def promote(self, rollout: Rollout) -> LiveRelease | None:
         """Make a promoted rollout's release the champion, and the former champion the first of the previous.
 
         Idempotent.
+
+        Returns:
+            The champion before; the release itself where it was promoted before.
         """
-        release, former = rollout.release, self.record.champion
+        release = rollout.release
         assert release is not None
-        if former is not None and former.name == release.name:
-            return
-        others = tuple(live for live in self.record.previous if live.name != release.name)
         warm = datetime.now(UTC) + timedelta(seconds=rollout.request.policy.warm_seconds)
-        self.save(
-            self.record.model_copy(
+        former: LiveRelease | None = None
+
+        def change(record: TargetRecord) -> TargetRecord:
+            nonlocal former
+            former = record.champion
+            if former is not None and former.name == release.name:
+                return record
+            others = tuple(live for live in record.previous if live.name != release.name)
+            return record.model_copy(
                 update={
                     "champion": release,
                     "previous": (former, *others) if former else others,
                     "warm_until": warm if former else None,
                 }
             )
-        )
+
+        await self.save(change)
+        return former
 
     def warm(self) -> LiveRelease | None:
         """Return the former champion while it stays loaded for a rollback in an instant."""
@@ -266,20 +283,22 @@ class Target:
     async def _start_deploy(self, servers: Servers, live: LiveRelease, beside: str | None = None) -> LiveRelease:
         name = await servers.release_name(live)
         if name != live.name:
-            live = self._rename(live, name)
+            live = await self._rename(live, name)
         await servers.start_deploy(live, beside)
         return live
 
-    def _rename(self, live: LiveRelease, name: str) -> LiveRelease:
+    async def _rename(self, live: LiveRelease, name: str) -> LiveRelease:
         """Record a release's new name: Anemone's code is part of it, so that an update changes it."""
         renamed = live.model_copy(update={"name": name})
 
         def current(release: LiveRelease | None) -> LiveRelease | None:
             return renamed if release is not None and release.name == live.name else release
 
-        champion = current(self.record.champion)
-        previous = tuple(release for release in map(current, self.record.previous) if release)
-        self.save(self.record.model_copy(update={"champion": champion, "previous": previous}))
+        def change(record: TargetRecord) -> TargetRecord:
+            previous = tuple(release for release in map(current, record.previous) if release)
+            return record.model_copy(update={"champion": current(record.champion), "previous": previous})
+
+        await self.save(change)
         if self.route.champion == live.name:
             self.route = self.route.model_copy(update={"champion": name})
         log("renamed", target=self.name, former=live.name, name=name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
@@ -15,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from include.errors import first_problem
 from include.model import Model
 from include.specs.champion import ModelName
+from jobs.serving.authorization import is_authorized
 from jobs.serving.log import log_trace
 from jobs.serving.router.lease import HeldError
 from jobs.serving.router.routes import Holder, Route
@@ -41,7 +41,7 @@ class AdminApi:
     def __init__(self, targets: Targets, registry: CollectorRegistry, token: str) -> None:
         self._targets = targets
         self._registry = registry
-        self._token = token.encode()
+        self._token = token
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._guard])
@@ -106,9 +106,8 @@ class AdminApi:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        if request.path != "/metrics" and not hmac.compare_digest(given, b"Bearer " + self._token):
-            return _error(401, "send the header Authorization: Bearer with the token of the serving folder")
+        if request.path != "/metrics" and not is_authorized(request, self._token):
+            return _error(401, "send the header Authorization: Bearer with the token that the router was started with")
         try:
             return await handler(request)
         except (ConflictError, HeldError) as error:

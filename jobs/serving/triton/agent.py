@@ -8,7 +8,6 @@ none. After SIGTERM the agent stays until its Triton has ended, and reports that
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import signal
 import sys
@@ -24,6 +23,7 @@ from include.errors import AnemoneError, first_problem
 from include.model import Model
 from include.release.rollouts import Drill, Release
 from jobs.common.command_line import Parser, listen, port, read_token
+from jobs.serving.authorization import is_authorized
 from jobs.serving.log import log, log_trace
 from jobs.serving.router.routes import ReleaseName
 from jobs.serving.triton import repository
@@ -33,6 +33,7 @@ from jobs.serving.triton.client import READY, TritonClient
 M = TypeVar("M", bound=Model)
 
 SERVES = "serves.json"
+_OPEN = ("/health", "/ready")
 _GOLDEN = "golden.jsonl"
 _MAX_BODY = 4 * 1024 * 1024
 _POLL_SECONDS = 0.5
@@ -67,6 +68,7 @@ class AgentApi:
         self._triton = triton
         self._token = token
         self._changing = asyncio.Lock()
+        self._setting = asyncio.Lock()
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._guard], client_max_size=_MAX_BODY)
@@ -118,9 +120,10 @@ class AgentApi:
 
     async def _serve(self, request: web.Request) -> web.Response:
         names = list((await _read(request, _Serves)).names)
-        if names != _read_serves(self._folder):
-            _write_serves(self._folder, names)
-            log("serves", names=",".join(names) or "nothing")
+        async with self._setting:
+            if names != _read_serves(self._folder):
+                await asyncio.to_thread(_write_serves, self._folder, names)
+                log("serves", names=",".join(names) or "nothing")
         return web.json_response({})
 
     async def _install(self, request: web.Request) -> web.Response:
@@ -169,9 +172,7 @@ class AgentApi:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        open_to_all = request.path in ("/health", "/ready")
-        if not open_to_all and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+        if request.path not in _OPEN and not is_authorized(request, self._token):
             return _error(401, "the bearer token is missing or wrong: controller and agent read the same Secret")
         try:
             return await handler(request)

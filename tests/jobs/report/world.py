@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jobs.evaluate.results import write_results
 from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation
 from jobs.serving.canary.analysis.runs import AnalysisLog, Heading
 from jobs.serving.canary.state.records import Rollout
+from jobs.serving.durably import DiskThread
 
 HOSTILE = """</script><script>alert("x")</script> "quoted" & 'single' <img src=x onerror=alert(1)>"""
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -214,7 +216,8 @@ class World:
             id="r-1", kind="release", target="toy", release=release, expected_champion="1", policy=POLICY, drill=drill
         )
         path = tmp_path / "r-1.looks.jsonl"
-        log = AnalysisLog(path, Heading(rollout="r-1", policy=POLICY))
+        disk = DiskThread()
+        log = AnalysisLog(path, Heading(rollout="r-1", policy=POLICY), disk)
         for number in (1, 2, 3):
             part = Generation(
                 key="boot:1",
@@ -223,7 +226,10 @@ class World:
                 champion=Arm(finished=90 * number, sampled=90 * number, bad=number),
                 canary=Arm(finished=10 * number, slow=slow * number, sampled=10 * number),
             )
-            last = log.append(0, Evidence(step=0, elapsed=number, step_elapsed=number, generations=(part,)))
+            last = asyncio.run(
+                log.append(0, Evidence(step=0, elapsed=number, step_elapsed=number, generations=(part,)))
+            )
+        disk.close()
         live = LiveRelease(name="toy-v1", release=release.model_copy(update={"version": "1"}), since=STARTED)
         reasons = last.reasons if last.action == "roll_back" else ()
         status = RolloutStatus(

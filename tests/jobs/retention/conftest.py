@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -117,7 +118,8 @@ class World:
             for number, engine in enumerate(engines)
         ]
         records = Records(self.folder / "canary")
-        records.save_target(TargetRecord(target=MODEL, champion=releases[0], previous=tuple(releases[1:])))
+        record = TargetRecord(target=MODEL, champion=releases[0], previous=tuple(releases[1:]))
+        asyncio.run(records.save_target(record))
         records.close()
 
     def noted_by(self, run: Run, *names: str, age: float = 0) -> None:

@@ -18,6 +18,7 @@ from include.errors import DataError, first_problem
 from include.model import Model
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.judge import Action, Decision, Evidence, decide, figures
+from jobs.serving.durably import DiskThread, unbroken
 
 
 class Heading(Model):
@@ -44,11 +45,13 @@ class AnalysisRun(Model):
 class AnalysisLog:
     """The analysis runs of one rollout, in a file that only grows."""
 
-    def __init__(self, path: Path, heading: Heading) -> None:
+    def __init__(self, path: Path, heading: Heading, disk: DiskThread) -> None:
         self._path = path
         self._heading = heading
+        self._disk = disk
+        self._has_heading = False
 
-    def append(self, attempt: int, evidence: Evidence) -> AnalysisRun:
+    async def append(self, attempt: int, evidence: Evidence) -> AnalysisRun:
         """Decide on the evidence, write the analysis run durably, and return it."""
         policy = self._heading.policy
         decision = decide(policy, evidence)
@@ -59,13 +62,22 @@ class AnalysisLog:
             reasons=decision.reasons,
             figures=figures(policy, evidence),
         )
-        if not has_runs(self._read()):
-            durable.append_line(self._path, self._heading.model_dump_json().encode())
-        durable.append_line(self._path, run.model_dump_json().encode())
+        await unbroken(self._disk.run(self._append, run))
         return run
 
-    def last(self) -> AnalysisRun | None:
+    async def last(self) -> AnalysisRun | None:
         """Return the newest analysis run, None where there is none."""
+        return await self._disk.run(self._read_last)
+
+    def _append(self, run: AnalysisRun) -> None:
+        # Read once, for what an earlier controller left: the file grows with every analysis run.
+        self._has_heading = self._has_heading or has_runs(self._read())
+        if not self._has_heading:
+            durable.append_line(self._path, self._heading.model_dump_json().encode())
+            self._has_heading = True
+        durable.append_line(self._path, run.model_dump_json().encode())
+
+    def _read_last(self) -> AnalysisRun | None:
         data = self._read()
         if not has_runs(data):
             return None

@@ -47,7 +47,7 @@ class Actions:
             return Verdict("promoted")
         if self._target.route.weight:
             await self._end_traffic()
-        self._journal.save(self._journal.status.state, f"loading {live.name} on {stable.name}", weight=0.0)
+        await self._journal.save(self._journal.status.state, f"loading {live.name} on {stable.name}", weight=0.0)
         refusal_deadline, outage_deadline = Deadline(outage), Deadline(outage)
         while True:
             unreachable = await stable.unreachable()
@@ -56,7 +56,9 @@ class Actions:
                 refusal = _error_answered(unreachable)
             if refusal_deadline.exceeded(refusal is not None):
                 if self._is_rollback and await self._answers_anywhere(live):
-                    self._note(f"goes on without some of {stable.name}, which are not ready for clients: {refusal}")
+                    await self._note(
+                        f"goes on without some of {stable.name}, which are not ready for clients: {refusal}"
+                    )
                     return Verdict("promoted")
                 if not await stable.live():
                     raise UnreachableError(str(refusal))
@@ -65,14 +67,14 @@ class Actions:
                 break
             await asyncio.sleep(data_plane.timing.retry)
         if unreachable:
-            self._note(
+            await self._note(
                 f"goes on without {', '.join(unreachable)} ({next(iter(unreachable.values()))}): the release is "
                 "loaded there once it answers the controller; requests that clients get through to there before fail"
             )
         return Verdict("promoted")
 
-    def _note(self, message: str) -> None:
-        self._journal.save(self._journal.status.state, message)
+    async def _note(self, message: str) -> None:
+        await self._journal.save(self._journal.status.state, message)
 
     async def _end_traffic(self) -> None:
         """Take the canary's traffic away. Raises UnreachableError."""
@@ -177,7 +179,7 @@ class Actions:
             self._target.needs.add(name)
         live = release.model_copy(update={"name": name, "since": datetime.now(UTC)})
         self._journal.change(release=live)
-        self._journal.save("load", f"loading version {live.release.version} as {name}", name=name)
+        await self._journal.save("load", f"loading version {live.release.version} as {name}", name=name)
 
         async def attempt() -> list[GoldenPrompt]:
             await self._deploy(servers, live, serving)
@@ -196,7 +198,7 @@ class Actions:
 
     async def smoke_test(self, servers: Servers, name: str, golden: list[GoldenPrompt]) -> str | None:
         """Ask a release for a real answer, then its golden prompts; return what is wrong, None where nothing is."""
-        self._journal.save("ready", f"{name} is loaded: a first real request")
+        await self._journal.save("ready", f"{name} is loaded: a first real request")
         probe = self._data_plane.timing.probe
         if await servers.probe(name, probe, any_server=self._is_rollback) is not None:
             try:
@@ -206,10 +208,10 @@ class Actions:
             if problem := await servers.probe(name, probe, any_server=self._is_rollback):
                 return f"{name} is loaded, but does not answer: {problem}"
         quality = self._policy.quality
-        self._journal.save("smoke", f"{name} answers: the golden prompts")
+        await self._journal.save("smoke", f"{name} answers: the golden prompts")
         asked, same, last_error = await self.ask_golden(servers, name, golden)
         if same >= quality.min_golden * asked:
-            self._journal.save("smoke", f"{same} of {asked} golden prompts gave the engine's own text")
+            await self._journal.save("smoke", f"{same} of {asked} golden prompts gave the engine's own text")
             return None
         return (
             f"{same} of {asked} golden prompts gave the text that the engine gave when it was built, at least "

@@ -20,7 +20,7 @@ from include.release.rollouts import LiveRelease, Outcome, RolloutStatus
 from jobs.serving.canary.analysis.observation import in_flight
 from jobs.serving.canary.placement import Placement
 from jobs.serving.canary.rollout.actions import Actions
-from jobs.serving.canary.rollout.journal import Journal
+from jobs.serving.canary.rollout.journal import Journal, noting
 from jobs.serving.canary.rollout.outcome import UnreachableError, Verdict
 from jobs.serving.canary.rollout.resolution import resolve
 from jobs.serving.canary.rollout.steps import Resumes, Steps
@@ -38,15 +38,10 @@ _EVIDENCE_TRIES = 3
 
 
 class Runner:
-    """Runs one rollout from its precheck to its end.
-
-    Attributes:
-        evidence_task: stores the evidence after the end of a rollout whose successor did not wait for it; else None.
-    """
+    """Runs one rollout from its precheck to its end."""
 
     def __init__(self, rollout: Rollout, target: Target, records: Records, placement: Placement) -> None:
         self.target = target
-        self.evidence_task: asyncio.Task[Rollout] | None = None
         self._journal = Journal(rollout, records)
         self._records = records
         self._placement = placement
@@ -74,14 +69,17 @@ class Runner:
     @property
     def decided(self) -> bool:
         """Whether it is promoted or rolling back, so that it can no longer be stopped."""
-        return self.status.state in ("promoted", "rolling_back", "finished")
+        return _is_decided(self.rollout)
 
-    def stop(self, reason: str) -> None:
-        """Roll an undecided rollout back. A second reason is ignored."""
-        if self.rollout.stop is not None:
-            return
-        self._journal.change(stop=reason)
-        self._records.save_rollout(self.rollout)
+    async def stop(self, reason: str) -> None:
+        """Roll a rollout back, unless it is decided by the time that this is durable. A second reason is ignored."""
+
+        def change(rollout: Rollout) -> Rollout | None:
+            if rollout.stop is not None or _is_decided(rollout):
+                return None
+            return rollout.model_copy(update={"stop": reason})
+
+        await self._journal.commit(change)
         self._halt.set()
 
     def expedite(self) -> None:
@@ -105,7 +103,7 @@ class Runner:
                 elif self.status.state not in ("pending", "precheck"):
                     await self._begin_again("the controller was interrupted")
                 self._fault = None
-                self._decide(await self._verdict())
+                await self._decide(await self._verdict())
             except Exception as error:
                 self._fault = f"a fault of the controller ({type(error).__name__}: {error})"
                 raise
@@ -155,14 +153,16 @@ class Runner:
             log("route_pending", target=self.target.name, error=error)
         restarts = self.status.restarts + 1
         what = "it begins again at its first step" if restarts <= MAX_RESTARTS else "it does not begin again"
-        self._journal.save("precheck", f"{reason}; {what}", restarts=restarts, step=None, weight=0.0, reasons=(reason,))
+        await self._journal.save(
+            "precheck", f"{reason}; {what}", restarts=restarts, step=None, weight=0.0, reasons=(reason,)
+        )
 
     def _interrupt(self, reason: str) -> None:
         self._interruption = reason
         self._halt.set()
 
     async def _attempt(self) -> Verdict:
-        self._journal.save("precheck", "precheck: what is live, the engine, Triton and the router", reasons=())
+        await self._journal.save("precheck", "precheck: what is live, the engine, Triton and the router", reasons=())
         release = resolve(self.rollout, self.target.record)
         if isinstance(release, str):
             return Verdict("refused", (release,))
@@ -192,7 +192,7 @@ class Runner:
                 await self._actions.require_loaded(self._data_plane.stable, champion)
                 return Verdict("rolled_back", (f"the release cannot be loaded: {error}",))
             if champion is not None and live.name == champion.name:
-                self._journal.save("smoke", f"{live.name} is live already")
+                await self._journal.save("smoke", f"{live.name} is live already")
                 return Verdict("promoted")
             if problem := await self._actions.smoke_test(canary, live.name, golden):
                 await self._actions.require_loaded(canary, live)
@@ -217,7 +217,7 @@ class Runner:
             return Verdict("rolled_back", (f"the release cannot be loaded: {error}",))
         champion = self.target.record.champion
         if champion is not None and live.name == champion.name:
-            self._journal.save("smoke", f"{live.name} is live already")
+            await self._journal.save("smoke", f"{live.name} is live already")
             return Verdict("promoted")
         if problem := await self._actions.smoke_test(stable, live.name, golden):
             await self._actions.require_loaded(stable, live)
@@ -226,25 +226,24 @@ class Runner:
 
     # The commit point, and after it.
 
-    def _decide(self, verdict: Verdict) -> None:
+    async def _decide(self, verdict: Verdict) -> None:
         """Make the verdict durable: the commit point, which alone changes what the target is to serve."""
-        promoted = verdict.outcome == "promoted"
-        if promoted:
-            live = self.rollout.release
-            assert live is not None
-            self._journal.change(release=live.model_copy(update={"since": datetime.now(UTC)}))
-        note = f"promoted: {self.status.name}" if promoted else f"{_in_words(verdict.outcome)}: {verdict.reasons[0]}"
-        self._journal.save(
-            "promoted" if promoted else "rolling_back",
-            note,
-            outcome=verdict.outcome,
-            reasons=verdict.reasons,
-            step=None,
-        )
+        now = datetime.now(UTC)
+
+        def change(rollout: Rollout) -> Rollout:
+            # Whoever stopped it since was answered that it goes back.
+            outcome, reasons = verdict if rollout.stop is None else Verdict("rolled_back", (rollout.stop,))
+            decided = {"outcome": outcome, "reasons": reasons, "step": None}
+            if outcome != "promoted":
+                return noting("rolling_back", f"{_in_words(outcome)}: {reasons[0]}", time=now, **decided)(rollout)
+            assert rollout.release is not None
+            promoted = rollout.model_copy(update={"release": rollout.release.model_copy(update={"since": now})})
+            return noting("promoted", f"promoted: {rollout.status.name}", time=now, **decided)(promoted)
+
+        await self._journal.commit(change)
 
     async def _complete_promotion(self) -> None:
-        former = self.target.record.champion
-        self.target.promote(self.rollout)
+        former = await self.target.promote(self.rollout)
         champion = self.target.record.champion
         assert champion is not None
         if former is not None:
@@ -256,7 +255,7 @@ class Runner:
         self._journal.set_status(weight=0.0)
         if former is not None and former.name != champion.name:
             await self._drain(former.name)
-        self._journal.save("promoted", f"{champion.name} takes all of the traffic")
+        await self._journal.save("promoted", f"{champion.name} takes all of the traffic")
 
     async def _complete_rollback(self) -> None:
         await self._route_champion()
@@ -265,7 +264,7 @@ class Runner:
         champion = self.target.record.champion
         if name is not None and (champion is None or champion.name != name):
             await self._drain(name)
-            self._journal.save("rolling_back", f"{name} has no traffic any more")
+            await self._journal.save("rolling_back", f"{name} has no traffic any more")
             self.target.needs.discard(name)
             self._collecting = await self._unless_expedited(self._placement.collect())
 
@@ -292,7 +291,7 @@ class Runner:
         if remaining:
             when = "at a rollback" if self._expedited.is_set() else f"after {self._data_plane.timing.drain:.0f} s"
             message = f"{remaining} requests on {name} were still in flight {when}"
-            self._journal.save(self.status.state, message)
+            await self._journal.save(self.status.state, message)
 
     async def _unless_expedited(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Wait for work until it is done or a rollback waits; return its task, which may still go on."""
@@ -309,42 +308,38 @@ class Runner:
         return task
 
     async def _finish(self) -> None:
-        """End the rollout, with its evidence; where a rollback waits, `evidence_task` stores that meanwhile."""
-        storing = await self._unless_expedited(self._store_evidence())
-        if storing.done():
-            self._journal.commit(storing.result())
-            return
-        words = _in_words(self.status.outcome or "rolled_back")
-        message = f"finished: {words}; a rollback waits, so the evidence is stored meanwhile"
-        self._journal.save("finished", message, champion=self.target.record.champion, weight=0.0, step=None)
-        self.evidence_task = storing
-
-    async def finish_evidence(self) -> None:
-        """Wait for `evidence_task`, and write the record that names the evidence."""
-        if self.evidence_task is not None:
-            self._journal.commit(await self.evidence_task)
-
-    async def _store_evidence(self) -> Rollout:
-        """Commit the evidence; return the ended record. After some tries the rollout ends without evidence."""
+        """End the rollout with its evidence; where a rollback waits, or the store is away, that is stored later."""
         uri = evidence.evidence_uri(self._data_plane.store, self.rollout.id)
-        champion = self.target.record.champion
-        words = _in_words(self.status.outcome or "rolled_back")
-        finished = self._journal.with_note(
-            "finished", f"finished: {words}", champion=champion, evidence=uri, weight=0.0, step=None
-        )
-        analysis_log = self._records.analysis_log(self.rollout.id)
+        words = f"finished: {_in_words(self.status.outcome or 'rolled_back')}"
+        ended: dict[str, Any] = {"champion": self.target.record.champion, "weight": 0.0, "step": None}
+        with_evidence = noting("finished", words, evidence=uri, **ended)
+        storing = await self._unless_expedited(self._store_evidence(with_evidence(self.rollout)))
+        problem = storing.result() if storing.done() else "a rollback waits"
+        if problem is None:
+            await self._journal.commit(with_evidence)
+            return
+        await _cancel(storing)
+        kept = self._records.analysis_log(self.rollout.id).parent
+        message = f"{words}; its evidence is kept in {kept} and stored at {uri} as soon as possible ({problem})"
+        await self._journal.save("finished", message, evidence_pending=uri, **ended)
+
+    async def _store_evidence(self, ended: Rollout) -> str | None:
+        """Commit the evidence; return None, or why the store did not take it in some tries."""
+        analysis_log = self._records.analysis_log(ended.id)
         for tries_left in reversed(range(_EVIDENCE_TRIES)):
             try:
-                await asyncio.to_thread(evidence.commit, self._data_plane.store, finished, analysis_log)
+                await asyncio.to_thread(evidence.commit, self._data_plane.store, ended, analysis_log)
                 break
             except (AnemoneError, OSError) as error:
-                log("evidence_pending", rollout=self.rollout.id, error=error)
-                if tries_left:
-                    await asyncio.sleep(self._data_plane.timing.retry)
-                else:
-                    reason = f"finished: {words}; the evidence could not be stored ({error}), it is in {analysis_log}"
-                    finished = self._journal.with_note("finished", reason, champion=champion, weight=0.0, step=None)
-        return finished
+                log("evidence_pending", rollout=ended.id, error=error)
+                if not tries_left:
+                    return str(error)
+                await asyncio.sleep(self._data_plane.timing.retry)
+        return None
+
+
+def _is_decided(rollout: Rollout) -> bool:
+    return rollout.status.state in ("promoted", "rolling_back", "finished")
 
 
 def _in_words(outcome: Outcome) -> str:

@@ -78,8 +78,9 @@ class Steps:
         analysis_log = AnalysisLog(
             self._records.analysis_log(self._journal.rollout.id),
             Heading(rollout=self._journal.rollout.id, policy=policy),
+            self._records.disk,
         )
-        last = analysis_log.last()
+        last = await analysis_log.last()
         assert self._journal.rollout.counted_from is not None
         observation = Observation(
             self._data_plane.router,
@@ -97,7 +98,7 @@ class Steps:
             await self._set_route(route)
             measurement.enter(step)
             note = f"step {step + 1} of {len(policy.steps)}: {weight:.4g} of the traffic"
-            self._journal.save("step", note, step=step, weight=weight)
+            await self._journal.save("step", note, step=step, weight=weight)
             run = await self._analyse_step(route, golden, analysis_log, measurement)
             if run.action == "promote":
                 return self._proven()
@@ -133,10 +134,10 @@ class Steps:
             if not route.slow_seconds.total and measurement.baseline.is_known:
                 route = route.model_copy(update={"slow_seconds": measurement.baseline.limits})
                 await self._set_route(route)
-                self._journal.save(
+                await self._journal.save(
                     self._journal.status.state, f"latency is judged from now on: {_limits_message(route.slow_seconds)}"
                 )
-            run = analysis_log.append(self._journal.status.restarts, measurement.evidence(self._resumes.count))
+            run = await analysis_log.append(self._journal.status.restarts, measurement.evidence(self._resumes.count))
             self._journal.set_status(figures=run.figures, reasons=run.reasons)
             log(
                 "analysis_run",
@@ -148,7 +149,7 @@ class Steps:
             if run.action == "hold" and not measurement.is_held:
                 measurement.hold()
                 self._resumes.requested.clear()
-                self._journal.save("held", f"held, {'; '.join(run.reasons)}: say resume or abort")
+                await self._journal.save("held", f"held, {'; '.join(run.reasons)}: say resume or abort")
                 continue
             if run.action in ("next_step", "promote", "roll_back", "inconclusive"):
                 return run
@@ -158,7 +159,7 @@ class Steps:
                 and measurement.elapsed >= self._policy.max_seconds * (1 + self._resumes.count)
             ):
                 measurement.extended = True
-                self._journal.save("step", f"not enough evidence yet, extended: {'; '.join(run.reasons)}")
+                await self._journal.save("step", f"not enough evidence yet, extended: {'; '.join(run.reasons)}")
 
     async def _pause(self, measurement: Measurement) -> None:
         """Wait for the next analysis run; a held canary goes on as soon as a person resumes it."""
@@ -171,7 +172,7 @@ class Steps:
             return
         self._resumes.requested.clear()
         measurement.release()
-        self._journal.save("step", f"resumed: watched for another {self._policy.max_seconds:.0f} s")
+        await self._journal.save("step", f"resumed: watched for another {self._policy.max_seconds:.0f} s")
 
     async def _update(self, name: str, champion: str, golden: list[GoldenPrompt], measurement: Measurement) -> None:
         canary_problem, champion_problem = await asyncio.gather(
@@ -198,16 +199,18 @@ class Steps:
     async def _measure_baseline(self, baseline: Baseline) -> None:
         """Count the champion's answers without a canary until its times are known, or the time for that is over."""
         policy = self._policy
-        self._journal.save("step", f"baseline: {policy.baseline_requests} answers of the champion", step=0, weight=0.0)
+        await self._journal.save(
+            "step", f"baseline: {policy.baseline_requests} answers of the champion", step=0, weight=0.0
+        )
         loop = asyncio.get_running_loop()
         until = loop.time() + policy.baseline_seconds
         while loop.time() < until:
             with contextlib.suppress(RouterError):
                 if await baseline.update():
-                    self._journal.save("step", f"baseline: {_limits_message(baseline.limits)}", step=0)
+                    await self._journal.save("step", f"baseline: {_limits_message(baseline.limits)}", step=0)
                     return
             await asyncio.sleep(min(policy.look_seconds, self._data_plane.timing.retry))
-        self._journal.save(
+        await self._journal.save(
             "step",
             f"baseline: {baseline.answers} of {policy.baseline_requests} answers in {policy.baseline_seconds:.0f} s, "
             "latency is not judged yet",

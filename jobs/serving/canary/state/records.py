@@ -24,6 +24,7 @@ from include import durable
 from include.errors import ConfigurationError, DataError, first_problem
 from include.model import Model
 from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, RolloutStatus, TargetStatus
+from jobs.serving.durably import DiskThread
 from jobs.serving.log import log
 
 M = TypeVar("M", bound=Model)
@@ -55,6 +56,7 @@ class Rollout(Model):
         release: the release to make live, once it is resolved; its `since` is the time of its promotion.
         counted_from: the router's boot and generation when the rollout began; counts up to there are not its own.
         stop: the reason for rolling it back, if somebody asked for that.
+        retired: its target was taken out of service, and it is kept only until its evidence is stored.
     """
 
     request: RolloutRequest
@@ -64,10 +66,16 @@ class Rollout(Model):
     release: LiveRelease | None = None
     counted_from: tuple[str, int] | None = None
     stop: str | None = None
+    retired: bool = False
 
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def lacks_evidence(self) -> bool:
+        """Whether it has ended and its evidence is still to be stored; version 0.1 left it at that."""
+        return self.status.ended and self.status.evidence is None
 
     def forgettable(self, oldest: datetime) -> bool:
         """Return whether it ended before `oldest`, and its evidence was committed."""
@@ -76,9 +84,14 @@ class Rollout(Model):
 
 
 class Records:
-    """Reads and writes the records below one folder."""
+    """Reads and writes the records below one folder.
+
+    Attributes:
+        disk: the thread that does so while the controller runs.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.disk = DiskThread()
         self._targets = folder / "targets"
         self._rollouts = folder / "rollouts"
         for place in (self._targets, self._rollouts):
@@ -99,7 +112,8 @@ class Records:
             ) from None
 
     def close(self) -> None:
-        """Unlock the folder."""
+        """Finish the writes that were begun, and unlock the folder."""
+        self.disk.close()
         self._lock.close()
 
     def targets(self) -> list[TargetRecord]:
@@ -130,22 +144,26 @@ class Records:
             unfinished=tuple(rollout.request for rollout in rollouts if not rollout.status.ended),
         )
 
-    def save_target(self, record: TargetRecord) -> None:
-        durable.replace(self._targets / f"{record.target}.json", record.model_dump_json(indent=1).encode())
+    async def save_target(self, record: TargetRecord) -> None:
+        """Make a target's record durable. Raises OSError where the disk does not take it."""
+        path, data = self._targets / f"{record.target}.json", record.model_dump_json(indent=1).encode()
+        await self.disk.run(durable.replace, path, data)
 
-    def save_rollout(self, rollout: Rollout) -> None:
-        durable.replace(self._rollouts / f"{rollout.id}.json", rollout.model_dump_json(indent=1).encode())
+    async def save_rollout(self, rollout: Rollout) -> None:
+        """Make a rollout's record durable. Raises OSError where the disk does not take it."""
+        path, data = self._rollouts / f"{rollout.id}.json", rollout.model_dump_json(indent=1).encode()
+        await self.disk.run(durable.replace, path, data)
 
     def analysis_log(self, rollout: str) -> Path:
         """Return the path of a rollout's analysis log, under the name that version 0.1 gave it."""
         return self._rollouts / f"{rollout}.looks.jsonl"
 
-    def forget_rollout(self, rollout: str) -> None:
-        durable.remove(self.analysis_log(rollout))
-        durable.remove(self._rollouts / f"{rollout}.json")
+    async def forget_rollout(self, rollout: str) -> None:
+        await self.disk.run(durable.remove, self.analysis_log(rollout))
+        await self.disk.run(durable.remove, self._rollouts / f"{rollout}.json")
 
-    def forget_target(self, target: str) -> None:
-        durable.remove(self._targets / f"{target}.json")
+    async def forget_target(self, target: str) -> None:
+        await self.disk.run(durable.remove, self._targets / f"{target}.json")
 
 
 def _read(path: Path, model: type[M]) -> M:

@@ -67,7 +67,7 @@ async def _die_and_go_on(world: World, request, dies_at: int) -> tuple[bool, Rol
         async with Life(world, dies_at) as life:
             if not life.dead:
                 try:
-                    life.controller.submit(request)
+                    await life.controller.submit(request)
                 except BaseException:
                     assert life.dead
             ended = (
@@ -77,7 +77,7 @@ async def _die_and_go_on(world: World, request, dies_at: int) -> tuple[bool, Rol
         assert world.router.weight(TARGET) in (0.0, 0.5)
         left = next((one for one in world.rollouts() if one.id == request.id), None)
         async with Life(world) as next_life:
-            next_life.controller.submit(request)
+            await next_life.controller.submit(request)
             status = await _settle(next_life, request.id)
             return died, left, status, next_life
 
@@ -127,7 +127,7 @@ def test_a_controller_that_dies_again_and_again_gives_up_and_says_so(world):
         async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
-                life.controller.submit(world.request(2, 1))
+                await life.controller.submit(world.request(2, 1))
                 await life.until(lambda: 0.1 in world.weights)
             for _ in range(2):
                 del world.weights[:]
@@ -149,7 +149,7 @@ def test_a_dead_controllers_canary_has_no_traffic_once_the_lease_has_lapsed(worl
         async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
-                life.controller.submit(world.request(2, 1))
+                await life.controller.submit(world.request(2, 1))
                 await life.until(lambda: 0.1 in world.weights)
             before = world.router.weight(TARGET)
             await asyncio.sleep(11)
@@ -181,7 +181,7 @@ def test_router_or_triton_dies_at_any_state(world, moment, what):
                 down.set()
 
         world.on_save = take_down
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await down.wait()
         await asyncio.sleep(15 if "away" in what else 0.1)
         part.restart()
@@ -198,7 +198,7 @@ def test_router_or_triton_dies_at_any_state(world, moment, what):
 def test_a_champion_whose_process_dies_is_loaded_again(world, during):
     async def work(life):
         if during == "step":
-            life.controller.submit(world.request(2, 1))
+            await life.controller.submit(world.request(2, 1))
             await life.until(lambda: 0.1 in world.weights)
         world.dead_stubs.add(world.name(1))
         await life.until(lambda: not life.controller.target(TARGET).healthy, 30)
@@ -242,7 +242,7 @@ def test_an_analysis_log_that_a_crash_left_without_a_line_costs_nothing(world, l
         async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
-                life.controller.submit(world.request(2, 1, policy=QUICK))
+                await life.controller.submit(world.request(2, 1, policy=QUICK))
                 await life.until(lambda: 0.5 in world.weights)
             (world.folder / "canary" / "rollouts" / "release-2.looks.jsonl").write_bytes(left)
             async with Life(world) as life:
@@ -257,7 +257,7 @@ def test_a_rollout_refused_after_it_was_loaded_goes_back(world):
         async with Clients(world):
             async with Life(world) as life:
                 await life.release(world.request(1))
-                life.controller.submit(world.request(2, 1))
+                await life.controller.submit(world.request(2, 1))
                 await life.until(lambda: 0.1 in world.weights)
             world.triton.up = False
             async with Life(world) as life:
@@ -303,7 +303,7 @@ def test_a_router_that_lost_its_routes_gets_them_again(world):
 
 def test_a_lease_that_lapses_for_a_while_gives_the_weight_back(world):
     async def work(life):
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await life.until(lambda: 0.1 in world.weights)
         world.router.leases.clear()
         lapsed = world.router.weight(TARGET)

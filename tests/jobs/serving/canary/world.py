@@ -32,11 +32,14 @@ from jobs.serving.canary.controller import Controller
 from jobs.serving.canary.data_plane import DataPlane, Timing
 from jobs.serving.canary.servers.local import LocalTriton
 from jobs.serving.canary.servers.pods import Pods
+from jobs.serving.canary.state import evidence
 from jobs.serving.canary.state.records import Records, Rollout
 from jobs.serving.canary.traffic.interface import ConflictError, RouterError, releases
 from jobs.serving.router.routes import Split
 from jobs.serving.triton.agent_client import AgentState
 from jobs.serving.triton.client import Answer, NotAvailableError, TritonError
+
+_commit_evidence = evidence.commit
 
 TARGET = "kubectl"
 POLICY = CanaryPolicy(
@@ -69,11 +72,16 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only while everybody waits, and then at once. Threads are run in place."""
+    """An event loop whose time passes only while everybody waits, and then at once. Threads are run in place.
+
+    Attributes:
+        in_thread: whether what runs now would be in a thread.
+    """
 
     def __init__(self) -> None:
         self._waits = _Selector()
         super().__init__(self._waits)
+        self.in_thread = False
         self.faults: list[str] = []
         self.set_exception_handler(self._keep_fault)
 
@@ -87,10 +95,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, executor: Any, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         future = self.create_future()
+        self.in_thread = True
         try:
             future.set_result(function(*arguments))
         except Exception as error:
             future.set_exception(error)
+        finally:
+            self.in_thread = False
         return future
 
 
@@ -448,6 +459,8 @@ class World:
         weights: of every route that was ever set.
         lost: requests that no arm answered.
         on_save: called with each rollout's record right after it was made durable.
+        flush_seconds: how long the disk takes to make a rollout's record durable.
+        store_up: whether the store takes evidence.
         stable, canary: the pods of two tiers; none of either on one machine, which has one Triton.
     """
 
@@ -470,6 +483,8 @@ class World:
         self.weights: list[float] = []
         self.sent = self.lost = 0
         self.on_save: Callable[[Rollout], None] = lambda _rollout: None
+        self.flush_seconds = 0.0
+        self.store_up = True
         self.triton = FakeTriton(self, self.installed)
         self.router = FakeRouter(self)
         self.stable = [FakePod(self, f"stable{number}") for number in range(stable)]
@@ -641,11 +656,12 @@ class Life:
         )
         self.records = Records(world.folder / "canary")
         for save in ("save_target", "save_rollout", "forget_target", "forget_rollout"):
-            setattr(self.records, save, self._guard(getattr(self.records, save)))
+            setattr(self.records, save, self._guard_async(getattr(self.records, save)))
         save_rollout = self.records.save_rollout
 
-        def save_and_report(rollout: Rollout) -> None:
-            save_rollout(rollout)
+        async def save_and_report(rollout: Rollout) -> None:
+            await asyncio.sleep(world.flush_seconds)
+            await save_rollout(rollout)
             world.on_save(rollout)
 
         self.records.save_rollout = save_and_report  # type: ignore[method-assign]
@@ -687,6 +703,7 @@ class Life:
 
     async def __aenter__(self) -> Life:
         runs.durable = SimpleNamespace(append_line=self._guard(durable.append_line))
+        evidence.commit = self._commit_evidence
         try:
             await self.controller.start()
         except Died:
@@ -697,6 +714,13 @@ class Life:
         self.dead = True
         await self.controller.close()
         runs.durable = durable
+        evidence.commit = _commit_evidence
+
+    def _commit_evidence(self, *arguments: Any) -> None:
+        self._live_on()
+        if not self.world.store_up:
+            raise OSError("the store does not answer")
+        _commit_evidence(*arguments)
 
     async def until(self, true: Callable[[], Any], seconds: float = 2000) -> Any:
         """Wait until it is true, or this life has ended."""
@@ -716,7 +740,7 @@ class Life:
 
     async def release(self, request: RolloutRequest) -> RolloutStatus | None:
         """Ask for a rollout, and wait for its end."""
-        self.controller.submit(request)
+        await self.controller.submit(request)
         return await self.until_ended(request.id)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +14,7 @@ from include.errors import DataError
 from include.release.rollouts import CanaryPolicy
 from jobs.serving.canary.analysis.judge import Arm, Evidence, Generation, Golden
 from jobs.serving.canary.analysis.runs import AnalysisLog, Heading, read, replay
+from jobs.serving.durably import DiskThread
 
 POLICY = CanaryPolicy(steps=(0.5,), step_seconds=10, min_requests=200)
 
@@ -29,12 +32,19 @@ def evidence(requests: int, failed: int = 0) -> Evidence:
 
 
 @pytest.fixture
-def path(tmp_path):
+def disk() -> Iterator[DiskThread]:
+    disk = DiskThread()
+    yield disk
+    disk.close()
+
+
+@pytest.fixture
+def path(tmp_path, disk):
     path = tmp_path / "looks.jsonl"
-    analysis_log = AnalysisLog(path, Heading(rollout="r", policy=POLICY))
-    assert analysis_log.last() is None
+    analysis_log = AnalysisLog(path, Heading(rollout="r", policy=POLICY), disk)
+    assert asyncio.run(analysis_log.last()) is None
     for requests, failed in ((50, 0), (100, 1), (200, 2), (220, 40)):
-        analysis_log.append(0, evidence(requests, failed))
+        asyncio.run(analysis_log.append(0, evidence(requests, failed)))
     return path
 
 
@@ -70,22 +80,22 @@ def test_a_difference_is_70_and_named(path, meddle, says):
     assert says in done.stderr
 
 
-def test_a_line_that_a_crash_tore_does_not_count_and_is_taken_away(path):
+def test_a_line_that_a_crash_tore_does_not_count_and_is_taken_away(path, disk):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"attempt": 0, "evid')
-    assert AnalysisLog(path, Heading(rollout="r", policy=POLICY)).last().action == "roll_back"
-    AnalysisLog(path, Heading(rollout="r", policy=POLICY)).append(1, evidence(240))
+    assert asyncio.run(AnalysisLog(path, Heading(rollout="r", policy=POLICY), disk).last()).action == "roll_back"
+    asyncio.run(AnalysisLog(path, Heading(rollout="r", policy=POLICY), disk).append(1, evidence(240)))
     _, runs = read(path.read_bytes(), "log")
     assert [run.attempt for run in runs] == [0, 0, 0, 0, 1]
     assert path.read_bytes().startswith(whole)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"rollout": "r", "pol'])
-def test_a_file_without_a_whole_line_has_no_analysis_run_and_takes_the_first(path, left):
+def test_a_file_without_a_whole_line_has_no_analysis_run_and_takes_the_first(path, left, disk):
     path.write_bytes(left)
-    analysis_log = AnalysisLog(path, Heading(rollout="r", policy=POLICY))
-    assert analysis_log.last() is None
-    analysis_log.append(0, evidence(50))
+    analysis_log = AnalysisLog(path, Heading(rollout="r", policy=POLICY), disk)
+    assert asyncio.run(analysis_log.last()) is None
+    asyncio.run(analysis_log.append(0, evidence(50)))
     heading, found = read(path.read_bytes(), "log")
     assert (heading.rollout, len(found)) == ("r", 1)
 

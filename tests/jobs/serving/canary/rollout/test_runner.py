@@ -13,7 +13,6 @@ from jobs.serving.canary.analysis.observation import Observation
 from jobs.serving.canary.analysis.runs import AnalysisRun, read, replay
 from jobs.serving.canary.controller import RefusedError
 from jobs.serving.canary.rollout import runner
-from jobs.serving.canary.state import evidence
 from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually, with_champion
 
 SEEDS = pytest.mark.parametrize("world", range(5), indirect=True)
@@ -129,7 +128,7 @@ def test_a_canary_whose_process_dies_goes_back_while_the_champion_answers(world)
     async def work():
         async with Life(world) as life, Clients(world, 1):
             await first_release(life)
-            life.controller.submit(world.request(2, 1))
+            await life.controller.submit(world.request(2, 1))
             await life.until(lambda: 0.1 in world.weights)
             world.dead_stubs.add(world.name(2))
             return await life.until_ended("release-2")
@@ -143,7 +142,7 @@ def test_golden_prompts_that_change_under_traffic_send_it_back(world):
     async def work():
         async with Life(world) as life, Clients(world, 1):
             await first_release(life)
-            life.controller.submit(world.request(2, 1, policy=policy(quality=Quality(check_references=False))))
+            await life.controller.submit(world.request(2, 1, policy=policy(quality=Quality(check_references=False))))
             await life.until(lambda: 0.1 in world.weights)
             world.garbled.add(world.name(2))
             return await life.until_ended("release-2")
@@ -263,7 +262,7 @@ def test_a_held_canary_keeps_its_weight_until_a_person_lets_it_go_on(world):
     async def work():
         async with Life(world) as life:
             await first_release(life)
-            life.controller.submit(world.request(2, 1, policy=policy(inconclusive="hold")))
+            await life.controller.submit(world.request(2, 1, policy=policy(inconclusive="hold")))
             with pytest.raises(RefusedError, match="is not held"):
                 life.controller.resume("release-2")
             await life.until(lambda: life.controller.rollout("release-2").state == "held")
@@ -292,7 +291,7 @@ def test_a_held_canary_that_does_harm_goes_back_by_itself(world):
     async def work():
         async with Life(world) as life:
             await first_release(life)
-            life.controller.submit(world.request(2, 1, policy=policy(inconclusive="hold")))
+            await life.controller.submit(world.request(2, 1, policy=policy(inconclusive="hold")))
             await life.until(lambda: life.controller.rollout("release-2").state == "held")
             world.failing[world.name(2)] = 0.5
             async with Clients(world):
@@ -303,10 +302,10 @@ def test_a_held_canary_that_does_harm_goes_back_by_itself(world):
 
 def test_abort_sends_it_back_and_leaves_nothing(world):
     async def work(life):
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await life.until(lambda: 0.1 in world.weights)
-        life.controller.abort("release-2", "I do not like it")
-        life.controller.abort("release-2", "twice is once")
+        await life.controller.abort("release-2", "I do not like it")
+        await life.controller.abort("release-2", "twice is once")
         return await life.until_ended("release-2")
 
     status = with_champion(world, work)
@@ -319,7 +318,7 @@ def test_a_promoted_rollout_cannot_be_aborted(world):
         async with Life(world) as life:
             await first_release(life)
             with pytest.raises(RefusedError, match="ask for a rollback"):
-                life.controller.abort("release-1", "too late")
+                await life.controller.abort("release-1", "too late")
 
     run_virtually(work())
 
@@ -360,7 +359,7 @@ def test_a_rollback_to_nothing_is_refused(world, version, says):
 def test_a_rollback_supersedes_a_canary(world):
     async def work(life):
         await life.release(world.request(2, 1))
-        life.controller.submit(world.request(3, 2))
+        await life.controller.submit(world.request(3, 2))
         await life.until(lambda: life.controller.rollout("release-3").state == "step")
         back = await life.release(world.rollback("back", 1))
         return back, life.controller.rollout("release-3"), life.controller.target(TARGET)
@@ -376,9 +375,9 @@ def test_a_rollback_supersedes_a_canary(world):
 def test_a_rollback_asked_for_while_a_promoted_release_drains_waits_for_it(world):
     async def work(life):
         world.in_flight[world.name(1)] = 1
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
-        life.controller.submit(world.rollback("back"))
+        await life.controller.submit(world.rollback("back"))
         waiting = life.controller.rollout("back").state
         world.in_flight.clear()
         back = await life.until_ended("back")
@@ -392,33 +391,22 @@ def test_a_rollback_asked_for_while_a_promoted_release_drains_waits_for_it(world
 
 
 def test_a_rollback_waits_for_no_request_in_flight_and_for_no_evidence(world, monkeypatch):
-    refuses = True
-    commit = evidence.commit
-
-    def store(*arguments):
-        if refuses:
-            raise OSError("the store does not answer")
-        commit(*arguments)
-
-    monkeypatch.setattr(evidence, "commit", store)
     monkeypatch.setattr(runner, "_EVIDENCE_TRIES", 300)
 
     async def work():
-        nonlocal refuses
-        refuses = False
         async with Life(world) as life, Clients(world):
             await first_release(life)
-            refuses = True
+            world.store_up = False
             world.in_flight[world.name(1)] = 1
-            life.controller.submit(world.request(2, 1))
+            await life.controller.submit(world.request(2, 1))
             await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
             began = asyncio.get_running_loop().time()
-            life.controller.submit(world.rollback("back"))
+            await life.controller.submit(world.rollback("back"))
             await life.until(lambda: life.controller.rollout("back").state == "promoted")
             took = asyncio.get_running_loop().time() - began
             ended = life.controller.rollout("release-2")
             await asyncio.sleep(30)
-            refuses = False
+            world.store_up = True
             await life.until(lambda: life.controller.rollout("release-2").evidence, 10)
             return took, ended, await life.until_ended("back")
 
@@ -433,12 +421,12 @@ def test_one_rollout_at_a_time_and_the_same_request_twice_is_one(world):
     async def work():
         async with Life(world) as life:
             await first_release(life)
-            _, new = life.controller.submit(world.request(2, 1))
-            _, again = life.controller.submit(world.request(2, 1))
+            _, new = await life.controller.submit(world.request(2, 1))
+            _, again = await life.controller.submit(world.request(2, 1))
             with pytest.raises(RefusedError, match="rollout release-2 goes on"):
-                life.controller.submit(world.request(3, 1))
+                await life.controller.submit(world.request(3, 1))
             with pytest.raises(RefusedError, match="was used for another request"):
-                life.controller.submit(world.request(3, 1, id="release-2"))
+                await life.controller.submit(world.request(3, 1, id="release-2"))
             return new, again
 
     assert run_virtually(work()) == (True, False)
@@ -459,7 +447,7 @@ def test_a_warm_release_goes_when_its_time_is_over(world):
 
 def test_retiring_takes_everything_away(world):
     async def work(life):
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await life.until(lambda: 0.1 in world.weights)
         assert await life.controller.retire(TARGET) is True
         assert await life.controller.retire(TARGET) is False

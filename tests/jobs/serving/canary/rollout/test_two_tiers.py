@@ -120,7 +120,7 @@ def test_a_stable_tier_that_is_away_is_not_the_releases_fault(world: World) -> N
     """At the moment of the take-over every stable pod is restarted, and unreachable for longer than `Timing.outage`."""
 
     async def work(life: Life) -> Any:
-        life.controller.submit(world.request(2, 1, policy=QUICK))
+        await life.controller.submit(world.request(2, 1, policy=QUICK))
         await life.until(lambda: "on the stable tier" in _last_note(life, "release-2"))
         for pod in world.stable:
             pod.triton.up = False
@@ -137,7 +137,7 @@ def test_a_canary_pod_that_is_replaced_while_it_is_given_a_release_is_not_the_re
     async def work(life: Life) -> Any:
         old = world.canary[0]
         old.triton.load_seconds = 5.0
-        life.controller.submit(world.request(2, 1, policy=QUICK))
+        await life.controller.submit(world.request(2, 1, policy=QUICK))
         await life.until(lambda: old.installed())
         old.up = False
         world.canary[:] = [FakePod(world, "canary-new")]
@@ -152,7 +152,7 @@ def test_a_canary_pod_that_joins_under_traffic_is_given_the_canary(tmp_path: Pat
     world = World(tmp_path, stable=1, canary=1)
 
     async def work(life: Life) -> Any:
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await life.until(lambda: 0.1 in world.weights)
         world.canary.append(FakePod(world, "canary-new"))
         await life.until(lambda: world.canary[1].ready and world.name(2) in world.canary[1].triton.loaded, 30)
@@ -208,7 +208,7 @@ def test_a_new_stable_pod_is_given_the_champion_whatever_another_does(world: Wor
 
 def test_a_new_pod_that_reads_a_large_engine_keeps_nothing_else_waiting(world: World) -> None:
     async def work(life: Life) -> Any:
-        life.controller.submit(world.request(2, 1))
+        await life.controller.submit(world.request(2, 1))
         await life.until(lambda: 0.1 in world.weights)
         slow, new = FakePod(world, "stable-slow"), FakePod(world, "stable-new")
         slow.install_seconds = 600.0
@@ -235,7 +235,7 @@ def test_what_the_router_still_leads_to_is_not_unloaded(world: World) -> None:
             async with Life(world) as life:
                 await life.release(world.request(1))
                 policy = QUICK.model_copy(update={"warm_seconds": 1e-6})
-                life.controller.submit(world.request(2, 1, policy=policy))
+                await life.controller.submit(world.request(2, 1, policy=policy))
                 await life.until(lambda: "on the stable tier" in _last_note(life, "release-2"))
                 world.router.writing = False
                 await life.until(lambda: life.controller.rollout("release-2").state == "promoted")
@@ -295,7 +295,7 @@ def test_a_release_waits_no_longer_than_an_outage_may_last_for_a_pod_whose_node_
     world: World,
 ) -> None:
     async def work(life: Life) -> Any:
-        life.controller.submit(world.request(2, 1, policy=QUICK))
+        await life.controller.submit(world.request(2, 1, policy=QUICK))
         world.stable[1].install_seconds = 3600.0
         await life.until(lambda: world.name(2) in world.stable[1].installs)
         world.stable[1].up = False
@@ -317,7 +317,7 @@ def test_a_rollback_needs_one_stable_pod_and_the_others_are_not_ready(world: Wor
         bad.refuses = "no space left on device" if fault == "refuses" else None
         bad.install_seconds = 0.0 if fault == "refuses" else 3600.0
         began = asyncio.get_running_loop().time()
-        life.controller.submit(world.rollback("back"))
+        await life.controller.submit(world.rollback("back"))
         if fault == "node is lost":
             await life.until(lambda: bad.installs.count(world.name(1)) > 1)
             bad.up = False
@@ -336,7 +336,7 @@ def test_a_rollback_bears_a_refusal_that_passes(world: World) -> None:
         for pod in world.stable:
             pod.triton.loaded.discard(world.name(1))
             pod.refuses = "the store does not answer"
-        life.controller.submit(world.rollback("back"))
+        await life.controller.submit(world.rollback("back"))
         await asyncio.sleep(10)
         for pod in world.stable:
             pod.refuses = None
@@ -349,7 +349,7 @@ def test_a_rollback_bears_a_refusal_that_passes(world: World) -> None:
 def test_a_canary_has_no_traffic_while_the_stable_tier_takes_the_release_over(world: World) -> None:
     async def work(life: Life) -> float:
         world.stable[1].triton.load_seconds = 100.0
-        life.controller.submit(world.request(2, 1, policy=QUICK))
+        await life.controller.submit(world.request(2, 1, policy=QUICK))
         await life.until(lambda: "on the stable tier" in _last_note(life, "release-2"))
         weight = world.router.weight(TARGET)
         world.failing[world.name(2)] = 1.0

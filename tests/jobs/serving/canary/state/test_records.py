@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_what_is_needed_is_the_same_from_the_controller_and_from_its_records(tmp
     async def work() -> ControllerState:
         async with Life(world) as life:
             await life.release(world.request(1))
-            life.controller.submit(world.request(2, 1))
+            await life.controller.submit(world.request(2, 1))
             return life.controller.state()
 
     running = run_virtually(work())
@@ -48,8 +49,9 @@ def test_an_old_rollout_is_forgotten_once_its_evidence_is_kept(
         id="release-1", kind="release", target=TARGET, state=state, outcome="promoted", evidence=evidence, notes=(note,)
     )
     records = Records(tmp_path / "canary")
-    records.save_rollout(Rollout(request=world.request(1), status=status, sequence=1, asked=then))
+    asyncio.run(records.save_rollout(Rollout(request=world.request(1), status=status, sequence=1, asked=then)))
     records.close()
+    world.store_up = False
 
     async def work() -> None:
         async with Life(world) as life:
