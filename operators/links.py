@@ -18,7 +18,10 @@ ARTIFACTS_PREFIX = "/anemone/artifacts"
 """Path of the artifacts plugin, below Airflow's own address."""
 
 EVIDENCE_KEY = "evidence"
-"""XCom of a rollout's task: URI of the evidence that the canary controller committed."""
+"""XCom of a rollout's task: URI of the evidence that the canary controller committed, or commits later."""
+
+EVIDENCE_PENDING_KEY = "evidence_pending"
+"""XCom of a rollout's task: that same URI, where the evidence was not in the store at the end of the task."""
 
 REPORT_PAGE = "report.html"
 """File of the artifact that the job `report` makes."""

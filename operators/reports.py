@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg, get_current_context, task
 
-from include.errors import AnemoneError
+from include.errors import AnemoneError, TryAgainError
 from include.recipes import resolve
 from include.recipes.resolved import Section
 from operators.errors import FAILURE_MESSAGE_KEY
 from operators.gates.sensor import GateSensor
-from operators.links import EVIDENCE_KEY, ReportLink
+from operators.links import EVIDENCE_KEY, EVIDENCE_PENDING_KEY, ReportLink
 from operators.stages import stage
+from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -72,8 +73,12 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
         for task in tasks
     ]
     inputs = {role: ti.xcom_pull(task_ids=name) for role, name in made.items()}
+    evidence_pending = None
     if canary is not None:
         inputs["rollout"] = ti.xcom_pull(task_ids=canary, key=EVIDENCE_KEY)
+        pending = ti.xcom_pull(task_ids=canary, key=EVIDENCE_PENDING_KEY)
+        if pending is not None and not _is_stored(pending):
+            inputs["rollout"], evidence_pending = None, pending
     recipe = _of_the_recipe(params)
     gates = dict(recipe.get("gates", {}))
     for sensor in (found for found in tasks if isinstance(found, GateSensor)):
@@ -91,10 +96,20 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
         "recipe": params.get("recipe", ""),
         "overrides": params.get("overrides", {}),
         "drill": params.get("drill", "none"),
+        "evidence_pending": evidence_pending,
         **recipe,
         "gates": gates,
     }
     return {"section": Section(job="report", config=config).document(), "inputs": inputs}
+
+
+def _is_stored(uri: str) -> bool:
+    """Return whether the artifact is in the store by now; a store that is away does not have it yet."""
+    store, name = store_of(uri)
+    try:
+        return store.manifest(name) is not None
+    except TryAgainError:
+        return False
 
 
 def _of_the_recipe(params: Mapping[str, Any]) -> dict[str, Any]:

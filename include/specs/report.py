@@ -56,6 +56,7 @@ class Config(Model):
         gates: limits by gate, as the run had them; of others the defaults. Not validated: the page of a run that
             failed on bad limits shows them.
         drill: of a release.
+        evidence_pending: the URI at which the rollout's evidence will be, where it was not in the store yet.
     """
 
     dag: str
@@ -69,6 +70,7 @@ class Config(Model):
     overrides: dict[str, Any] = {}
     gates: dict[str, dict[str, Any]] = {}
     drill: str = "none"
+    evidence_pending: str | None = None
 
     @model_validator(mode="before")
     @classmethod

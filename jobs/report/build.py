@@ -24,6 +24,11 @@ def build(spec: Spec) -> Record:
     config = spec.config
     started = datetime.fromisoformat(config.started)
     artifacts = Artifacts(spec.inputs)
+    if config.evidence_pending is not None:
+        artifacts.missing["rollout"] = (
+            "the store was away when the rollout ended; the canary controller keeps its analysis runs, and stores them "
+            f"at {config.evidence_pending} once the store takes them: clear the task outcome then"
+        )
     curated = artifacts.manifest("curated")
     mask = Mask(curated.config if curated else None)
     candidate = artifacts.json("candidate", "candidate.json") or artifacts.json("registered", "candidate.json") or {}

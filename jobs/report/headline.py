@@ -30,6 +30,8 @@ def judge(
             return Verdict(tone="unsure", line=f"Ended early: {unfinished.task} is {how}", stopped_by=unfinished.task)
         if spec.inputs.rollout is not None:
             return Verdict(tone="good", line=f"Live: {named}", reasons=_live(canary))
+        if config.evidence_pending is not None:
+            return Verdict(tone="good", line=f"Live: {named}", reasons=("its analysis runs are not in the store yet",))
         line = "Passed every gate" if gates else "Succeeded"
         if spec.inputs.registered is not None:
             line = f"{line}: {named} is a candidate"

@@ -19,7 +19,7 @@ from include.platforms import current_platform
 from include.release.controller_client import ControllerClient, OtherRolloutError, new_notes
 from include.release.rollouts import Kind, Outcome, RolloutRequest, RolloutStatus
 from operators.errors import DecisionError, record_failure
-from operators.links import EVIDENCE_KEY, EvidenceLink
+from operators.links import EVIDENCE_KEY, EVIDENCE_PENDING_KEY, EvidenceLink
 from operators.literals import LiteralFields
 from operators.store import store_of
 
@@ -50,7 +50,8 @@ _REMEDY: dict[Outcome | None, str] = {
 class CanaryRolloutOperator(LiteralFields, BaseOperator):
     """Bring a release to all of a target's traffic, or fail with the reasons why it went back.
 
-    Returns {"outcome", "model", "version", "release": its name inside Triton, "evidence": artifact URI}.
+    Returns {"outcome", "model", "version", "release": its name inside Triton, "evidence": artifact URI}. Where the
+    store was away at the end, the controller commits that artifact later.
 
     The controller carries the rollout out, whatever happens to Airflow; this task starts it, defers, and reads the
     outcome. A retry after a crash joins the rollout of the try before. Clearing the task, or marking it failed, aborts
@@ -248,10 +249,19 @@ class CanaryRolloutOperator(LiteralFields, BaseOperator):
         """Return what the task returns of a promoted rollout. Raises DecisionError for any other outcome."""
         if status.figures:
             self.log.info(format_event("figures", status.figures))
-        if status.evidence:
-            context["ti"].xcom_push(key=EVIDENCE_KEY, value=status.evidence)
+        evidence = status.evidence or status.evidence_pending
+        if evidence:
+            context["ti"].xcom_push(key=EVIDENCE_KEY, value=evidence)
+        if status.evidence_pending:
+            context["ti"].xcom_push(key=EVIDENCE_PENDING_KEY, value=evidence)
+            self.log.warning(
+                "the evidence of rollout %s is not in the store yet: the canary controller keeps it, and stores it at "
+                "%s once the store takes it",
+                status.id,
+                evidence,
+            )
         live = status.champion.release.version if status.champion else None
-        verdict = {"outcome": status.outcome, "live": live, "restarts": status.restarts, "evidence": status.evidence}
+        verdict = {"outcome": status.outcome, "live": live, "restarts": status.restarts, "evidence": evidence}
         self.log.info(format_event("verdict", verdict))
         if status.outcome == "promoted":
             return {
@@ -259,7 +269,7 @@ class CanaryRolloutOperator(LiteralFields, BaseOperator):
                 "model": status.target,
                 "version": live,
                 "release": status.name,
-                "evidence": status.evidence,
+                "evidence": evidence,
             }
         for reason in status.reasons:
             self.log.error("%s", reason)
@@ -268,9 +278,16 @@ class CanaryRolloutOperator(LiteralFields, BaseOperator):
         now = f"Version {live} answers {status.target}." if live else f"Nothing is live on {status.target}."
         drilled = self.drill != "none" and status.outcome == "rolled_back"
         remedy = "It was a drill: there is nothing to correct." if drilled else _REMEDY.get(status.outcome, "")
-        evidence = f" {status.evidence} holds every analysis run." if status.evidence else ""
-        message = f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{evidence}"
+        message = f"{outcome}{drill}: {'; '.join(status.reasons)}. {now} {remedy}{_where_evidence_is(status)}"
         raise DecisionError(message, event=status.outcome or "run_failed")
+
+
+def _where_evidence_is(status: RolloutStatus) -> str:
+    if status.evidence:
+        return f" {status.evidence} holds every analysis run."
+    if status.evidence_pending:
+        return f" {status.evidence_pending} will hold every analysis run, once the store takes them."
+    return ""
 
 
 def _rollout_id(context: Context, number: int) -> str:

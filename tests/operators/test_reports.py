@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from airflow.sdk import DAG
 from airflow.sdk import task as as_task
 
@@ -11,7 +12,7 @@ from include.recipes import resolve
 from include.specs.report import Config, Inputs
 from operators.errors import FAILURE_MESSAGE_KEY
 from operators.gates.sensor import GateSensor
-from operators.links import EVIDENCE_KEY
+from operators.links import EVIDENCE_KEY, EVIDENCE_PENDING_KEY
 from operators.reports import report_at_the_end, run_outcome
 from operators.stages import stage
 
@@ -87,6 +88,15 @@ def test_a_message_of_an_earlier_try_is_not_told_of_a_task_that_succeeded():
     )
     assert [task.message for task in config.tasks] == [None, None, None]
     assert inputs["rollout"] == "file:///store/canary-1"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_evidence_that_is_stored_later_is_told_until_it_is_there(store, commit, stored):
+    if stored:
+        commit("canary-1", {"status.json": "{}"})
+    uri = store.uri("canary-1")
+    config, inputs = outcome({}, {("canary", EVIDENCE_KEY): uri, ("canary", EVIDENCE_PENDING_KEY): uri})
+    assert (config.evidence_pending, inputs["rollout"]) == ((None, uri) if stored else (uri, None))
 
 
 def test_the_recipes_limits_are_told():

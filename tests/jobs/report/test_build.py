@@ -203,6 +203,21 @@ def test_an_artifact_that_is_gone_or_altered_is_named_and_the_rest_is_told(relea
     assert record.verdict.line == "Live: toy version 2"
 
 
+def test_a_release_whose_evidence_is_stored_later_is_live_and_says_where_it_will_be(world: World) -> None:
+    world.data()
+    world.model()
+    world.candidate()
+    world.engine()
+    spec = world.spec("release", ("candidate", "engine"))
+    uri = world.store.uri("canary-1")
+    later = build(spec.model_copy(update={"config": spec.config.model_copy(update={"evidence_pending": uri})}))
+    assert (later.verdict.line, later.verdict.reasons) == (
+        "Live: toy version 2",
+        ("its analysis runs are not in the store yet",),
+    )
+    assert f"stores them at {uri} once the store takes them: clear the task outcome then" in later.missing["rollout"]
+
+
 def test_personal_data_is_masked_also_where_the_recipe_keeps_it(world: World) -> None:
     secret = "write to kim@example.com or call +82 10-1234-5678"
     world.data(secret)

@@ -140,6 +140,22 @@ def test_a_rollout_that_ends_at_once_is_not_deferred(release, controller: Contro
     assert context["ti"].pushed == {"evidence": EVIDENCE}
 
 
+@pytest.mark.parametrize("outcome", ["promoted", "rolled_back"])
+def test_evidence_that_is_stored_later_is_named_with_its_place(
+    release, controller: ControllerPeer, context, capsys, caplog, outcome
+):
+    later = {"evidence": None, "evidence_pending": EVIDENCE}
+    controller.story = lambda status: {} if status.outcome else ended(outcome, **later)
+    if outcome == "promoted":
+        assert release().execute(context)["evidence"] == EVIDENCE
+    else:
+        with pytest.raises(AirflowFailException, match=f"{EVIDENCE} will hold every analysis run, once the store"):
+            release().execute(context)
+    log = capsys.readouterr().out + caplog.text
+    assert f"the canary controller keeps it, and stores it at {EVIDENCE} once the store takes it" in log
+    assert context["ti"].pushed["evidence"] == context["ti"].pushed["evidence_pending"] == EVIDENCE
+
+
 def test_promoted_after_a_deferral_and_the_log_tells_the_story_once(
     release, controller: ControllerPeer, context, soon, capsys, caplog
 ):
