@@ -43,10 +43,7 @@ fi
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo /opt/anemone >"$packages/anemone.pth"
 
-# Of no use without a GPU or a compiler, and large: CUDA's tools in triton, torch's headers, the other Pythons' stubs.
-rm -rf "$packages"/triton/backends/nvidia/bin "$packages"/triton/backends/nvidia/include \
-    "$packages"/triton/backends/nvidia/lib/cupti "$packages"/torch/include
-minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-for stub in "$packages"/pytriton/tritonserver/python_backend_stubs/*; do
-    [ "${stub##*/}" = "$minor" ] || rm -rf "$stub"
-done
+# Without it the image is larger, and nothing else.
+command -v strip >/dev/null \
+    || { apt-get update && apt-get install --yes --no-install-recommends binutils; } || true
+sh "$(dirname "$0")/slim.sh" "$packages"

@@ -12,7 +12,7 @@ FROM ${BUILD_BASE} AS build
 ARG UV_VERSION=0.13.8
 WORKDIR /opt/anemone
 COPY requirements/serving.txt requirements/
-COPY include/deploy/docker/environment.sh /tools/
+COPY include/deploy/docker/environment.sh include/deploy/docker/slim.sh /tools/
 RUN sh /tools/environment.sh serving requirements/serving.txt
 COPY . .
 ARG REVISION=

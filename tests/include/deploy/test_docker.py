@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import ctypes
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
+import uvloop
 
 from include.home import PROJECT
 
@@ -122,6 +125,48 @@ def test_what_is_fetched_past_a_package_manager_is_compared_with_its_checksum(na
             (value,) = [text for keyword, text in instructions if keyword == "ARG" and text.startswith(f"{checksum}=")]
             assert re.fullmatch(rf"{checksum}=[0-9a-f]{{64}}", value)
             assert rest.index("sha256sum") < rest.index("tar x")
+
+
+def _environment(folder, torch):
+    """Files of an environment, each with a few bytes."""
+    made = [
+        *("triton/__init__.py", "triton-3.7.1.dist-info/METADATA", "triton/backends/nvidia/bin/ptxas"),
+        *("torch/include/torch.h", "torch/test/test_api", "torch/bin/protoc", "torch/bin/torch_shm_manager"),
+        *("torch/testing/_internal.py", "ray/jars/ray.jar", "pyarrow/include/arrow.h", "pandas/tests/test.py"),
+        *("pandas/testing.py", "pytriton/tritonserver/python_backend_stubs/3.8/stub"),
+    ]
+    for name in made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "torch" / "version.py").write_text(f"__version__ = {torch!r}\n")
+
+
+def _slim(folder):
+    subprocess.run(["sh", str(FOLDER / "slim.sh"), str(folder)], check=True, capture_output=True, text=True)
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("torch", "keeps_triton"), [("2.13.0+cpu", False), ("2.13.0", True)])
+def test_what_no_job_runs_without_a_gpu_is_left_out(tmp_path, torch, keeps_triton):
+    _environment(tmp_path, torch)
+    kept = {"torch/bin/torch_shm_manager", "torch/testing/_internal.py", "torch/version.py", "pandas/testing.py"}
+    triton = {"triton/__init__.py", "triton-3.7.1.dist-info/METADATA"} if keeps_triton else set()
+    assert _slim(tmp_path) == kept | triton
+    assert _slim(tmp_path) == kept | triton, "again, it changes nothing"
+
+
+@pytest.mark.skipif(shutil.which("strip") is None, reason="there is no strip")
+def test_a_library_without_its_symbols_is_still_loaded_and_its_other_names_are_as_they_were(tmp_path):
+    packages, cache = tmp_path / "packages", tmp_path / "cache.so"
+    library = packages / "uvloop" / "loop.so"
+    library.parent.mkdir(parents=True)
+    shutil.copy(uvloop.loop.__file__, cache)
+    library.hardlink_to(cache)
+    before = cache.stat()
+    _slim(packages)
+    assert library.stat().st_size < before.st_size and library.stat().st_mode == before.st_mode
+    assert cache.stat().st_size == before.st_size
+    ctypes.CDLL(str(library))
 
 
 def test_airflow_can_bring_dags_from_git():
