@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from include.artifacts.manifest import InputEntry
+from include.artifacts.manifest import InputEntry, Provenance
 from include.artifacts.naming import NAME_DIGITS, digest, file_digest
 from include.artifacts.store import Store
 from jobs.common.runtime import record_provenance
@@ -43,8 +43,16 @@ def commit(store: str, rollout: Rollout, analysis_log: Path) -> None:
             config=rollout.request.model_dump(mode="json"),
             code=_code(),
             metrics={"outcome": rollout.status.outcome, "restarts": rollout.status.restarts, **rollout.status.figures},
-            provenance=record_provenance(rollout.asked),
+            provenance=_provenance(rollout),
         )
+
+
+def _provenance(rollout: Rollout) -> Provenance:
+    """Return the provenance, with the time of the rollout's end: its evidence may be stored long after."""
+    found = record_provenance(rollout.asked)
+    ended = rollout.status.notes[-1].time if rollout.status.notes else found.finished
+    seconds = (ended - rollout.asked).total_seconds()
+    return found.model_copy(update={"finished": ended, "wall_seconds": round(seconds, 3)})
 
 
 def _name(rollout: str) -> str:

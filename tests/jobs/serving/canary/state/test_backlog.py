@@ -94,6 +94,7 @@ def test_what_a_controller_gave_up_before_is_stored(world: World) -> None:
     store, name = Store.of(status.evidence or "")
     manifest = store.manifest(name)
     assert manifest is not None and manifest.metrics["outcome"] == "promoted"
+    assert manifest.provenance.finished == status.notes[-1].time, "not when it was stored"
 
 
 @pytest.mark.parametrize("dies", [False, True])
