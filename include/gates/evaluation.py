@@ -34,6 +34,8 @@ class EvaluationGate(Model):
         min_gain: of the tuned model's exact match over the better of base zero-shot and base few-shot.
         max_heldout_loss: of the tuned model. Greedy answers average label noise out; the loss does not.
         min_rows: held-out rows below which nothing is decided.
+        max_too_long: share of the rows, of any model, that are too long for it to give the right answer. They count
+            as wrong answers; beyond this share the lengths would decide, not the models.
         non_inferiority_margin: how much worse than the champion, in exact match, still counts as not worse.
         confidence: of the two-sided interval of that difference; its lower bound is a one-sided test at half of
             the rest, as is the custom for non-inferiority (ICH E9, 3.3.2 and 5.5).
@@ -43,6 +45,7 @@ class EvaluationGate(Model):
     min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.30
     max_heldout_loss: Annotated[float, Field(gt=0)] = 0.10
     min_rows: Annotated[int, Field(ge=1)] = 500
+    max_too_long: Annotated[float, Field(ge=0, lt=1)] = 0.01
     non_inferiority_margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
 
@@ -77,7 +80,9 @@ def _judged(gate: EvaluationGate, results: Mapping[str, Any], rows: Sequence[Map
 
     figures["rows"] = float(len(rows))
     figures["gain"] = figures["tuned_exact_match"] - max(figures[f"{base}_exact_match"] for base in BASES)
+    figures["too_long"] = max(_too_long(rows).values()) / len(rows)
     failures, doubts = _absolute(gate, figures, len(rows))
+    failures += _lengths(gate, rows)
     if CHAMPION in results["models"]:
         against, doubt = _against_champion(gate, rows, figures)
         failures += against
@@ -111,7 +116,12 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                 f"scores.jsonl line {number} (row {row.get('id')}) does not hold the models of the table: {_REMEDY}"
             ]
         for name, score in row["scores"].items():
-            for key, value in (("exact_match", score.get("exact_match")), ("loss", score.get("loss"))):
+            too_long = score.get("too_long", 0)
+            if too_long not in (0, 1):
+                return [f"scores.jsonl line {number}: the too_long of {name} is neither 0 nor 1: {_REMEDY}"]
+            unread = too_long == 1 and score.get("tokens") == 0 and score.get("loss") is None
+            needed = ("exact_match",) if unread else ("exact_match", "loss")
+            for key, value in ((key, score.get(key)) for key in needed):
                 if not is_number(value):
                     return [
                         f"the {key} of {name} on row {row.get('id')} (scores.jsonl line {number}) is "
@@ -119,6 +129,10 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                     ]
             if score["exact_match"] not in (0, 1):
                 return [f"scores.jsonl line {number}: the exact_match of {name} is neither 0 nor 1: {_REMEDY}"]
+            if too_long and score["exact_match"]:
+                return [f"scores.jsonl line {number}: {name} is right on a row that is too long for it: {_REMEDY}"]
+            if unread:
+                continue
             if not 0 <= score["loss"] <= _LARGEST:
                 return [
                     f"scores.jsonl line {number}: the loss of {name} is {score['loss']}, and no model has such a "
@@ -126,6 +140,11 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                 ]
             if not is_number(score.get("tokens")) or not 1 <= score["tokens"] <= _LARGEST:
                 return [f"scores.jsonl line {number}: {name} was scored on no answer token: {_REMEDY}"]
+    if unread_by := [name for name in models if not any(row["scores"][name]["tokens"] for row in rows)]:
+        return [
+            f"every held-out row is longer than {unread_by[0]} takes: raise max_tokens in the recipe, or take shorter "
+            "rows"
+        ]
     return []
 
 
@@ -134,12 +153,18 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     means = {}
     for name in rows[0]["scores"]:
         scores = [row["scores"][name] for row in rows]
+        read = [score for score in scores if score["tokens"]]
         means[name] = {
             "exact_match": sum(score["exact_match"] for score in scores) / len(scores),
-            "heldout_loss": math.fsum(score["loss"] * score["tokens"] for score in scores)
-            / math.fsum(score["tokens"] for score in scores),
+            "heldout_loss": math.fsum(score["loss"] * score["tokens"] for score in read)
+            / math.fsum(score["tokens"] for score in read),
         }
     return means
+
+
+def _too_long(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many rows were too long for each model. An evaluation of version 0.1 has none: it refused them."""
+    return {name: sum(row["scores"][name].get("too_long", 0) for row in rows) for name in rows[0]["scores"]}
 
 
 def _differences(models: Mapping[str, Any], figures: Mapping[str, float]) -> list[str]:
@@ -176,13 +201,32 @@ def _absolute(gate: EvaluationGate, figures: Mapping[str, float], rows: int) -> 
     return failures, doubts
 
 
+def _lengths(gate: EvaluationGate, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{count:,} of {len(rows):,} held-out rows ({count / len(rows):.2%}) are too long for {name} to give the right "
+        f"answer, at most {gate.max_too_long:.2%} may be (max_too_long): raise evaluate.max_new_tokens or max_tokens, "
+        "or take shorter rows"
+        for name, count in _too_long(rows).items()
+        if count / len(rows) > gate.max_too_long
+    ]
+
+
+def _pair(scores: Mapping[str, Mapping[str, Any]]) -> tuple[bool, bool]:
+    """Return whether the tuned model and the champion are right on a row.
+
+    A row that is too long for the champion alone counts as one that it answers rightly: a model is not better because
+    the other one was not asked.
+    """
+    tuned, champion = scores[TUNED], scores[CHAMPION]
+    spared = champion.get("too_long", 0) == 1 and tuned.get("too_long", 0) == 0
+    return tuned["exact_match"] == 1, champion["exact_match"] == 1 or spared
+
+
 def _against_champion(
     gate: EvaluationGate, rows: Sequence[Mapping[str, Any]], figures: dict[str, float]
 ) -> tuple[list[str], list[str]]:
     """Return failures and doubts, and add the difference and its interval to `figures`."""
-    counts = PairedCounts.of(
-        (row["scores"][TUNED]["exact_match"] == 1, row["scores"][CHAMPION]["exact_match"] == 1) for row in rows
-    )
+    counts = PairedCounts.of(_pair(row["scores"]) for row in rows)
     interval = paired_difference_interval(counts, gate.confidence)
     figures["champion_difference"] = counts.difference
     figures["champion_difference_lower"], figures["champion_difference_upper"] = interval
@@ -213,6 +257,7 @@ def _limits(gate: EvaluationGate, figures: Mapping[str, float]) -> tuple[Limit, 
         ("gain over the base's best", "gain", gate.min_gain, True, ""),
         ("held-out loss, tuned", "tuned_heldout_loss", gate.max_heldout_loss, False, "nats an answer token"),
         ("held-out rows", "rows", gate.min_rows, True, ""),
+        ("share of rows too long", "too_long", gate.max_too_long, False, "of the model that has the most"),
         (
             "not worse than the champion",
             "champion_difference_lower",

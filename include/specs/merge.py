@@ -18,7 +18,7 @@ class Parity(Model):
     carry eight bits and need limits of their own.
 
     Attributes:
-        prompts: how many held-out rows; of a model that is streamed at most 4.
+        prompts: how many held-out rows of at most `max_tokens` tokens; of a model that is streamed at most 4.
         max_logit_difference: largest absolute difference of any logit.
         max_kl: mean Kullback-Leibler divergence a token, in nats.
         min_top1: share of positions whose most likely token is the same.

@@ -80,6 +80,55 @@ def greedy(
     return [answers[index] for index in range(len(prompts))]
 
 
+def answer_within(
+    answer: Callable[[Sequence[Sequence[int]], int, Callable[[int], None]], list[Generated]],
+    prompts: Sequence[Sequence[int]],
+    rooms: Sequence[int],
+    *,
+    max_new_tokens: int,
+    positions: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> list[Generated]:
+    """Return the answer to each prompt, cut off where its room ends; without room it is empty and not finished.
+
+    Args:
+        answer: gives the answers to prompts: (prompts, new tokens of each, called with how many are done).
+        rooms: new tokens that each prompt leaves room for, at most `max_new_tokens`.
+        positions: of the model, which no answer goes beyond: some models end with an error there.
+        on_batch: called with the number of prompts done.
+    """
+    # As many together as can be: one that comes near the positions shares its batches with its like.
+    limits = [
+        max_new_tokens if room and len(prompt) + max_new_tokens <= positions else room
+        for prompt, room in zip(prompts, rooms, strict=True)
+    ]
+
+    def counted_from(before: int) -> Callable[[int], None]:
+        return lambda done: on_batch(before + done)
+
+    answers = [Generated([], False)] * len(prompts)
+    done = limits.count(0)
+    if done:
+        on_batch(done)
+    for limit in sorted({*limits} - {0}, reverse=True):
+        chosen = [index for index, own in enumerate(limits) if own == limit]
+        found = answer([prompts[index] for index in chosen], limit, counted_from(done))
+        for index, one in zip(chosen, found, strict=True):
+            answers[index] = cut_off(one, rooms[index])
+        done += len(chosen)
+    return answers
+
+
+def room_after(prompt: Sequence[int], max_new_tokens: int, reach: int) -> int:
+    """Return the new tokens that an answer to a prompt may have, where both together may have `reach` at most."""
+    return max(0, min(max_new_tokens, reach - len(prompt)))
+
+
+def cut_off(answer: Generated, room: int) -> Generated:
+    """Return an answer that ends, its end token included, within `room` tokens."""
+    return Generated(answer.ids[:room], answer.finished and len(answer.ids) < room)
+
+
 def _cut(ids: list[int], end_ids: Sequence[int]) -> Generated:
     end = next((position for position, token in enumerate(ids) if token in end_ids), None)
     return Generated(ids, False) if end is None else Generated(ids[:end], True)

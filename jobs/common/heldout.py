@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from include.errors import DataError
 from jobs.common.causal_lm import Conversation
-from jobs.common.chat import encode
+from jobs.common.chat import Message, encode, encode_prompt
+from jobs.common.generation import room_after
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,24 +75,117 @@ def _parse(line: str, where: str) -> Row:
     return row
 
 
-def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], max_tokens: int) -> list[Conversation]:
-    """Encode each row as token ids and answer mask.
+class Asked(NamedTuple):
+    """A held-out row as one model is asked it.
+
+    Attributes:
+        conversation: prompt and right answer, of which the answer's tokens are marked. Few-shot examples stand before
+            them and are not marked.
+        prompt: what the model is asked, as token ids.
+        answer: tokens of the right answer, its end of turn included.
+        room: new tokens that its answer may have, the end of turn included.
+        whole: whether the model takes the whole conversation, so that it has a loss.
+        too_long: what is too long for the right answer to be given, as "answer of 140 tokens"; empty where it can be.
+    """
+
+    conversation: Conversation
+    prompt: list[int]
+    answer: int
+    room: int
+    whole: bool
+    too_long: str
+
+
+def ask_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    *,
+    max_tokens: int,
+    max_new_tokens: int,
+    positions: int,
+    examples: Sequence[Message] = (),
+) -> list[Asked]:
+    """Return each row as a model is asked it, with the room that is left for an answer.
+
+    Args:
+        max_tokens: of a row, prompt and answer together, without the examples.
+        max_new_tokens: of an answer.
+        positions: that the model has, for all of it.
+        examples: messages before each row's own.
 
     Raises:
-        DataError: a row is longer than `max_tokens`, or its answer has no token.
+        DataError: the template cannot render a row, or renders its answer to no token.
     """
-    conversations = []
-    for row in rows:
-        try:
-            conversation = Conversation(*encode(tokenizer, row["messages"]))
-        except DataError as error:
-            raise DataError(f"held-out row {row['id']}: {error}") from None
-        if len(conversation.ids) > max_tokens:
-            raise DataError(
-                f"held-out row {row['id']} has {len(conversation.ids)} tokens, the limit is {max_tokens}: "
-                "raise max_tokens in the recipe, or remove the row"
-            )
-        if 1 not in conversation.mask[1:]:
-            raise DataError(f"held-out row {row['id']} renders to no answer token: give it an answer, or remove it")
-        conversations.append(conversation)
-    return conversations
+    return [
+        _ask(tokenizer, row, examples, max_tokens=max_tokens, max_new_tokens=max_new_tokens, positions=positions)
+        for row in rows
+    ]
+
+
+def _ask(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Row,
+    examples: Sequence[Message],
+    *,
+    max_tokens: int,
+    max_new_tokens: int,
+    positions: int,
+) -> Asked:
+    alone = encode_row(tokenizer, row)
+    conversation = _after_examples(tokenizer, row, examples, sum(alone.mask)) if examples else alone
+    prompt = encode_prompt(tokenizer, [*examples, *row["messages"]])
+    room = room_after(prompt, max_new_tokens, positions if examples else min(max_tokens, positions))
+    whole = len(alone.ids) <= max_tokens and len(conversation.ids) <= positions
+    answer = _last_answer(alone.mask)
+    too_long = ""
+    if answer > max_new_tokens:
+        too_long = f"answer of {answer} tokens"
+    elif answer > room or not whole:
+        too_long = f"prompt of {len(prompt)} tokens"
+    return Asked(conversation, prompt, answer, room, whole, too_long)
+
+
+def _after_examples(
+    tokenizer: PreTrainedTokenizerBase, row: Row, examples: Sequence[Message], answer_tokens: int
+) -> Conversation:
+    """Return the row with the examples before it, whose answers are read but not scored."""
+    after = encode_row(tokenizer, {**row, "messages": [*examples, *row["messages"]]})
+    marked = [position for position, one in enumerate(after.mask) if one]
+    own = set(marked[-answer_tokens:])
+    return Conversation(after.ids, [int(position in own) for position in range(len(after.mask))])
+
+
+def _last_answer(mask: Sequence[int]) -> int:
+    """Return the number of tokens of the last answer, its end of turn included."""
+    end = len(mask) - mask[::-1].index(1)
+    return next((end - start for start in range(end, 0, -1) if not mask[start - 1]), end)
+
+
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row) -> Conversation:
+    """Encode a row as token ids and answer mask.
+
+    Raises:
+        DataError: the template cannot render it, or renders its answer to no token.
+    """
+    try:
+        conversation = Conversation(*encode(tokenizer, row["messages"]))
+    except DataError as error:
+        raise DataError(f"held-out row {row['id']}: {error}") from None
+    if 1 not in conversation.mask[1:]:
+        raise DataError(f"held-out row {row['id']} renders to no answer token: give it an answer, or remove it")
+    return conversation
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], max_tokens: int, count: int | None = None
+) -> list[Conversation]:
+    """Encode the first `count` rows that have at most `max_tokens` tokens; by default all of them.
+
+    Raises:
+        DataError: no row is so short; or the template cannot render one, or renders its answer to no token.
+    """
+    encoded = (encode_row(tokenizer, row) for row in rows)
+    found = list(islice((one for one in encoded if len(one.ids) <= max_tokens), count))
+    if not found:
+        raise DataError(f"every held-out row is over max_tokens, {max_tokens}: raise max_tokens in the recipe")
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from include.specs.engine import Spec
 from jobs.common.causal_lm import load_model, longest_sequence, require_safetensors
 from jobs.common.chat import encode_prompt, load_tokenizer
 from jobs.common.engine_runtime import text
-from jobs.common.generation import Generated, end_ids
+from jobs.common.generation import Generated, answer_within, end_ids, room_after
 from jobs.common.heldout import encode_rows
 from jobs.common.runtime import Job, main
 from jobs.engine.builder import Engine, engine_builder
@@ -24,7 +24,7 @@ from jobs.engine.speed import tokens_per_cpu_second
 from jobs.engine.tokenization_parity import probe_strings, require_same_tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 _SPEED_BATCHES = (1, 16)
 
@@ -36,8 +36,8 @@ def run(job: Job[Spec]) -> None:
     folder = job.input("merged") / "model"
     tokenizer = _load_tokenizer(folder)
     prompts = [encode_prompt(tokenizer, row["messages"]) for row in reference.rows]
-    conversations = encode_rows(tokenizer, reference.rows[: config.parity.prompts], config.max_tokens)
-    _require_prompt_lengths(reference, prompts, config.max_tokens)
+    _require_room(reference, prompts, config.max_tokens)
+    conversations = encode_rows(tokenizer, reference.rows, config.max_tokens, config.parity.prompts)
     job.event("held_out", rows=len(prompts), asked=config.rows)
 
     builder = engine_builder(config.builder, config.compute_type)
@@ -48,7 +48,8 @@ def run(job: Job[Spec]) -> None:
 
     merged = load_model(folder, "float32")
     ends = end_ids(merged, tokenizer)
-    _require_positions(merged, config.max_tokens)
+    positions = longest_sequence(merged)
+    _require_positions(positions, config.max_tokens)
     _write_text_files(job, folder, tokenizer, ends)
     runtime_text = text.load(job.output)
     asked = (row["messages"][:-1] for row in reference.rows)
@@ -62,16 +63,21 @@ def run(job: Job[Spec]) -> None:
     del merged
     job.event("compared", progress=0.7, **difference._asdict())
 
-    answers = _answer(job, engine, prompts, ends)
-    pairs = pair_answers(reference, answers, runtime_text)
+    limits = [room_after(prompt, config.max_new_tokens, config.max_tokens) for prompt in prompts]
+    answers = _answer(job, engine, prompts, limits, positions, ends)
+    reach = min(reference.max_tokens, positions)
+    rooms = [room_after(prompt, reference.max_new_tokens, reach) for prompt in prompts]
+    pairs = pair_answers(reference, answers, rooms, runtime_text)
     figures = agreement(len(conversations), difference, pairs)
     job.metrics.update(figures._asdict())
     require(figures, config.parity)
     _write_json(job.output / "parity.json", figures._asdict())
-    limits = [min(config.max_new_tokens, config.max_tokens - len(prompt)) for prompt in prompts]
-    write_golden(job.output / "golden.jsonl", reference, pairs, answers, limits, runtime_text)
+    write_golden(job.output / "golden.jsonl", reference, pairs, answers, runtime_text)
 
-    _measure_speed(job, engine, prompts, ends)
+    most = max(limits)
+    _measure_speed(
+        job, engine, [prompt for prompt, limit in zip(prompts, limits, strict=True) if limit == most], most, ends
+    )
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -84,21 +90,21 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(folder, (folder / text.TEMPLATE).read_text(encoding="utf-8"))
 
 
-def _require_prompt_lengths(reference: Reference, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]))
-    if len(prompts[longest]) + reference.max_new_tokens > max_tokens:
-        raise ConfigurationError(
-            f"max_tokens: held-out row {reference.rows[longest]['id']} has a prompt of {len(prompts[longest])} tokens, "
-            f"which with the {reference.max_new_tokens} new ones that the evaluation allowed is over {max_tokens}: "
-            "raise engine.max_tokens in the recipe"
-        )
+def _require_room(reference: Reference, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    for row, prompt in zip(reference.rows, prompts, strict=True):
+        room = room_after(prompt, reference.max_new_tokens, reference.max_tokens)
+        if len(prompt) + room > max_tokens:
+            raise ConfigurationError(
+                f"max_tokens: held-out row {row['id']} has a prompt of {len(prompt)} tokens, which with the {room} new "
+                f"ones that the evaluation allowed is over {max_tokens}: raise engine.max_tokens in the recipe"
+            )
 
 
-def _require_positions(model: PreTrainedModel, max_tokens: int) -> None:
-    if max_tokens > longest_sequence(model):
+def _require_positions(positions: int, max_tokens: int) -> None:
+    if max_tokens > positions:
         raise ConfigurationError(
-            f"max_tokens: {max_tokens} is more than the model's {longest_sequence(model)} positions: lower "
-            "engine.max_tokens in the recipe"
+            f"max_tokens: {max_tokens} is more than the model's {positions} positions: lower engine.max_tokens in the "
+            "recipe"
         )
 
 
@@ -114,8 +120,15 @@ def _write_text_files(job: Job[Spec], folder: Path, tokenizer: PreTrainedTokeniz
     _write_json(job.output / text.GENERATION, settings)
 
 
-def _answer(job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> list[Generated]:
-    reported = 0
+def _answer(
+    job: Job[Spec],
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    positions: int,
+    ends: Sequence[int],
+) -> list[Generated]:
+    config, reported = job.spec.config, 0
 
     def report(done: int) -> None:
         nonlocal reported
@@ -123,20 +136,20 @@ def _answer(job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], en
             reported = done
             job.event("answered", progress=round(0.7 + 0.2 * done / len(prompts), 4), rows=done)
 
-    config = job.spec.config
-    return engine.greedy(
-        prompts,
-        max_new_tokens=config.max_new_tokens,
-        end_ids=ends,
-        batch_size=config.batch_size,
-        on_batch=report,
+    def answer(asked: Sequence[Sequence[int]], limit: int, on_batch: Callable[[int], None]) -> list[Generated]:
+        return engine.greedy(asked, max_new_tokens=limit, end_ids=ends, batch_size=config.batch_size, on_batch=on_batch)
+
+    return answer_within(
+        answer, prompts, limits, max_new_tokens=config.max_new_tokens, positions=positions, on_batch=report
     )
 
 
-def _measure_speed(job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> None:
+def _measure_speed(
+    job: Job[Spec], engine: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: Sequence[int]
+) -> None:
     for batch_size in _SPEED_BATCHES:
         speed = tokens_per_cpu_second(
-            engine, prompts, batch_size=batch_size, max_new_tokens=job.spec.config.max_new_tokens, end_ids=ends
+            engine, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens, end_ids=ends
         )
         job.metrics[f"tokens_per_cpu_second_batch_{batch_size}"] = round(speed, 1)
 

@@ -20,15 +20,16 @@ class Reference(NamedTuple):
     """The held-out rows that were evaluated, in file order, with the merged model's answers.
 
     Attributes:
-        rows: the rows.
+        rows: the rows, without those that were too long for the merged model.
         texts: the answer to each row.
         right: whether each answer is an exact match.
-        max_new_tokens: where the evaluation cut answers off.
+        max_tokens, max_new_tokens: where the evaluation cut answers off.
     """
 
     rows: list[Row]
     texts: list[str]
     right: list[bool]
+    max_tokens: int
     max_new_tokens: int
 
 
@@ -41,7 +42,8 @@ def read_reference(job: Job[Spec]) -> Reference:
         DataError: it holds no answers to these rows.
     """
     config = job.spec.config
-    max_new_tokens = _evaluated_with(job.spec)["max_new_tokens"]
+    evaluated = _evaluated_with(job.spec)
+    max_new_tokens = evaluated["max_new_tokens"]
     if config.max_new_tokens < max_new_tokens:
         raise ConfigurationError(
             f"max_new_tokens: {config.max_new_tokens} is less than the {max_new_tokens} that the evaluation allowed, "
@@ -51,7 +53,8 @@ def read_reference(job: Job[Spec]) -> Reference:
     folder = job.input("evaluation")
     try:
         texts = {line["id"]: line["answers"][_MODEL] for line in _lines(folder / "answers.jsonl")}
-        right = {line["id"]: bool(line["scores"][_MODEL]["exact_match"]) for line in _lines(folder / "scores.jsonl")}
+        scores = {line["id"]: line["scores"][_MODEL] for line in _lines(folder / "scores.jsonl")}
+        right = {row: bool(score["exact_match"]) for row, score in scores.items() if not score.get("too_long")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{job.spec.inputs.evaluation.uri} holds no answers and scores of the tuned model ({error!r}): clear the "
@@ -64,7 +67,11 @@ def read_reference(job: Job[Spec]) -> Reference:
             "that evaluates"
         )
     return Reference(
-        answered, [texts[row["id"]] for row in answered], [right[row["id"]] for row in answered], max_new_tokens
+        rows=answered,
+        texts=[texts[row["id"]] for row in answered],
+        right=[right[row["id"]] for row in answered],
+        max_tokens=evaluated["max_tokens"],
+        max_new_tokens=max_new_tokens,
     )
 
 

@@ -29,7 +29,7 @@ def run(job: Job[Spec]) -> None:
     training = read_rows(data / "train.jsonl")
     job.event("held_out", rows=len(rows), asked=config.rows)
 
-    from jobs.evaluate.few_shot import choose_examples
+    from jobs.common.few_shot import choose_examples
     from jobs.evaluate.results import write_results
 
     champion = _champion(job)
@@ -40,10 +40,11 @@ def run(job: Job[Spec]) -> None:
     base = load_model(folder)
     tokenizer = load_tokenizer(folder, config.chat_template)
     scores["base_zero_shot"] = evaluation.measure("base_zero_shot", base, tokenizer)
+    short = [row for row, score in zip(rows, scores["base_zero_shot"], strict=True) if not score.too_long]
     examples = choose_examples(
         tokenizer,
         training,
-        rows,
+        short or rows,
         count=config.few_shot,
         max_prompt_tokens=longest_sequence(base) - config.max_new_tokens,
         seed=config.seed,
@@ -61,6 +62,8 @@ def run(job: Job[Spec]) -> None:
     shots = sum(message["role"] == "assistant" for message in examples)
     results = write_results(job.output, rows, scores, shots)
     for name, figures in reversed(results["models"].items()):
+        if figures["rows_too_long"]:
+            job.event("too_long", model=name, rows=figures["rows_too_long"], of=len(rows))
         job.event("result", model=name, rows=len(rows), **figures)
         job.metrics.update({f"{name}_{key}": figures[key] for key in ("exact_match", "rouge_l", "heldout_loss")})
     job.metrics["rows"] = len(rows)

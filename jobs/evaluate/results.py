@@ -14,15 +14,17 @@ from jobs.evaluate.measure import Scored
 
 
 def means(scores: Sequence[Scored]) -> dict[str, float | int | None]:
-    """Return one model's figures; the loss is None where any row's is not a finite number."""
-    sums = [score.loss * score.tokens for score in scores if score.loss is not None]
-    total = math.fsum(sums) if len(sums) == len(scores) else None
+    """Return one model's figures; the loss is None where any row's is not a finite number, or no row has one."""
+    read = [score for score in scores if score.tokens]
+    sums = [score.loss * score.tokens for score in read if score.loss is not None]
+    total = math.fsum(sums) if read and len(sums) == len(read) else None
     return {
         "exact_match": sum(score.exact_match for score in scores) / len(scores),
         "rouge_l": math.fsum(score.rouge_l for score in scores) / len(scores),
-        "heldout_loss": None if total is None else total / sum(score.tokens for score in scores),
+        "heldout_loss": None if total is None else total / sum(score.tokens for score in read),
         "empty_answers": sum(not score.text for score in scores),
         "unfinished_answers": sum(not score.finished for score in scores),
+        "rows_too_long": sum(score.too_long for score in scores),
     }
 
 
@@ -81,6 +83,7 @@ def _figures(score: Scored) -> dict[str, float | int | None]:
         "rouge_l": score.rouge_l,
         "loss": score.loss,
         "tokens": score.tokens,
+        "too_long": int(score.too_long),
     }
 
 

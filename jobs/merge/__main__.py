@@ -28,13 +28,13 @@ STREAMED_PROMPTS = 4
 def run(job: Job[Spec]) -> None:
     """Merge, save, load again, and compare with the unmerged model."""
     config = job.spec.config
-    rows = read_rows(job.input("data") / "heldout.jsonl", config.parity.prompts)
+    rows = read_rows(job.input("data") / "heldout.jsonl")
     _require_same_base(job.spec)
     base, tuned = job.input("base") / "model", job.input("tuned")
     source, adapter = (tuned / "model", None) if (tuned / "model").is_dir() else (base, tuned / "adapter")
 
     tokenizer = load_tokenizer(source, config.chat_template)
-    conversations = encode_rows(tokenizer, rows, config.max_tokens)
+    conversations = encode_rows(tokenizer, rows, config.max_tokens, config.parity.prompts)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     from jobs.merge.layerwise import stream_weights

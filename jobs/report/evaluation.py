@@ -57,6 +57,7 @@ def _score(name: str, means: Mapping[str, Any], right: Sequence[bool]) -> Score:
         heldout_loss=means.get("heldout_loss"),
         empty_answers=means.get("empty_answers", 0),
         unfinished_answers=means.get("unfinished_answers", 0),
+        rows_too_long=means.get("rows_too_long", 0),
     )
 
 

@@ -88,6 +88,7 @@ class Score(Model):
 
     Attributes:
         lower, upper: 95 % interval of the exact match (Wilson).
+        rows_too_long: for the right answer to be given; they count as wrong.
     """
 
     model: str
@@ -98,6 +99,7 @@ class Score(Model):
     heldout_loss: float | None
     empty_answers: int
     unfinished_answers: int
+    rows_too_long: int = 0
 
 
 class Difference(Model):

@@ -114,6 +114,81 @@ def test_too_few_rows_decide_nothing(reads: Callable[[object], None], rows: int,
     reads(verdict.summary)
 
 
+def lengthened(scores: list[dict[str, Any]], count: int, *names: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same evaluation, with its last rows too long for these models."""
+    for row in scores[len(scores) - count :]:
+        for name in names:
+            row["scores"][name].update(exact_match=0, too_long=1, loss=None, tokens=0)
+    own = table([row for row in scores if not any(score.get("too_long") for score in row["scores"].values())])
+    for name, means in own["models"].items():
+        means["exact_match"] = sum(row["scores"][name]["exact_match"] for row in scores) / len(scores)
+        if name not in names:
+            means["heldout_loss"] = table([{**row, "scores": {name: row["scores"][name]}} for row in scores])["models"][
+                name
+            ]["heldout_loss"]
+    return {**own, "rows": len(scores)}, scores
+
+
+ALL = ("base_zero_shot", "base_few_shot", "tuned")
+
+
+def test_a_few_rows_that_are_too_long_count_as_wrong() -> None:
+    verdict = judge_evaluation(GATE, *lengthened(evaluation()[1], 10, *ALL))
+    assert verdict.passed, verdict.reasons
+    assert verdict.figures["too_long"] == 0.01
+    (limit,) = (limit for limit in verdict.limits if "too long" in limit.name)
+    assert (limit.observed, limit.limit, limit.kept) == ("0.01", "at most 0.01", True)
+
+
+def test_more_of_them_than_the_limit_stop_the_run() -> None:
+    verdict = judge_evaluation(GATE, *lengthened(evaluation()[1], 11, "base_few_shot"))
+    assert verdict.outcome == "fail"
+    assert verdict.reasons == (
+        "11 of 1,000 held-out rows (1.10%) are too long for base_few_shot to give the right answer, at most 1.00% may "
+        "be (max_too_long): raise evaluate.max_new_tokens or max_tokens, or take shorter rows",
+    )
+
+
+def test_a_row_that_is_too_long_for_the_champion_alone_is_no_gain() -> None:
+    """The champion takes less than the tuned model: what it was not asked counts as answered rightly."""
+    _, scores = evaluation(tuned=1000, champion=1000)
+    verdict = judge_evaluation(GATE, *lengthened(scores, 10, "champion"))
+    assert verdict.passed, verdict.reasons
+    assert verdict.figures["champion_difference"] == 0
+    _, scores = evaluation(tuned=1000, champion=1000)
+    assert judge_evaluation(GATE, *lengthened(scores, 10, "champion", "tuned")).figures["champion_difference"] == 0
+    _, scores = evaluation(tuned=1000, champion=1000)
+    verdict = judge_evaluation(GATE, *lengthened(scores, 10, "tuned"))
+    assert verdict.figures["champion_difference"] == pytest.approx(-0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"too_long": 1, "exact_match": 1}, "tuned is right on a row that is too long for it"),
+        ({"too_long": 2}, "the too_long of tuned is neither 0 nor 1"),
+        ({"loss": None, "tokens": 0}, "the loss of tuned on row row-999 (scores.jsonl line 1000) is missing"),
+        ({"too_long": 1, "exact_match": 0, "loss": None}, "the loss of tuned on row row-999"),
+        ({"too_long": 1, "exact_match": 0, "tokens": 0}, "tuned was scored on no answer token"),
+    ],
+)
+def test_a_row_is_not_called_too_long_to_hide_its_figures(change: dict[str, Any], says: str) -> None:
+    results, scores = evaluation()
+    scores[-1]["scores"]["tuned"].update(change)
+    verdict = judge_evaluation(GATE, results, scores)
+    assert verdict.outcome == "fail"
+    assert says in verdict.reasons[0]
+
+
+def test_rows_that_are_all_too_long_decide_nothing_else() -> None:
+    results, scores = evaluation()
+    for row in scores:
+        row["scores"]["tuned"].update(exact_match=0, too_long=1, loss=None, tokens=0)
+    verdict = judge_evaluation(GATE, results, scores)
+    assert verdict.outcome == "fail"
+    assert verdict.reasons[0].startswith("every held-out row is longer than tuned takes: raise max_tokens")
+
+
 def test_too_few_rows_do_not_hide_a_failure() -> None:
     verdict = judge_evaluation(GATE, *evaluation(rows=400, tuned=100))
     assert verdict.outcome == "fail"

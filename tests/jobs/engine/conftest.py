@@ -92,7 +92,7 @@ def evaluated(store: Store, provenance: Provenance, scores: list[Any]) -> Callab
                 job="evaluate",
                 code="0",
                 provenance=provenance,
-                config={"max_new_tokens": MAX_NEW_TOKENS},
+                config={"max_tokens": 96, "max_new_tokens": MAX_NEW_TOKENS},
                 inputs={
                     "tuned": InputEntry(uri=merged.uri, digest=merged.digest),
                     "data": InputEntry(uri=data.uri, digest=data.digest),

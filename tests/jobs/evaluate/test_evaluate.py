@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from include.errors import ConfigurationError, DataError
+from include.errors import DataError
 from include.gates.evaluation import EvaluationGate, judge_evaluation
 from include.specs.base import Artifact
 from tests.faults.scenario import scenario
@@ -75,7 +75,7 @@ def test_losses_are_those_of_a_plain_forward_pass(
     from transformers import AutoModelForCausalLM
 
     from jobs.common.chat import encode, load_tokenizer
-    from jobs.evaluate.few_shot import choose_examples
+    from jobs.common.few_shot import choose_examples
 
     tokenizer = load_tokenizer(folders["random"] / "model", chat_template)
     shots = choose_examples(
@@ -263,27 +263,101 @@ def test_rows_that_cannot_be_asked_are_refused(
 def test_few_shot_takes_as_many_examples_as_the_model_has_room_for(evaluate: Evaluate, config: dict[str, Any]) -> None:
     few = json.loads((evaluate({**config, "few_shot": 3, "max_new_tokens": 130}) / "results.json").read_text())
     assert few["few_shot"] == 1
-    with pytest.raises(ConfigurationError, match="too few for held-out row"):
-        evaluate({**config, "max_new_tokens": 150})
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"max_tokens": 20}, DataError, r"held-out row known-\d has \d+ tokens, the limit is 20"),
-        (
-            {"max_new_tokens": 8},
-            ConfigurationError,
-            r"held-out row known-0 has an answer of 9 tokens, over the limit of 8",
-        ),
-        ({"max_new_tokens": 185}, ConfigurationError, r"over the model's 192"),
-    ],
+LONG_ANSWER = conversation("long-answer", "show it all", "get " + "everything " * 4)
+LONG_PROMPT = conversation("long-prompt", "show " + "the web " * 10, "get web")
+
+
+@scenario(
+    given="a held-out set",
+    when="the right answer of one row is longer than evaluate.max_new_tokens, and another row than max_tokens",
+    then="both count as unfinished and wrong, the other rows are scored as ever, and the gate judges the share",
 )
-def test_lengths_that_do_not_fit_are_one_clear_error(
-    evaluate: Evaluate, config: dict[str, Any], change: dict[str, int], error: type[Exception], message: str
+def test_a_row_that_is_too_long_counts_as_wrong(
+    evaluate: Evaluate,
+    config: dict[str, Any],
+    make_artifact: Any,
+    reads: Callable[[object], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(error, match=message):
-        evaluate({**config, **change})
+    def scored(*asked: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        files = {"heldout.jsonl": jsonl(asked), "train.jsonl": jsonl(KNOWN[:3])}
+        folder = evaluate(config, data=make_artifact(f"data-{len(asked)}", files))
+        return json.loads((folder / "results.json").read_text()), lines(folder / "scores.jsonl")
+
+    _, without = scored(*KNOWN)
+    results, scores = scored(*KNOWN, LONG_ANSWER, LONG_PROMPT)
+    for row, alone in zip(scores, without, strict=False):
+        assert row["id"] == alone["id"]
+        for name, score in row["scores"].items():
+            assert score == pytest.approx(alone["scores"][name], abs=1e-5)
+    for name, means in results["models"].items():
+        assert means["rows_too_long"] == 2
+        cut, unread = (row["scores"][name] for row in scores[6:])
+        assert (cut["exact_match"], cut["too_long"], unread["exact_match"], unread["too_long"]) == (0, 1, 0, 1)
+        # The whole of the one fits max_tokens, so that its loss counts; the other is not read at all.
+        assert cut["loss"] > 0 and cut["tokens"] > config["max_new_tokens"]
+        assert (unread["loss"], unread["tokens"]) == (None, 0)
+        assert means["unfinished_answers"] >= 2
+    assert results["models"]["tuned"]["exact_match"] == pytest.approx(6 / 8)
+    assert "too_long model=tuned rows=2 of=8" in capsys.readouterr().out
+
+    gate = EvaluationGate(min_exact_match=0.7, max_heldout_loss=10, min_rows=5)
+    verdict = judge_evaluation(gate, results, scores)
+    assert verdict.outcome == "fail"
+    assert "2 of 8 held-out rows (25.00%) are too long for tuned to give the right answer" in verdict.summary
+    reads(next(reason for reason in verdict.reasons if "tuned" in reason))
+    assert judge_evaluation(gate.model_copy(update={"max_too_long": 0.25}), results, scores).passed
+
+
+def test_examples_that_leave_no_room_are_too_long_for_few_shot_alone(
+    evaluate: Evaluate, config: dict[str, Any], make_artifact: Any
+) -> None:
+    row = conversation("long", "show " + "the web " * 20, "get web")
+    shots = [conversation("shot-0", "drop " + "the web " * 3, "delete web"), KNOWN[0]]
+    data = make_artifact("tight", {"heldout.jsonl": jsonl([*KNOWN, row]), "train.jsonl": jsonl(shots)})
+    results = json.loads((evaluate({**config, "max_tokens": 192}, data=data) / "results.json").read_text())
+    assert results["few_shot"] == 1
+    assert {name: means["rows_too_long"] for name, means in results["models"].items()} == {
+        "base_zero_shot": 0,
+        "base_few_shot": 1,
+        "tuned": 0,
+    }
+
+
+def test_an_answer_may_be_as_long_as_there_is_room_and_no_longer(folders: dict[str, Path], chat_template: str) -> None:
+    """With learned positions a model ends with an error where an answer goes beyond them."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from jobs.common.chat import encode_prompt, load_tokenizer
+    from jobs.common.generation import greedy
+    from jobs.evaluate.measure import measure
+
+    shape = {"vocab_size": 262, "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=1, eos_token_id=2)).eval()
+    tokenizer = load_tokenizer(folders["random"] / "model", chat_template)
+    asked = [
+        conversation("room", "show", "get"),
+        conversation("little-room", "show " * 10, "get"),
+        conversation("no-room", "show " * 12, "get"),
+        conversation("no-room-at-all", "show " * 40, "get"),
+    ]
+    scores = measure(
+        model, tokenizer, asked, max_tokens=512, max_new_tokens=32, batch_size=2, on_batch=lambda done: None
+    )
+    assert [score.too_long for score in scores] == [False, False, True, True]
+    assert [score.tokens > 0 for score in scores] == [True, True, False, False]
+    assert scores[0].text and scores[1].text and not scores[3].text
+    with pytest.raises(IndexError):
+        greedy(
+            model,
+            [encode_prompt(tokenizer, asked[1]["messages"])],
+            max_new_tokens=32,
+            end_ids=[2],
+            pad_id=0,
+            batch_size=1,
+        )
 
 
 def test_a_row_that_stands_twice_is_refused(

@@ -126,6 +126,19 @@ def test_the_card_is_one_for_the_hub(promoted: Spec) -> None:
     assert "<script" not in card.text and "<img" not in card.text
 
 
+def test_rows_that_were_too_long_are_counted(world: World) -> None:
+    world.data()
+    world.model(right=8, too_long=2)
+    record = build(world.spec("customize", MODEL))
+    assert record.evaluation is not None
+    assert {score.model: score.rows_too_long for score in record.evaluation.scores}["tuned"] == 2
+    (gate,) = (gate for gate in record.gates if gate.name == "evaluation")
+    assert any("2 of 10 held-out rows (20.00%) are too long for tuned" in reason for reason in gate.reasons)
+    assert "They count as wrong." in render_page(record)
+    card = render_card(record)
+    assert card is not None and "2 were cut off; 2 of the rows leave no room for the right answer." in card
+
+
 def test_no_card_without_a_model(world: World) -> None:
     world.data()
     assert render_card(build(world.spec("customize", DATA, failed="finetune"))) is None

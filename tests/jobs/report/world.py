@@ -132,8 +132,11 @@ class World:
         result = {"success": not leaked, "rows": 10, "expectations": [expectation], "figures": {}}
         self.commit("checked", "check", {"result.json": json.dumps(result)}, inputs=("curated", "base"))
 
-    def model(self, text: str = "get pods", right: int = 8, champion: int | None = None) -> None:
-        """Trained, merged and evaluated on ten rows; `right` and `champion` of them answered rightly."""
+    def model(self, text: str = "get pods", right: int = 8, champion: int | None = None, too_long: int = 0) -> None:
+        """Trained, merged and evaluated on ten rows; `right` and `champion` of them answered rightly.
+
+        The last `too_long` rows are so for the tuned model.
+        """
         loss = [{"step": step, "loss": 2 / step, "learning_rate": 1e-3, "grad_norm": 1, "tokens": 9} for step in (1, 2)]
         self.commit(
             "tuned",
@@ -150,7 +153,7 @@ class World:
         self.commit("champion", "champion", {"champion.json": json.dumps(record)})
 
         def scored(rightly: bool, answer: str) -> Scored:
-            return Scored(answer, True, int(rightly), float(rightly), 0.01 if rightly else 3.0, 5)
+            return Scored(answer, True, False, int(rightly), float(rightly), 0.01 if rightly else 3.0, 5)
 
         numbers = range(10)
         rows = [
@@ -166,6 +169,8 @@ class World:
             "base_few_shot": [scored(False, "") for _ in numbers],
             "tuned": [scored(number < right, text if number < right else "wrong") for number in numbers],
         }
+        for number in numbers[10 - too_long :]:
+            models["tuned"][number] = Scored("wro", False, True, 0, 0.0, None, 0)
         if champion is not None:
             models["champion"] = [scored(number >= 10 - champion, text) for number in numbers]
         self.commit(

@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from include.errors import ConfigurationError
 from jobs.common.chat import Message, encode_prompt
 from jobs.common.heldout import Row
 
@@ -29,20 +28,15 @@ def choose_examples(
         max_prompt_tokens: tokens that the longest few-shot prompt may have.
 
     Returns:
-        The examples' messages, one after the other; fewer examples where no more fit.
-
-    Raises:
-        ConfigurationError: not one example fits.
+        The examples' messages, one after the other; fewer examples where no more fit. Where not one of them leaves
+        room for all rows, the shortest, and who asks the rows has to see for which it is too long.
     """
     drawn = random.Random(seed).sample(training, min(count, len(training)))
     # Examples add the same tokens to every prompt, save for merges at the boundary, so one row stands for all.
     longest = max(asked, key=lambda row: len(encode_prompt(tokenizer, row["messages"])))
-    while drawn:
-        messages = [message for row in drawn for message in row["messages"]]
-        if len(encode_prompt(tokenizer, messages + longest["messages"])) + len(drawn) <= max_prompt_tokens:
+    for number in range(len(drawn), 0, -1):
+        messages = [message for row in drawn[:number] for message in row["messages"]]
+        if len(encode_prompt(tokenizer, messages + longest["messages"])) + number <= max_prompt_tokens:
             return messages
-        drawn.pop()
-    raise ConfigurationError(
-        f"max_new_tokens: the base model's length leaves {max_prompt_tokens} tokens for a prompt, too few for held-out "
-        f"row {longest['id']} with one training example before it: lower evaluate.max_new_tokens, or remove long rows"
-    )
+    shortest = min(drawn, key=lambda row: len(encode_prompt(tokenizer, [*row["messages"], *longest["messages"]])))
+    return list(shortest["messages"])
