@@ -133,6 +133,53 @@ def rows_to_decide(counts: PairedCounts, margin: float, confidence: float = 0.95
     return high
 
 
+def rows_to_compare(margin: float, confidence: float = 0.95) -> int | None:
+    """Return the rows below which two models that answer every row alike cannot be told to be within `margin`.
+
+    Returns:
+        As `rows_to_decide`. A model that is better than the other can show it with fewer.
+    """
+    return rows_to_decide(PairedCounts(1, 0, 0, 0), margin, confidence)
+
+
+def rows_to_bring(drawn: int, share: float, confidence: float = 0.99) -> int:
+    """Return how many rows it takes for `drawn` of them to be drawn, where each is with probability `share`.
+
+    Args:
+        share: in 0…1, both excluded.
+        confidence: the probability that so many are drawn.
+
+    Returns:
+        The smallest such number, rounded up to a multiple of 50.
+
+    Raises:
+        ValueError: a share outside (0, 1).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"a share of {share} is not between 0 and 1")
+
+    def fewer(rows: int) -> float:
+        """Return the probability that fewer are drawn: the binomial distribution up to `drawn` - 1."""
+        return math.fsum(
+            math.exp(
+                math.lgamma(rows + 1)
+                - math.lgamma(count + 1)
+                - math.lgamma(rows - count + 1)
+                + count * math.log(share)
+                + (rows - count) * math.log1p(-share)
+            )
+            for count in range(drawn)
+        )
+
+    low, high = drawn - 1, drawn
+    while fewer(high) > 1 - confidence:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fewer(middle) <= 1 - confidence else (middle, high)
+    return 50 * math.ceil(high / 50)
+
+
 def _corrected_correlation(counts: PairedCounts) -> float:
     a, b, c, d = counts.both, counts.first_only, counts.second_only, counts.neither
     marginals = (a + b) * (c + d) * (a + c) * (b + d)

@@ -22,7 +22,7 @@ from include.model import Model
 from include.recipes.resolved import ResolvedRecipe, Section
 from include.release.rollouts import CanaryPolicy
 from include.specs import config_class, job_names
-from include.specs.base import GIVEN_BY_RUN, DefaultOf, FileContent
+from include.specs.base import GIVEN_BY_RUN, DefaultOf, FileContent, TakenFrom
 
 _FOLDER = Path(__file__).parent
 _INCLUDE = _FOLDER.parent
@@ -141,13 +141,14 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
         raise ConfigurationError(
             f"recipe {name}: sizes: there is no stage {misplaced!r}: {suggestion(misplaced, sized)}"
         )
-    sections = _Sections(name, head, configured)
+    run = [*configured, *stages]
+    sections = _Sections(name, head, configured, run)
     return ResolvedRecipe(
         name=name,
         description=head.description,
         model=head.model,
         stages={
-            **{stage: sections[stage] for stage in dict.fromkeys([*configured, *stages])},
+            **{stage: sections[stage] for stage in dict.fromkeys(run)},
             **{key: sections[key] if getattr(head, key) is not None else None for key in _SOURCES},
         },
         gates={gate: _limits(name, gate, limits) for gate, limits in head.gates.items()},
@@ -171,10 +172,11 @@ def _document(name: str) -> dict[str, Any]:
 class _Sections:
     """The stages of one recipe, each validated when it is asked for, by the configuration model of its job."""
 
-    def __init__(self, recipe: str, head: Head, configured: Mapping[str, Any]) -> None:
+    def __init__(self, recipe: str, head: Head, configured: Mapping[str, Any], run: Iterable[str]) -> None:
         self._recipe = recipe
         self._head = head
         self._configured = configured
+        self._run = frozenset(run)
         self._known: dict[str, Section] = {}
 
     def __getitem__(self, stage: str) -> Section:
@@ -198,8 +200,23 @@ class _Sections:
                     values[key] = self[mark.stage].config[key]
                 elif isinstance(mark, FileContent) and isinstance(values.get(key), str):
                     values[key] = _content(mark, values[key], self._recipe)
+                elif isinstance(mark, TakenFrom) and mark.stages[0] in self._run:
+                    given = values.get(key, {})
+                    if isinstance(given, Mapping):
+                        values[key] = {**self._taken(mark, _model_of(field.annotation)), **given}
         config = _validated(_without_run(model), values, where).model_dump(mode="json", exclude=_given_by_run(model))
         return Section(job=job, config=config, size=self._head.sizes.get(stage))
+
+    def _taken(self, mark: TakenFrom, model: type[Model]) -> dict[str, Any]:
+        """Return the values that other stages, and a gate's limits, have for the keys of `model`."""
+        sources = [self[stage].config for stage in mark.stages]
+        if mark.gate is not None:
+            sources.append(_limits(self._recipe, mark.gate, self._head.gates.get(mark.gate, {})))
+        return {
+            key: next(source[key] for source in sources if key in source)
+            for key in model.model_fields
+            if any(key in source for source in sources)
+        }
 
 
 def _given_by_run(model: type[Model]) -> set[str]:
@@ -257,10 +274,14 @@ def _validated(model: type[M], document: Any, where: str) -> M:
 def _keys(model: type[Model], path: tuple[int | str, ...]) -> list[str]:
     """Return the keys that a model has at `path`, within optional sections and lists too."""
     for part in (part for part in path if isinstance(part, str)):
-        annotation = model.model_fields[part].annotation
-        choices = (annotation, *get_args(annotation))
-        model = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, Model))
+        model = _model_of(model.model_fields[part].annotation)
     return list(model.model_fields)
+
+
+def _model_of(annotation: Any) -> type[Model]:
+    """Return the model in the annotation of a field, which may be optional."""
+    choices = (annotation, *get_args(annotation))
+    return next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, Model))
 
 
 def _content(mark: FileContent, name: str, recipe: str) -> Any:

@@ -3,7 +3,7 @@
 A job's own module in this package defines `Config`, `Inputs` and `Spec`. Fields that cannot change the result (as
 `processes` of `finetune`, or where an input lies) are marked `NOT_IDENTITY`; all others, and the content digests of the
 inputs, make up the output's name. How a recipe fills a field, where it is not by a plain value, is marked too:
-`FileContent`, `DefaultOf`, `GIVEN_BY_RUN`.
+`FileContent`, `DefaultOf`, `TakenFrom`, `GIVEN_BY_RUN`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,21 @@ class DefaultOf:
     """Marks a field that a recipe may leave out because the stage `stage` has one of the same name."""
 
     stage: str
+
+
+@dataclass(frozen=True)
+class TakenFrom:
+    """Marks a field whose keys a run has elsewhere; a run without the first of the stages has none of them.
+
+    The field's type is a model. A recipe that gives one of its keys overrules that key.
+
+    Attributes:
+        stages: whose configurations give the keys, the first that has a key of that name.
+        gate: whose limits give the keys that no stage has.
+    """
+
+    stages: tuple[str, ...]
+    gate: str | None = None
 
 
 class Artifact(Model):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from include.sources.model_folder import refuse_code
 from include.specs.check import Spec
+from jobs.check.contradictions import require_base, require_consistent
+from jobs.check.preflight import with_preflight
+from jobs.common.base_model import read_config
+from jobs.common.chat import load_tokenizer
 from jobs.common.runtime import Job, main
 
 
@@ -10,33 +17,41 @@ def run(job: Job[Spec]) -> None:
     """Validate a curated data set and write the report. Data that fails is reported, not raised.
 
     Raises:
-        ConfigurationError: the suite or the chat template cannot be used.
+        ConfigurationError: the suite or the chat template cannot be used; or a stage after the check would refuse the
+            recipe, or the base model, whatever the data is.
         DataError: the curated data set was written by another version of curation, or the template cannot render a row.
     """
+    config = job.spec.config
+    require_consistent(config)
     import dataclasses
     import json
 
     import pandas as pd
 
-    from jobs.check.tables import figures, read_rows, rows_table
-    from jobs.common.chat import load_tokenizer
+    from jobs.check.tables import conversations, figures, heldout_table, read_rows, rows_table
 
-    config = job.spec.config
-    curated = job.input("curated")
-    tokenizer = load_tokenizer(job.input("base") / "model", config.chat_template)
+    curated, base = job.input("curated"), job.input("base") / "model"
+    tokenizer = load_tokenizer(base, config.chat_template)
+    model: dict[str, Any] = {}
+    if config.training is not None or config.evaluation is not None or config.serving is not None:
+        refuse_code(base)
+        model = read_config(base)
+        require_base(config, model, tokenizer)
     train, validation, held_out = (
         read_rows(curated / f"{split}.jsonl") for split in ("train", "validation", "heldout")
     )
-    table = rows_table(train + validation, held_out, tokenizer)
+    rows = train + validation
+    table = rows_table(rows, held_out, conversations(rows, tokenizer))
+    asked = heldout_table(held_out, train, tokenizer, model, config)
     funnel = json.loads((curated / "funnel.json").read_text(encoding="utf-8"))
-    observed = figures(table, funnel, held_out, tokenizer, config.max_tokens)
+    observed = figures(table, funnel, conversations(held_out, tokenizer), config.max_tokens)
     job.event("tables", progress=0.5, rows=len(table), **observed)
 
     from jobs.check.validate import validate
 
     findings = validate(
-        config.suite,
-        {"rows": table, "figures": pd.DataFrame([{"id": "data set", **observed}])},
+        with_preflight(config, funnel),
+        {"rows": table, "heldout": asked, "figures": pd.DataFrame([{"id": "data set", **observed}])},
         {"max_tokens": config.max_tokens},
         job.output / "data_docs",
     )

@@ -1,19 +1,25 @@
-"""The two tables of a suite: one line for each row, and one line for the whole data set."""
+"""The tables of a suite: a line for each row, for each held-out row, and for the whole data set."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from include.errors import DataError
+from include.errors import ConfigurationError, DataError
+from include.specs.check import Config, Evaluation, Serving
 from jobs.check.language import languages
-from jobs.common.chat import encode
+from jobs.common.base_model import positions
+from jobs.common.causal_lm import Conversation
+from jobs.common.chat import encode, encode_prompt
 from jobs.common.conversations import answer, comparison_key, request
+from jobs.common.few_shot import choose_examples
+from jobs.common.heldout import Asked, ask_rows
 
 LOST = {
     "unreadable": ("broken_json", "not_an_object", "missing_column", "wrong_type", "bad_messages"),
@@ -42,15 +48,29 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in stream]
 
 
-def rows_table(rows: list[Row], held_out: list[Row], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+def conversations(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Conversation]:
+    """Encode rows as token ids and answer mask. Raises DataError where the template cannot render one."""
+    found = []
+    for row in rows:
+        try:
+            found.append(Conversation(*encode(tokenizer, row["messages"])))
+        except DataError as error:
+            raise DataError(f"row {row['id']}: {error}") from None
+    return found
+
+
+def rows_table(rows: list[Row], held_out: list[Row], encoded: list[Conversation]) -> pd.DataFrame:
     """Return the table with one line for each row that fine-tuning reads.
+
+    Args:
+        encoded: `rows` as `conversations` gives them.
 
     Returns:
         Columns `id`, `prompt` and `completion` (text), `label` (text or null), `language` (ISO 639-1 of the prompt,
-        or "und"), `tokens` (of the whole conversation as the chat template renders it), and the flags `duplicate`
-        (an earlier row has the same prompt and completion), `conflicting` (another row answers the same prompt
-        differently) and `held_out` (a held-out row has the same prompt). Case, blanks and punctuation around a text
-        make no difference to the flags.
+        or "und"), `tokens` (of the whole conversation as the chat template renders it), `trained_tokens` (those of
+        them that are trained on), and the flags `duplicate` (an earlier row has the same prompt and completion),
+        `conflicting` (another row answers the same prompt differently) and `held_out` (a held-out row has the same
+        prompt). Case, blanks and punctuation around a text make no difference to the flags.
     """
     prompts = [request(row["messages"]) for row in rows]
     completions = [answer(row["messages"]) for row in rows]
@@ -67,7 +87,8 @@ def rows_table(rows: list[Row], held_out: list[Row], tokenizer: PreTrainedTokeni
             "completion": completions,
             "label": pd.Series([row.get("label") for row in rows], dtype="object"),
             "language": languages(prompts),
-            "tokens": _lengths(rows, tokenizer),
+            "tokens": [len(row.ids) for row in encoded],
+            "trained_tokens": [sum(row.mask) for row in encoded],
             "duplicate": pd.Series(list(zip(keys, values, strict=True))).duplicated(),
             "conflicting": [len(answers[key]) > 1 for key in keys],
             "held_out": [key in kept_back for key in keys],
@@ -75,14 +96,90 @@ def rows_table(rows: list[Row], held_out: list[Row], tokenizer: PreTrainedTokeni
     )
 
 
-def figures(
-    table: pd.DataFrame,
-    funnel: dict[str, Any],
-    held_out: list[Row],
+def heldout_table(
+    rows: Sequence[Row],
+    training: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
+    model: dict[str, Any],
+    config: Config,
+) -> pd.DataFrame:
+    """Return the table with one line for each held-out row that the evaluation will ask.
+
+    Returns:
+        Columns `id`, `too_long` and `too_long_few_shot`: what of the row is too long for the right answer to be given
+        without examples, and after the least of them, such as "answer of 140 tokens"; empty where nothing is.
+
+    Raises:
+        DataError: the template cannot render a row, or renders its answer to no token.
+        ConfigurationError: a row that is evaluated does not fit the engine.
+    """
+    evaluation = config.evaluation
+    if evaluation is None:
+        return pd.DataFrame({"id": [row["id"] for row in rows]})
+    rows = rows[: evaluation.rows]
+    asked = ask_rows(
+        tokenizer,
+        rows,
+        max_tokens=evaluation.max_tokens,
+        max_new_tokens=evaluation.max_new_tokens,
+        positions=positions(model),
+    )
+    if config.serving is not None:
+        _require_served(config.serving, rows, asked)
+    return pd.DataFrame(
+        {
+            "id": [row["id"] for row in rows],
+            "too_long": [one.too_long for one in asked],
+            "too_long_few_shot": _after_examples(evaluation, rows, asked, training, tokenizer, positions(model)),
+        }
+    )
+
+
+def _require_served(serving: Serving, rows: Sequence[Row], asked: Sequence[Asked]) -> None:
+    for row, one in zip(rows[: serving.rows], asked, strict=False):
+        if not one.too_long and len(one.prompt) + one.room > serving.max_tokens:
+            raise ConfigurationError(
+                f"engine.max_tokens: held-out row {row['id']} has a prompt of {len(one.prompt)} tokens, which with the "
+                f"{one.room} new ones that the evaluation allows is over {serving.max_tokens}: raise engine.max_tokens "
+                "in the recipe"
+            )
+
+
+def _after_examples(
+    evaluation: Evaluation,
+    rows: Sequence[Row],
+    asked: Sequence[Asked],
+    training: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    reach: int,
+) -> list[str]:
+    if not rows or not training:
+        return [one.too_long for one in asked]
+    short = [row for row, one in zip(rows, asked, strict=True) if not one.too_long] or rows
+    examples = choose_examples(
+        tokenizer,
+        training,
+        short,
+        count=evaluation.few_shot,
+        max_prompt_tokens=reach - evaluation.max_new_tokens,
+        seed=evaluation.seed,
+    )
+    # The same for every row, save for merges at the boundary.
+    added = len(encode_prompt(tokenizer, [*examples, *rows[0]["messages"]])) - len(asked[0].prompt)
+    return [
+        one.too_long
+        or (f"prompt of {len(one.prompt) + added} tokens" if len(one.prompt) + added + one.answer > reach else "")
+        for one in asked
+    ]
+
+
+def figures(
+    table: pd.DataFrame, funnel: dict[str, Any], held_out: list[Conversation], max_tokens: int
 ) -> dict[str, float]:
     """Return the figures of the data set as a whole.
+
+    Args:
+        table: of the rows that fine-tuning reads (`rows_table`).
 
     Returns:
         `rows_train`, `rows_validation`, `rows_heldout`; `share_lost`, of the rows read, and of that
@@ -91,8 +188,7 @@ def figures(
         `max_tokens`.
 
     Raises:
-        DataError: the funnel says that no row was read, or has a reason that is not in `LOST`; or the template cannot
-            render a row.
+        DataError: the funnel says that no row was read, or has a reason that is not in `LOST`.
     """
     read, removed = funnel["read"], funnel["removed"]
     known = {reason for reasons in LOST.values() for reason in reasons}
@@ -111,15 +207,5 @@ def figures(
         },
         "labels": float(len(labels)),
         "label_balance": min(labels.values()) / max(labels.values()) if labels else 0.0,
-        "heldout_too_long": float(sum(length > max_tokens for length in _lengths(held_out, tokenizer))),
+        "heldout_too_long": float(sum(len(row.ids) > max_tokens for row in held_out)),
     }
-
-
-def _lengths(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    lengths = []
-    for row in rows:
-        try:
-            lengths.append(len(encode(tokenizer, row["messages"])[0]))
-        except DataError as error:
-            raise DataError(f"row {row['id']}: {error}") from None
-    return lengths

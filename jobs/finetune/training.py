@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.errors import ConfigurationError, DataError
+from include.errors import DataError
 from include.sources.model_folder import refuse_code
 from include.specs.finetune import Config, Spec
+from jobs.common.base_model import read_config, require_embeddings, require_positions
 from jobs.common.chat import load_tokenizer
 from jobs.common.runtime import Job
 from jobs.finetune import checkpoints
@@ -48,15 +49,11 @@ def finetune(job: Job[Spec]) -> None:
 def _prepare(job: Job[Spec]) -> Plan:
     """Read and encode the inputs, and restore the last checkpoint: every node has copies of its own."""
     config, base, data = job.spec.config, job.input("base") / "model", job.input("data")
-    model = _model_config(base)
+    model = read_config(base)
     refuse_code(base)
-    positions = model.get("max_position_embeddings", config.max_tokens)
-    if config.max_tokens > positions:
-        raise ConfigurationError(
-            f"max_tokens {config.max_tokens} is more than the base model's {positions} positions: lower it"
-        )
+    require_positions(model, config.max_tokens)
     tokenizer = load_tokenizer(base, config.chat_template)
-    _require_embeddings(tokenizer, model["vocab_size"])
+    require_embeddings(model, tokenizer)
     plan = Plan(
         spec=job.spec,
         base=base,
@@ -79,7 +76,7 @@ def _prepare(job: Job[Spec]) -> Plan:
 def _write_output(job: Job[Spec], result: Result, *, resumed_from: int) -> None:
     config, base = job.spec.config, job.input("base") / "model"
     curve = Curve.read(result.curve)
-    curve.check_learned(_model_config(base)["vocab_size"])
+    curve.check_learned(read_config(base)["vocab_size"])
     if config.method == "lora":
         _write_adapter(result.best, job.output / "adapter", base_digest=job.spec.inputs.base.digest)
     else:
@@ -110,25 +107,6 @@ def _figures(config: Config, curve: Curve, result: Result, *, resumed_from: int)
         "local_batch_size": result.micro_batch,
         "resumed_from": resumed_from,
     }
-
-
-def _model_config(base: Path) -> dict[str, Any]:
-    try:
-        model = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        return model | {"vocab_size": int(model["vocab_size"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{base / 'config.json'} cannot be read ({type(error).__name__}): the base must hold a Hugging Face "
-            "model folder called model/"
-        ) from None
-
-
-def _require_embeddings(tokenizer: PreTrainedTokenizerBase, embedded: int) -> None:
-    if len(tokenizer) > embedded:
-        raise DataError(
-            f"the base model's tokenizer has {len(tokenizer)} tokens, the model embeds {embedded} (vocab_size in "
-            "config.json): they belong to different models; give base the tokenizer that its model was trained with"
-        )
 
 
 def _write_adapter(best: Path, target: Path, *, base_digest: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from include.home import PROJECT
+from include.recipes import resolve
+from include.statistics import rows_to_bring, rows_to_compare
 
 PAGES = [
     *(PROJECT / page for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")),
@@ -66,6 +68,22 @@ def page(request: pytest.FixtureRequest) -> Path:
 
 def test_the_readme_is_the_first_ten_minutes_and_no_more() -> None:
     assert (PROJECT / "README.md").stat().st_size <= README_BYTES
+
+
+@pytest.mark.parametrize("file", ["README.md", "dags/customize.py"])
+def test_readme_and_form_name_the_rows_that_the_gate_asks_for(file: str) -> None:
+    """The gate's own message counts with the same function (jobs/check/preflight.py)."""
+    text = (PROJECT / file).read_text(encoding="utf-8")
+    for name in ("own/0.8M_lora_cpu", "qwen2_5/0.5B_lora_cpu"):
+        recipe = resolve(name)
+        limits, share = recipe.limits("evaluation"), recipe.section("curate").config["heldout_fraction"]
+        assert share == 0.1, "a tenth"
+        alike = rows_to_compare(limits["non_inferiority_margin"], limits["confidence"])
+        assert alike is not None
+        assert f"`{name}`" in text
+        assert all(f"{rows_to_bring(rows, share):,}" in text for rows in (limits["min_rows"], alike))
+        if file == "README.md":
+            assert f"below {limits['min_rows']}" in text and f"{alike} held-out rows" in text
 
 
 def test_the_glossary_holds_at_most_a_dozen_words() -> None:

@@ -107,6 +107,36 @@ def test_the_engine_serves_what_was_evaluated_unless_it_says_otherwise():
     assert (changed["max_new_tokens"], changed["rows"]) == (12, 300)
 
 
+def test_the_check_knows_what_the_stages_after_it_ask():
+    sections = resolve("own/0.8M_lora_cpu", {"finetune.max_tokens": 200, "gates.evaluation.min_rows": 45}).plan()
+    check = sections["check"]["config"]
+    assert check["training"] == {"max_tokens": 200, "processes": 1}
+    for key in ("rows", "max_new_tokens", "max_tokens", "few_shot", "seed"):
+        assert check["evaluation"][key] == sections["evaluate"]["config"][key]
+    assert check["evaluation"]["heldout_fraction"] == sections["curate"]["config"]["heldout_fraction"]
+    assert check["evaluation"]["min_rows"] == 45 and check["evaluation"]["max_too_long"] == 0.05
+    served = ("rows", "max_new_tokens", "max_tokens")
+    assert check["serving"] == {key: sections["engine"]["config"][key] for key in served}
+
+
+def test_a_run_without_a_stage_asks_nothing_for_it(tmp_path, monkeypatch):
+    text = (PROJECT / "include" / "recipes" / f"{DEMO}.yaml").read_text()
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    (tmp_path / "demo").mkdir()
+    kept = text[: text.index("finetune:")]
+    (tmp_path / "demo" / "only.yaml").write_text(kept)
+    check = resolve("demo/only").section("check").config
+    assert (check["training"], check["evaluation"], check["serving"]) == (None, None, None)
+    with_evaluation = resolve("demo/only", stages=["evaluate"]).section("check").config
+    assert with_evaluation["evaluation"]["min_rows"] == 500 and with_evaluation["training"] is None
+    assert (
+        resolve("demo/only", {"check.evaluation.rows": 7}, ["evaluate"]).section("check").config["evaluation"]["rows"]
+        == 7
+    )
+    with pytest.raises(ConfigurationError, match="check: unknown key 'evaluation.row': did you mean 'rows'"):
+        resolve("demo/only", {"check.evaluation.row": 7}, ["evaluate"])
+
+
 def test_the_canary_is_a_whole_policy():
     assert resolve(DEMO).canary.quality.answer_format == r"^kubectl [^\n]+$"
     assert resolve(DEMO, {"canary": {}}).canary == CanaryPolicy()

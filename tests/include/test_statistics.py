@@ -7,7 +7,14 @@ import random
 
 import pytest
 
-from include.statistics import PairedCounts, paired_difference_interval, rows_to_decide, wilson_interval
+from include.statistics import (
+    PairedCounts,
+    paired_difference_interval,
+    rows_to_bring,
+    rows_to_compare,
+    rows_to_decide,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +118,32 @@ def test_a_proportion_without_sense_is_refused(successes: int, rows: int, confid
 def test_pairs_are_counted() -> None:
     pairs = [(True, True), (True, False), (True, False), (False, True), (False, False)]
     assert PairedCounts.of(pairs) == PairedCounts(1, 2, 1, 1)
+
+
+def test_rows_to_compare_are_those_below_which_no_equal_models_are_told_to_be_equal() -> None:
+    rows = rows_to_compare(0.02)
+    assert rows == 189
+    for right in (0, rows):
+        decided, undecided = (
+            paired_difference_interval(PairedCounts(min(right, count), 0, 0, count - min(right, count))).lower >= -0.02
+            for count in (rows, rows - 1)
+        )
+        assert decided and not undecided
+
+
+@pytest.mark.parametrize(("drawn", "share"), [(30, 0.1), (100, 0.1), (10, 0.5), (1, 0.05)])
+def test_rows_to_bring_are_enough_in_99_of_100_draws(drawn: int, share: float) -> None:
+    rows = rows_to_bring(drawn, share)
+    assert rows % 50 == 0
+
+    def enough(rows: int) -> float:
+        seed = random.Random(1)
+        return sum(sum(seed.random() < share for _ in range(rows)) >= drawn for _ in range(1000)) / 1000
+
+    assert enough(rows) > 0.98
+    assert rows == 50 or enough(rows - 50) < 0.995
+
+
+def test_rows_to_bring_of_no_share_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a share of 0 is not between 0 and 1"):
+        rows_to_bring(30, 0)

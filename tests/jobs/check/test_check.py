@@ -41,6 +41,18 @@ def base(make_artifact: Callable[..., Artifact], tmp_path: Path) -> Artifact:
 
 
 @pytest.fixture
+def whole_base(make_artifact: Callable[..., Artifact], tmp_path: Path) -> Callable[..., Artifact]:
+    """A base model as far as its weights do not matter; `changes` are of its config.json."""
+
+    def make(tokenizer: Any = None, **changes: Any) -> Artifact:
+        (tokenizer or byte_tokenizer()).save_pretrained(tmp_path / "whole" / "model")
+        model = {"vocab_size": 262, "max_position_embeddings": 256, **changes}
+        return make_artifact("whole", {"model/config.json": json.dumps(model)}, tmp_path / "whole")
+
+    return make
+
+
+@pytest.fixture
 def curated(make_artifact: Callable[..., Artifact]) -> Callable[..., Artifact]:
     def make(splits: dict[str, list[dict[str, Any]]], **funnel: Any) -> Artifact:
         sizes = {name: len(members) for name, members in splits.items()}
@@ -122,6 +134,128 @@ def test_a_chat_template_that_raises_an_error(refused, curated, base):
     template = TEMPLATE + "{{ raise_exception('no system, please') }}"
     message = refused("check", {**config("instructions"), "chat_template": template}, {"curated": data, "base": base})
     assert f"row {0:016x}: the chat template cannot render the conversation that starts with 'show me" in message
+
+
+TRAINING = {"max_tokens": 90, "processes": 2}
+EVALUATION = {
+    "rows": 500,
+    "max_new_tokens": 24,
+    "max_tokens": 90,
+    "few_shot": 2,
+    "seed": 0,
+    "heldout_fraction": 0.1,
+    "min_rows": 30,
+    "max_too_long": 0.05,
+    "non_inferiority_margin": 0.02,
+    "confidence": 0.95,
+}
+SERVING = {"rows": 500, "max_new_tokens": 24, "max_tokens": 90}
+
+
+def told(folder: Path) -> dict[str, str]:
+    """The gate's reasons, by the name of the expectation."""
+    verdict = data_quality(json.loads((folder / "result.json").read_text()))
+    return {reason.split(":")[0]: reason for reason in verdict.reasons}
+
+
+def whole_config(**changes: dict[str, Any]) -> dict[str, Any]:
+    stages = {"training": TRAINING, "evaluation": EVALUATION, "serving": SERVING}
+    return {**config("instructions"), **{key: {**stage, **changes.get(key, {})} for key, stage in stages.items()}}
+
+
+@scenario(
+    given="a recipe, a base model, and data whose held-out rows are split off",
+    when="there are fewer held-out rows than the evaluation gate needs, and one is too long to be answered",
+    then="the data-quality gate says how many more are needed, and how many rows to bring, before anything is trained",
+)
+def test_what_later_stages_would_refuse_is_told_before_anything_is_trained(
+    run_here, curated, whole_base, reads
+) -> None:
+    held_out = [*rows(5000, 14), conversation("f" * 16, "say it", "kubectl " + "logs " * 6)]
+    splits = {"train": rows(0, 250), "validation": rows(300, 10), "heldout": held_out}
+    data = curated(splits, read=280, kept=275, removed={})
+    reasons = told(run_here("check", whole_config(), {"curated": data, "base": whole_base()}))
+    assert set(reasons) == {"rows_held_out", "held_out_too_long", "held_out_few_shot"}
+    assert reasons["rows_held_out"] == (
+        "rows_held_out: 15, limit at least 30 (held-out rows that the evaluation gate needs, "
+        "gates.evaluation.min_rows: 15 more are needed, so bring 450 rows that survive cleaning, of which 0.1 are held "
+        "out; to show that a model is as good as a champion takes 189: 174 more are needed, so bring 2,250 rows that "
+        "survive cleaning, of which 0.1 are held out)"
+    )
+    reads(reasons["rows_held_out"])
+    assert "1 of 15 rows (6.67%), limit at most 5.00%" in reasons["held_out_too_long"]
+    assert f"first: row {'f' * 16} (answer of 39 tokens)" in reasons["held_out_too_long"]
+
+
+def test_a_single_long_row_is_no_reason_and_too_many_rows_are_none(run_here, curated, whole_base) -> None:
+    held_out = [*rows(5000, 39), conversation("f" * 16, "say it", "kubectl " + "logs " * 6)]
+    data = curated({"train": rows(0, 250), "validation": rows(300, 10), "heldout": held_out}, read=310, kept=260, removed={})
+    folder = run_here("check", whole_config(), {"curated": data, "base": whole_base()})
+    assert told(folder) == {}
+    result = json.loads((folder / "result.json").read_text())
+    (found,) = (item for item in result["expectations"] if item["name"] == "held_out_too_long")
+    assert (found["success"], found["observed"]) == (True, 1 / 40)
+    (found,) = (item for item in result["expectations"] if item["name"] == "rows_held_out")
+    # Split off another data set: what is lacking is lacking in the held-out set.
+    assert "takes 189: 149 more are needed in the held-out set" in found["message"]
+
+
+def test_of_two_expectations_of_the_same_the_stricter_stays() -> None:
+    from include.specs.check import Config
+    from jobs.check.preflight import with_preflight
+
+    funnel = {"kept": 1100, "splits": {"train": 900, "validation": 100, "heldout": 100}}
+
+    def found(name: str, **evaluation: Any) -> dict[str, Any]:
+        given = {**whole_config(evaluation=evaluation), "suite": suite(name)}
+        expectations = with_preflight(Config.model_validate(given), funnel).expectations
+        assert len({item.meta.name for item in expectations}) == len(expectations)
+        return {item.meta.name: item for item in expectations}
+
+    assert found("instructions")["rows_held_out"].kwargs["min_value"] == 30
+    assert found("instructions", min_rows=3)["rows_held_out"].kwargs["min_value"] == 10
+    assert found("kubectl")["rows_held_out"].kwargs["min_value"] == 900
+    assert found("kubectl")["token_length"].kwargs["max_value"] == {"$PARAMETER": "max_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "code", "says"),
+    [
+        ({"evaluation": {"rows": 20}}, {}, 64, "evaluate.rows is 20, and the evaluation gate decides nothing below 30"),
+        ({"serving": {"max_new_tokens": 12}}, {}, 64, "engine.max_new_tokens is 12, less than the 24 of the"),
+        ({"serving": {"max_tokens": 60}}, {}, 64, "engine.max_tokens: held-out row 0000000000001388 has a prompt of"),
+        ({"serving": {"max_tokens": 257}}, {}, 64, "engine.max_tokens 257 is more than the base model's 256 positions"),
+        ({"training": {"max_tokens": 257}}, {}, 64, "max_tokens 257 is more than the base model's 256 positions"),
+        ({}, {"vocab_size": 261}, 65, "the base model's tokenizer has 262 tokens, the model embeds 261"),
+        ({}, {"auto_map": {"AutoModel": "x.X"}}, 65, "auto_map"),
+    ],
+)
+def test_what_cannot_go_together_whatever_the_rows_are_is_one_error(
+    refused, curated, whole_base, changes, model, code, says
+) -> None:
+    data = curated({"train": rows(0, 12), "validation": rows(20, 2), "heldout": rows(5000, 3)})
+    message = refused("check", whole_config(**changes), {"curated": data, "base": whole_base(**model)}, code)
+    assert says in message
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(refused, curated, whole_base) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    data = curated({"train": rows(0, 12), "validation": rows(20, 2), "heldout": rows(5000, 3)})
+    message = refused("check", whole_config(), {"curated": data, "base": whole_base(tokenizer)}, 64)
+    assert "names no end-of-text token" in message
+
+
+def test_rows_that_fine_tuning_would_refuse_are_told_whatever_the_suite_asks(run_here, curated, whole_base) -> None:
+    document = suite("instructions")
+    document["expectations"] = [item for item in document["expectations"] if item["meta"]["name"] == "duplicates"]
+    long = conversation("d" * 16, "show", "kubectl " * 15)
+    data = curated({"train": [*rows(0, 50), long], "validation": rows(60, 1), "heldout": rows(5000, 40)})
+    given = {**whole_config(), "suite": document}
+    reasons = told(run_here("check", given, {"curated": data, "base": whole_base()}))
+    assert set(reasons) == {"token_length", "rows_for_validation"}
+    assert "1 of 52 rows (1.92%), limit at most 0.00%" in reasons["token_length"]
+    assert "1, limit at least 2 (rows for each of finetune.processes, 2, to have one)" in reasons["rows_for_validation"]
 
 
 @pytest.mark.parametrize(
