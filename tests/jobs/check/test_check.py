@@ -189,7 +189,9 @@ def test_what_later_stages_would_refuse_is_told_before_anything_is_trained(
 
 def test_a_single_long_row_is_no_reason_and_too_many_rows_are_none(run_here, curated, whole_base) -> None:
     held_out = [*rows(5000, 39), conversation("f" * 16, "say it", "kubectl " + "logs " * 6)]
-    data = curated({"train": rows(0, 250), "validation": rows(300, 10), "heldout": held_out}, read=310, kept=260, removed={})
+    data = curated(
+        {"train": rows(0, 250), "validation": rows(300, 10), "heldout": held_out}, read=310, kept=260, removed={}
+    )
     folder = run_here("check", whole_config(), {"curated": data, "base": whole_base()})
     assert told(folder) == {}
     result = json.loads((folder / "result.json").read_text())
