@@ -1,25 +1,29 @@
-"""Each candidate that `customize` registers starts one run of `release`, however its events are delivered."""
+"""Each candidate that `customize` registers starts one run of `release`, however its events are delivered.
+
+Candidates are written down in the store. A run of this DAG starts every run of `release` that is missing: when an event
+tells of a candidate, every five minutes, and whenever a person starts it.
+"""
 
 from __future__ import annotations
 
 from airflow.sdk import dag, get_current_context, task
 
-from operators import CANDIDATE, StartRunOperator, announced_releases, default_args
+from operators import CANDIDATE, FIRST_IN_QUEUE, default_args, start_releases, when_announced
 
 
 @dag(
-    schedule=[CANDIDATE],
+    schedule=when_announced(CANDIDATE),
     catchup=False,
     tags=["anemone"],
     default_args=default_args(),
     doc_md=__doc__,
 )
 def candidates():
-    @task
-    def announced() -> list[dict]:
-        return announced_releases(get_current_context())
+    @task(inlets=[CANDIDATE], **FIRST_IN_QUEUE)
+    def start_release() -> list[str]:
+        return start_releases(get_current_context())
 
-    StartRunOperator.partial(task_id="start_release", starts="release").expand_kwargs(announced())
+    start_release()
 
 
 candidates()

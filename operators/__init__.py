@@ -12,9 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from operators.arrivals.runs import announced_runs as announced_runs
+    from operators.arrivals.runs import start_customizations as start_customizations
     from operators.assets import CANDIDATE as CANDIDATE
     from operators.assets import arrived_datasets as arrived_datasets
+    from operators.assets import when_announced as when_announced
+    from operators.defaults import FIRST_IN_QUEUE as FIRST_IN_QUEUE
     from operators.defaults import LONG_RETRIES as LONG_RETRIES
     from operators.defaults import default_args as default_args
     from operators.errors import DecisionError as DecisionError
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
     from operators.recipes import customize_schedule as customize_schedule
     from operators.recipes import planned_customization as planned_customization
     from operators.recipes import resolved_recipe as resolved_recipe
-    from operators.release.planning import announced_releases as announced_releases
     from operators.release.planning import planned_release as planned_release
     from operators.release.planning import promotion as promotion
     from operators.release.planning import release_inputs as release_inputs
+    from operators.release.planning import start_releases as start_releases
     from operators.release.rollout_operator import CanaryRolloutOperator as CanaryRolloutOperator
     from operators.reports import report_at_the_end as report_at_the_end
     from operators.retention import deletes_by_default as deletes_by_default
@@ -43,11 +45,8 @@ if TYPE_CHECKING:
     from operators.retention import retention_schedule as retention_schedule
     from operators.retention import sweep_section as sweep_section
     from operators.stages import stage as stage
-    from operators.start_run import StartRunOperator as StartRunOperator
 
 _MODULES = {
-    "announced_releases": "release.planning",
-    "announced_runs": "arrivals.runs",
     "arrived_datasets": "assets",
     "CanaryRolloutOperator": "release.rollout_operator",
     "CANDIDATE": "assets",
@@ -56,6 +55,7 @@ _MODULES = {
     "default_args": "defaults",
     "deletes_by_default": "retention",
     "DistributedJobOperator": "kubernetes.training_operator",
+    "FIRST_IN_QUEUE": "defaults",
     "GateSensor": "gates.sensor",
     "JobOperator": "job",
     "LocalJobOperator": "local.operator",
@@ -76,8 +76,10 @@ _MODULES = {
     "resolved_recipe": "recipes",
     "retention_schedule": "retention",
     "stage": "stages",
-    "StartRunOperator": "start_run",
+    "start_customizations": "arrivals.runs",
+    "start_releases": "release.planning",
     "sweep_section": "retention",
+    "when_announced": "assets",
 }
 
 __all__ = sorted(_MODULES)

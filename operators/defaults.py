@@ -26,6 +26,10 @@ LONG_RETRIES: dict[str, Any] = {
 """For a task that talks to a service (the canary controller, MLflow): ten minutes, in which the service can restart."""
 
 
+FIRST_IN_QUEUE: dict[str, Any] = {"priority_weight": 1000, "weight_rule": "absolute"}
+"""For a short task that others wait for: it takes the next free slot, before the stages of runs that go on."""
+
+
 def default_args() -> dict[str, Any]:
     """Return a DAG's `default_args`: the owner, `RETRIES`, and the platform's notifications of failures."""
     return {"owner": "anemone", **RETRIES, **failure_callbacks()}

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
+from include.announcements import Announcements
 from include.artifacts.store import Store
 from include.artifacts.uses import Run
 from include.events import format_event
 from include.job_plan import JobPlan
 from include.platforms import Platform, current_platform
 from include.recipes.resolved import Section
+from include.release.candidates import AnnouncedCandidate
 from operators.links import MadeArtifactLink
 from operators.literals import LiteralFields
 from operators.store import platform_store, store_of
@@ -109,8 +111,14 @@ class JobOperator(LiteralFields, BaseOperator):
         return manifest
 
     def announce(self, context: Context, plan: JobPlan, manifest: Manifest) -> str:
-        """Log what was made, and put it into the outlets' events. Return its URI, for the task to return."""
+        """Log what was made, and put it into the outlets' events. Return its URI, for the task to return.
+
+        A candidate is written down before its event is sent: see `include.announcements`.
+        """
         self.log.info(format_event("artifact", {"uri": plan.uri, "files": len(manifest.files), **manifest.metrics}))
         for outlet in self.outlets:
+            if getattr(outlet, "name", None) == AnnouncedCandidate.asset:
+                candidate = AnnouncedCandidate(artifact=plan.uri, source_run=context["run_id"])
+                Announcements(self.store, AnnouncedCandidate).add(candidate)
             context["outlet_events"][outlet].extra = {"artifact": plan.uri, "metrics": dict(manifest.metrics)}
         return plan.uri

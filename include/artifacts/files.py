@@ -65,8 +65,12 @@ class FileBackend:
     def create(self, path: str, data: bytes) -> bool:
         self.check_reachable()
         target = self._folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".")
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Another may remove the empty folder in between.
+            with suppress(FileNotFoundError):
+                descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".")
+                break
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from include.errors import AnemoneError, TryAgainError
+from include.errors import AnemoneError, ConfigurationError, TryAgainError
 from include.home import PROJECT, home, port
 from include.laptop.components import COMMANDS, claim_port, components, exclusive
 from include.laptop.home import NotOursError, make_home, run_folder, write_private
 from include.laptop.rest import Airflow
 from include.laptop.services import plain_environment
+from include.platforms import load_platform
 
 USER = "admin"
 _LISTED_RUNS = 10
@@ -101,9 +102,10 @@ def up(say: Callable[[str], object] = lambda line: None) -> bool:
 
     Raises:
         TryAgainError: a component died or did not become healthy; the message holds the end of its log.
-        ConfigurationError: Anemone runs already, on another port.
+        ConfigurationError: Anemone runs already, on another port; or the inbox cannot be made.
     """
     make_home()
+    _make_inbox()
     with exclusive():
         missing = [service for service in components() if not service.running()]
         claim_port()
@@ -214,6 +216,18 @@ def _migrate(settings: dict[str, str]) -> None:
             f"{tail}\nAirflow could not set up its database in {home() / 'airflow'}: see the lines above"
         )
     done.write_text(lock)
+
+
+def _make_inbox() -> None:
+    """Make the folder in which data sets arrive, where it is missing, so that a file can be put into it at once."""
+    folder = Path(load_platform("laptop").arrivals.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the folder {folder}, in which data sets arrive, cannot be made ({error}): make it, or correct "
+            "arrivals.folder in include/platforms/laptop.yaml"
+        ) from None
 
 
 def _passwords() -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from include.announcements import ANNOUNCED
 from include.artifacts.backend import ATTEMPTS, Entry
 from include.artifacts.manifest import MANIFEST, Manifest
 from include.artifacts.store import SPECS, USES, Store, split_uri
@@ -26,7 +27,7 @@ def take_inventory(store: Store, find_roots: Callable[[Sequence[StoredArtifact]]
     below: dict[str, list[Entry]] = defaultdict(list)
     for entry in store.listing():
         below[entry.path.split("/")[0]].append(entry)
-    uses, runs, specs = (below.pop(folder, []) for folder in (USES, RUNS, SPECS))
+    uses, runs, specs, announced = (below.pop(folder, []) for folder in (USES, RUNS, SPECS, ANNOUNCED))
     used: dict[str, datetime] = {}
     for entry in uses:
         if not entry.is_folder:
@@ -34,7 +35,7 @@ def take_inventory(store: Store, find_roots: Callable[[Sequence[StoredArtifact]]
             used[name] = max(entry.modified, used.get(name, entry.modified))
     artifacts: list[StoredArtifact] = []
     damaged: list[DamagedArtifact] = []
-    auxiliary = [*_notes(uses), *_records(runs), *_specs(specs)]
+    auxiliary = [*_notes(uses), *_records(runs), *_specs(specs), *_unfinished(announced)]
     opened = _open_paths(store)
     for name, entries in below.items():
         if not any(entry.path.startswith(f"{name}/") for entry in entries):
@@ -129,6 +130,15 @@ def _records(entries: Sequence[Entry]) -> list[AuxiliaryFiles]:
         else AuxiliaryFiles("record of a run", entry.path, entry.bytes, entry.modified, run=name.removesuffix(".json"))
         for entry in entries
         if not entry.is_folder
+    ]
+
+
+def _unfinished(entries: Sequence[Entry]) -> list[AuxiliaryFiles]:
+    """Return what a crash left of announcements, which are never deleted themselves."""
+    return [
+        AuxiliaryFiles("temporary file", entry.path, entry.bytes, entry.modified)
+        for entry in entries
+        if not entry.is_folder and entry.path.split("/")[-1].startswith(".")
     ]
 
 

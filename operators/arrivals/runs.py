@@ -1,31 +1,44 @@
-"""Runs of `customize` for announced data sets."""
+"""Runs of `customize` for the data sets that have arrived."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from include.artifacts.naming import digest
-from include.platforms import current_platform
+from pydantic import ValidationError
+
+from include.errors import ArtifactError, first_problem
+from operators.announced import AnnouncedRun, start_announced_runs
+from operators.arrivals.arrival import Arrival, arrivals_of_platform, platform_recipe
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-def announced_runs(context: Context) -> list[dict[str, Any]]:
-    """Return one run of `customize` for each announced data set, named so that there can be only one.
-
-    Airflow may deliver several events in one run, or one event twice; the run id, made of the data set's digest and
-    the recipe, is unique in its database.
+def start_customizations(context: Context) -> list[str]:
+    """Start the run of `customize` of every data set that has arrived and has none.
 
     Returns:
-        {"run_id", "conf"} of each run.
+        Ids of the runs that were started.
+
+    Raises:
+        AirflowFailException, AirflowException: as `start_announced_runs`.
     """
-    recipe = current_platform().arrivals.recipe
-    runs = {}
-    for events in context["triggering_asset_events"].values():
-        for event in events:
-            payload = event.extra["payload"]
-            run_id = f"arrival__{payload['digest'][:16]}__{digest(recipe)[:8]}"
-            conf = {"data": payload["source"], "recipe": recipe, "digest": payload["digest"]}
-            runs[run_id] = {"run_id": run_id, "conf": conf}
-    return list(runs.values())
+    return start_announced_runs(
+        context,
+        arrivals_of_platform(),
+        run_of=lambda arrival: AnnouncedRun(arrival.run, arrival.conf),
+        from_event=_announced_by,
+    )
+
+
+def _announced_by(event: Any) -> Arrival:
+    # An event of an earlier version names no recipe.
+    payload = event.extra.get("payload")
+    try:
+        return Arrival.model_validate(
+            {"recipe": platform_recipe(), **payload} if isinstance(payload, dict) else payload
+        )
+    except ValidationError as error:
+        raise ArtifactError(
+            f"its payload is no data set that has arrived ({first_problem(error, 'payload')})"
+        ) from None

@@ -5,90 +5,148 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from pydantic import JsonValue
 
+from include.artifacts import naming
 from include.artifacts.manifest import FileEntry
 from include.artifacts.naming import content_digest, file_digest
+from include.errors import AnemoneError, ArtifactError
+from operators.arrivals.arrival import Arrival, arrivals_of_platform, platform_recipe
 
-_WATERMARK = "announced"
+T = TypeVar("T", dict[str, str], list[str])
 
-_SAVE_AFTER_SECONDS = 30.0
-"""Airflow stores an event some time after the trigger has yielded it; only then may the watermark pass it."""
+_FILES = "files"
+"""Key of the asset's state: {name: version} of the files in the folder that were taken."""
+
+_ANNOUNCED = "announced"
+"""The same of version 0.1: digests of the data sets that had been announced, of which there is no other record."""
 
 
 class DatasetArrivalTrigger(BaseEventTrigger):
-    """Fires for each JSONL file of a folder whose content was not announced before.
+    """Fires for each JSONL file of a folder whose content is to start a run of the recipe.
 
-    A file is announced once its size and times have stayed the same for `settle_seconds`; the event's payload is
-    {"source": path, "digest": content digest, "bytes": size}. The digest is the one that the ingested data set will
-    have, so the same bytes under two names are announced once. The announced digests are stored in the asset's state,
-    from which a restarted triggerer continues. They are stored half a minute late: a crash in between repeats an event,
-    which its consumer recognises by the digest, and never loses one.
+    A file is taken once its size and times have stayed the same for `settle_seconds`. What it holds is written down in
+    the store before anything is told (`include.announcements`); then an event wakes who starts the run, with the
+    payload {"source": path, "digest": content digest, "bytes": size, "recipe"}. The digest is the one that the ingested
+    data set will have, so the same bytes under two names are one data set, which has one run with one recipe.
+
+    Which files were taken is kept in the asset's state, so that a restarted triggerer does not hash them again, and a
+    new recipe takes what arrives from then on. A file that cannot be read, or not be written down now, is tried again.
+
+    Args:
+        recipe: None: the platform's.
     """
 
-    def __init__(self, *, folder: str, settle_seconds: float, poll_seconds: float) -> None:
+    def __init__(self, *, folder: str, settle_seconds: float, poll_seconds: float, recipe: str | None = None) -> None:
         super().__init__()
         self.folder = folder
         self.settle_seconds = settle_seconds
         self.poll_seconds = poll_seconds
+        self.recipe = recipe
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return "operators.arrivals.trigger.DatasetArrivalTrigger", {
             "folder": self.folder,
             "settle_seconds": self.settle_seconds,
             "poll_seconds": self.poll_seconds,
+            "recipe": self.recipe,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        announced = await self._load()
-        saved = len(announced)
-        yielded: list[float] = []
-        seen: dict[Path, tuple[tuple[int, ...], float]] = {}
-        done: dict[Path, tuple[int, ...]] = {}
+        taken = await self._load(_FILES, dict)
+        former = frozenset(await self._load(_ANNOUNCED, list))
+        # The event of one of these may have died with another triggerer.
+        for arrival in await asyncio.to_thread(self._pending):
+            yield TriggerEvent(arrival.model_dump())
+        seen: dict[Path, _Seen] = {}
         while True:
             now = asyncio.get_running_loop().time()
-            for path, version in (await asyncio.to_thread(_snapshot, Path(self.folder))).items():
-                if done.get(path) == version:
+            found = await asyncio.to_thread(_snapshot, Path(self.folder))
+            seen = {path: file for path, file in seen.items() if found.get(path) == file.version}
+            kept = {path.name: taken[path.name] for path in found if path.name in taken}
+            changed = kept != taken
+            taken = kept
+            for path, version in found.items():
+                if taken.get(path.name) == _text(version):
                     continue
-                known, since = seen.get(path, ((), now))
-                if known != version:
-                    seen[path] = (version, now)
-                elif now - since >= self.settle_seconds:
+                file = seen.setdefault(path, _Seen(version, now))
+                if file.is_unreadable or now - file.since < self.settle_seconds:
+                    continue
+                if file.digest is None:
                     try:
                         digest = await asyncio.to_thread(_dataset_digest, path)
                     except OSError as error:
                         self.log.warning("%s cannot be read and is ignored until it changes: %s", path, error)
-                        done[path] = version
+                        file.is_unreadable = True
                         continue
                     if (await asyncio.to_thread(_snapshot, Path(self.folder))).get(path) != version:
                         continue
-                    done[path] = version
-                    if digest in announced:
-                        self.log.info("%s holds a data set that was announced before (%s)", path, digest[:12])
-                        continue
-                    self.log.info("data set arrived: %s (%s)", path, digest[:12])
-                    announced.append(digest)
-                    yielded.append(now)
-                    yield TriggerEvent({"source": str(path), "digest": digest, "bytes": version[0]})
-            due = sum(now - at >= _SAVE_AFTER_SECONDS for at in yielded)
-            if due:
-                yielded, saved = yielded[due:], saved + due
-                await self._save(announced[:saved])
+                    file.digest = digest
+                arrival = Arrival(
+                    source=str(path), digest=file.digest, bytes=version[0], recipe=self.recipe or platform_recipe()
+                )
+                try:
+                    is_new = file.digest not in former and await asyncio.to_thread(self._announce, arrival)
+                except (AnemoneError, OSError) as error:
+                    if not file.is_delayed:
+                        self.log.warning("%s has arrived and is announced later: %s", path, error)
+                        file.is_delayed = True
+                    continue
+                taken[path.name] = _text(version)
+                changed = True
+                if is_new:
+                    self.log.info("data set arrived: %s (%s)", path, file.digest[:12])
+                    yield TriggerEvent(arrival.model_dump())
+                else:
+                    self.log.info("%s holds a data set that was announced before (%s)", path, file.digest[:12])
+            if changed:
+                await self._save(_FILES, taken)
             await asyncio.sleep(self.poll_seconds)
 
-    async def _load(self) -> list[str]:
-        if self.asset_state_store is None:
-            return []
-        stored = await self.asset_state_store.aget(_WATERMARK, default=[])
-        return [str(digest) for digest in stored] if isinstance(stored, list) else []
+    def _announce(self, arrival: Arrival) -> bool:
+        """Note durably that the data set has arrived; return False where its run was started already."""
+        announcements = arrivals_of_platform()
+        if announcements.was_started(arrival.run):
+            return False
+        announcements.add(arrival)
+        return True
 
-    async def _save(self, announced: list[str]) -> None:
+    def _pending(self) -> list[Arrival]:
+        """Return one of the arrivals whose run is to be started, if there are any: one event wakes for all of them."""
+        try:
+            announcements = arrivals_of_platform()
+            for key in announcements.pending():
+                with suppress(ArtifactError):
+                    if (arrival := announcements.read(key)) is not None:
+                        return [arrival]
+        except (AnemoneError, OSError) as error:
+            self.log.warning("what is announced already waits for the clock: %s", error)
+        return []
+
+    async def _load(self, key: str, kind: type[T]) -> T:
+        stored = None if self.asset_state_store is None else await self.asset_state_store.aget(key, default=None)
+        return stored if isinstance(stored, kind) else kind()
+
+    async def _save(self, key: str, value: dict[str, str]) -> None:
         if self.asset_state_store is not None:
-            await self.asset_state_store.aset(_WATERMARK, list[JsonValue](announced))
+            await self.asset_state_store.aset(key, dict[str, JsonValue](value))
+
+
+@dataclass
+class _Seen:
+    """A file that was not taken yet: since when it has been as it is, and what is known of its content."""
+
+    version: tuple[int, ...]
+    since: float
+    digest: str | None = None
+    is_unreadable: bool = False
+    is_delayed: bool = False
 
 
 def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:
@@ -107,3 +165,7 @@ def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:
 def _dataset_digest(path: Path) -> str:
     """Return the content digest that `jobs.ingest` will give to a data set of this one file."""
     return content_digest([FileEntry(path="data.jsonl", size=path.stat().st_size, sha256=file_digest(path))])
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return naming.digest(list(version))[:12]

@@ -2,69 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from include.errors import AnemoneError, TryAgainError
+from include.announcements import Announcements
+from include.artifacts.uses import Run
+from include.errors import AnemoneError, ArtifactError
 from include.platforms import current_platform
 from include.recipes import resolve
 from include.recipes.resolved import Section
-from include.release.candidates import release_run_id
-from operators.errors import as_airflow_errors, record_failure
-from operators.store import store_of
+from include.release.candidates import AnnouncedCandidate, release_run_id
+from operators.announced import AnnouncedRun, start_announced_runs
+from operators.errors import record_failure
+from operators.store import platform_store, store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_log = logging.getLogger(__name__)
+RELEASE = "release"
 
 
-@as_airflow_errors()
-def announced_releases(context: Context) -> list[dict[str, Any]]:
-    """Return one run of `release` for each model of which a candidate was announced, named so that there is only one.
-
-    Airflow may deliver several events in one run; of one model the newest version is released.
+def start_releases(context: Context) -> list[str]:
+    """Start the run of `release` of every registered candidate that has none.
 
     Returns:
-        {"run_id", "conf"} of each run.
+        Ids of the runs that were started.
 
     Raises:
-        AirflowFailException: none of the announced candidates can be read.
-        TryAgainError: the store cannot be reached.
+        AirflowFailException, AirflowException: as `start_announced_runs`.
     """
-    newest: dict[str, dict[str, str]] = {}
-    events = [event for found in context["triggering_asset_events"].values() for event in found]
-    for event in sorted(events, key=lambda event: event.timestamp):
-        try:
-            found = _registration(event)
-        except TryAgainError:
-            raise
-        except AnemoneError as error:
-            # One that cannot be read must not keep the others from being released.
-            _log.error("the candidate that %s announced is not released: %s", event.source_run_id, error)
-            continue
-        known = newest.get(found["model"])
-        if known is not None and int(known["version"]) > int(found["version"]):
-            known, found = found, known
-        if known is not None:
-            _log.info(
-                "version %s of %s is superseded by version %s, which was announced in the same run",
-                known["version"],
-                known["model"],
-                found["version"],
-            )
-        newest[found["model"]] = found
-    if events and not newest:
-        raise AirflowFailException("none of the announced candidates can be read: see the errors above")
-    return [
-        {
-            "run_id": release_run_id(model, found["version"], found["source_run"]),
-            "conf": {"recipe": found["recipe"], "version": found["version"], **_other_model(found)},
-        }
-        for model, found in newest.items()
-    ]
+    return start_announced_runs(
+        context,
+        Announcements(platform_store(current_platform()), AnnouncedCandidate),
+        run_of=_release,
+        from_event=_announced_by,
+    )
 
 
 @record_failure
@@ -99,17 +70,30 @@ def promotion(model: Any) -> dict[str, Any]:
     return Section(job="promote", config={"model": model, **place}).document()
 
 
-def _registration(event: Any) -> dict[str, str]:
-    store, name = store_of(event.extra["artifact"])
+def _announced_by(event: Any) -> AnnouncedCandidate:
+    artifact = event.extra.get("artifact")
+    if not isinstance(artifact, str):
+        raise ArtifactError('it names no candidate: its extra lacks {"artifact": the URI of a registration}')
+    return AnnouncedCandidate(artifact=artifact, source_run=event.source_run_id)
+
+
+def _release(candidate: AnnouncedCandidate) -> AnnouncedRun:
+    found = _registration(candidate.artifact)
+    return AnnouncedRun(
+        run=Run(dag_id=RELEASE, run_id=release_run_id(found["model"], found["version"], candidate.source_run)),
+        conf={"recipe": found["recipe"], "version": found["version"], **_other_model(found)},
+    )
+
+
+def _registration(artifact: str) -> dict[str, str]:
+    store, name = store_of(artifact)
     record = store.read_json(name, "candidate.json")
     manifest = store.manifest(name)
     assert manifest is not None
-    return {
-        "model": record["model"],
-        "version": record["version"],
-        "recipe": manifest.config["recipe"],
-        "source_run": event.source_run_id,
-    }
+    try:
+        return {"model": record["model"], "version": record["version"], "recipe": manifest.config["recipe"]}
+    except (KeyError, TypeError):
+        raise ArtifactError(f"{artifact} is no registration of a candidate") from None
 
 
 def _other_model(registration: dict[str, str]) -> dict[str, Any]:

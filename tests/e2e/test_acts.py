@@ -295,14 +295,19 @@ def kill_the_triggerer(client: Airflow, run: str, rollout: str) -> None:
     laptop.up()
 
 
-def test_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
+def test_all_that_is_new_starts_its_run_and_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
     client = laptop.client()
+    # Their runs wait: what is shown is that there is one of each.
+    client._send("PATCH", f"/api/v2/dags/{DAG}", json={"is_paused": True})
+    rows = (home / "inbox" / "good.jsonl").read_bytes().splitlines(keepends=True)
     copy = home / "inbox" / "another-name.jsonl"
     shutil.copy(home / "inbox" / "good.jsonl", copy)
-    new = home / "inbox" / "new.jsonl"
-    new.write_bytes(b"".join((home / "inbox" / "good.jsonl").read_bytes().splitlines(keepends=True)[:50]))
-    wait_for(lambda: client.runs_on(DAG, str(new), since=0), 60, "the run on what is really new")
-    assert client.runs_on(DAG, str(copy), since=0) == []
+    new = [home / "inbox" / f"new-{number}.jsonl" for number in range(5)]
+    for number, path in enumerate(new):
+        path.write_bytes(b"".join(rows[: 50 + number]))
+    wait_for(lambda: all(client.runs_on(DAG, str(path), since=0) for path in new), 60, "a run of each that is new")
+    wait_for(lambda: not client.running("arrivals"), 60, "the passes to end")
+    assert [len(client.runs_on(DAG, str(path), since=0)) for path in (copy, *new)] == [0, 1, 1, 1, 1, 1]
 
 
 def champion_in_mlflow(home: Path) -> str:

@@ -40,6 +40,7 @@ PARTS = {
     "faults/airflow/test_orchestration": "Orchestration",
     "faults/airflow/test_interrupted": "Orchestration",
     "faults/airflow/test_whole_airflow": "Orchestration",
+    "faults/airflow/test_announcements": "Orchestration",
     "faults/airflow/test_hostile_values": "Orchestration",
     "include/gates/test_evaluation": "Evaluation and registry",
     "operators/gates/test_sensor": "Evaluation and registry",

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time import task_runner
 
 from include.platforms import Platform, load_platform
 from include.release.rollouts import LiveRelease, Note, RolloutRequest, RolloutStatus, TargetStatus
 from operators.release import planning, rollout_operator, trigger
+from tests.operators.airflow_runs import Runs
 
 TOKEN = "planted-secret-token"
 ENGINE = {"uri": "file:///store/engine-1", "digest": "0" * 64}
@@ -115,6 +117,14 @@ class ControllerPeer:
         )
         self.tell(request.id, notes=[("pending", "asked for")])
         return 201, self.rollouts[request.id].model_dump(mode="json")
+
+
+@pytest.fixture
+def airflow_runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """What starts runs asks this supervisor."""
+    runs = Runs()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", runs, raising=False)
+    return runs
 
 
 @pytest.fixture

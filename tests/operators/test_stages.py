@@ -3,17 +3,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowFailException
 
 from include import platforms
+from include.announcements import Announcements
 from include.errors import ConfigurationError
 from include.home import PROJECT
 from include.platforms import load_platform
-from operators import DistributedJobOperator, LocalJobOperator, stage
+from include.release.candidates import AnnouncedCandidate
+from operators import CANDIDATE, DistributedJobOperator, LocalJobOperator, stage
 from operators.defaults import RETRIES
 
 SECTION = {"job": "generate", "config": {}}
@@ -146,3 +149,40 @@ for path in sys.argv[1:]:
     assert done.returncode == 0, done.stderr[-2000:]
     classes = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
     assert "DistributedJobOperator" in classes["customize"] and "DistributedJobOperator" in classes["release"]
+
+
+REGISTERS = """
+from operators import JobOperator
+
+
+class RegistersOperator(JobOperator):
+    def execute(self, context):
+        plan = self.plan(context)
+        return self.announce(context, plan, plan.committed())
+"""
+
+
+def test_a_candidate_is_written_down_before_its_event_is_sent(own_platform, tmp_path, monkeypatch, store, commit):
+    """An event that is lost, or waits in Airflow, costs no candidate its release."""
+    (tmp_path / "registers_operator.py").write_text(REGISTERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    own_platform(operator="registers_operator.RegistersOperator")
+    other = Asset("other")
+    section = {"job": "generate", "config": {"variant": "heldout", "rows": 5}}
+    register = stage("register", section, outlets=[CANDIDATE, other])
+    context = {"run_id": "manual__1", "params": {}}
+    name = register.plan(context).spec.output.name
+    commit(name, {"candidate.json": "{}"}, job="generate")
+    announcements = Announcements(store, AnnouncedCandidate)
+
+    class Events(dict):
+        def __missing__(self, outlet):
+            assert len(announcements.pending()) == 1, outlet
+            self[outlet.name] = event = SimpleNamespace()
+            return event
+
+    events = Events()
+    uri = register.execute({**context, "outlet_events": events})
+    assert events["candidate"].extra["artifact"] == events["other"].extra["artifact"] == uri
+    [key] = announcements.pending()
+    assert announcements.read(key) == AnnouncedCandidate(artifact=uri, source_run="manual__1")

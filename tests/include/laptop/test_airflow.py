@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from include.errors import ConfigurationError
 from include.laptop import airflow
 from include.laptop.home import make_home, run_folder
+from include.platforms import load_platform
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,28 @@ def test_secrets_are_made_once_and_are_private(own_home: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     keys = [first[f"AIRFLOW__{key}"] for key in ("CORE__FERNET_KEY", "API__SECRET_KEY", "API_AUTH__JWT_SECRET")]
     assert len({*keys, password}) == 4
+
+
+@pytest.fixture
+def nothing_to_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(airflow, "components", list)
+    load_platform.cache_clear()
+    yield
+    load_platform.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_to_start")
+def test_the_inbox_is_there_as_soon_as_airflow_is_up(own_home: Path) -> None:
+    for _ in range(2):
+        airflow.up()
+        (own_home / "inbox").rmdir()
+
+
+@pytest.mark.usefixtures("nothing_to_start")
+def test_an_inbox_that_cannot_be_made_says_so(own_home: Path) -> None:
+    (own_home / "inbox").write_text("a file")
+    with pytest.raises(ConfigurationError, match=rf"the folder {own_home}/inbox, in which data sets arrive, cannot be"):
+        airflow.up()
 
 
 def test_one_that_runs_on_another_port_is_not_started_twice() -> None:

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.release.candidates import is_release_of
+from include.announcements import Announcements
+from include.release.candidates import AnnouncedCandidate, is_release_of
 from include.specs import spec_class
 from operators.release import planning as releases
+from tests.operators.airflow_runs import asset_context
 from tests.operators.conftest import TOKEN
 
 PARAMS = {"recipe": "demo/0.8M_lora_cpu", "version": "", "drill": "none", "overrides": {}, "refresh": []}
@@ -40,8 +42,15 @@ def context(**params):
     return {"params": {**PARAMS, **params}}
 
 
-def announced(*events):
-    return releases.announced_releases({"triggering_asset_events": {"candidate": list(events)}})
+@pytest.fixture
+def announced(platform, airflow_runs):
+    """Give events to a run of `candidates`; returns the runs of `release` that it started."""
+
+    def start(*events, later=None):
+        started = releases.start_releases(asset_context(*events, later=later))
+        return [{"run_id": run, "conf": airflow_runs.started["release", run]} for run in started]
+
+    return start
 
 
 def test_the_form_names_recipe_version_and_overrides():
@@ -53,7 +62,7 @@ def test_the_form_names_recipe_version_and_overrides():
     assert json.loads(json.dumps(plan)) == plan
 
 
-def test_a_registered_candidate_brings_its_own_version_and_recipe(registered):
+def test_a_registered_candidate_brings_its_own_version_and_recipe(registered, announced):
     [run] = announced(registered("3", recipe="own/0.8M_lora_cpu", model="own-data"))
     assert run["conf"] == {"recipe": "own/0.8M_lora_cpu", "version": "3"}
     assert re.fullmatch(r"candidate__own-data-v3__[0-9a-f]{8}", run["run_id"])
@@ -63,34 +72,75 @@ def test_a_registered_candidate_brings_its_own_version_and_recipe(registered):
     assert plan["engine"]["config"]["max_tokens"] == 256
 
 
-def test_events_that_airflow_merged_or_doubled_give_one_run_a_model(registered, caplog):
+def test_each_candidate_has_one_release_however_airflow_delivers_its_events(registered, announced):
     events = [
         registered("10", minute=1),
         registered("9", minute=2),
         registered("4", model="own-data", recipe="own/0.8M_lora_cpu"),
     ]
-    with caplog.at_level("INFO"):
-        runs = announced(*events, events[2])
-    assert [(run["conf"]["recipe"], run["conf"]["version"]) for run in runs] == [
-        ("own/0.8M_lora_cpu", "4"),
-        ("demo/0.8M_sft_cpu", "10"),
+    # The last two wait in Airflow for the next event; one is doubled.
+    runs = announced(events[2], later=[events[2], events[0], events[1], events[0]])
+    assert sorted(run["run_id"].rpartition("__")[0] for run in runs) == [
+        "candidate__kubectl-v10",
+        "candidate__kubectl-v9",
+        "candidate__own-data-v4",
     ]
-    assert "version 9 of kubectl is superseded by version 10" in caplog.text
-    assert {run["run_id"] for run in announced(events[0], events[2])} == {run["run_id"] for run in runs}
+    assert announced(*events) == []
 
 
-def test_a_model_that_an_override_named_is_released_under_that_name(registered):
+def test_a_candidate_that_is_written_down_is_released_without_its_event(registered, announced, store):
+    event = registered("3")
+    candidate = AnnouncedCandidate(artifact=event.extra["artifact"], source_run=event.source_run_id)
+    Announcements(store, AnnouncedCandidate).add(candidate)
+    [run] = announced()
+    assert run["conf"]["version"] == "3" and is_release_of(run["run_id"], "arrival__3")
+    assert announced(event) == []
+
+
+def test_a_candidate_that_is_registered_again_by_its_run_is_not_released_again(
+    registered, announced, airflow_runs, store, commit
+):
+    """A task that is cleared registers the same version, in a record of another name."""
+    event = registered("3")
+    announced(event)
+    airflow_runs.started.clear()
+    files = {"candidate.json": json.dumps({"model": "kubectl", "version": "3"})}
+    commit("register-again", files, config={"model": "kubectl", "recipe": "demo/0.8M_sft_cpu", "run_id": "r"})
+    event.extra = {"artifact": store.uri("register-again"), "metrics": {}}
+    assert announced(event) == []
+
+
+def test_a_model_that_an_override_named_is_released_under_that_name(registered, announced):
     [run] = announced(registered("3", model="another"))
     assert releases.planned_release(context(**run["conf"]))["candidate"]["config"]["model"] == "another"
 
 
-def test_a_registration_that_is_gone_keeps_none_of_the_others(registered, store, caplog):
-    gone = registered("2", minute=3)
-    gone.extra["artifact"] = store.uri("register-0")
-    assert [run["conf"]["version"] for run in announced(gone, registered("1"))] == ["1"]
-    assert "register-0" in caplog.text
-    with pytest.raises(AirflowFailException, match="none of the announced candidates can be read"):
-        announced(gone)
+def test_a_registration_that_is_gone_keeps_none_of_the_others(registered, announced, airflow_runs, store):
+    announcements = Announcements(store, AnnouncedCandidate)
+    announcements.add(AnnouncedCandidate(artifact=store.uri("register-0")))
+    with pytest.raises(
+        AirflowFailException, match="register-0 does not exist.*lies in .*/announced/candidate/refused/"
+    ):
+        announced(registered("1"))
+    assert [conf["version"] for conf in airflow_runs.started.values()] == ["1"]
+    assert announced() == []
+
+
+@pytest.mark.parametrize("extra", [{}, {"artifact": None}, {"artifact": 1}])
+def test_an_event_that_names_no_candidate_says_so(registered, announced, airflow_runs, extra):
+    empty = registered("2")
+    empty.extra = extra
+    with pytest.raises(AirflowFailException, match="it names no candidate"):
+        announced(empty, later=[empty, registered("1")])
+    assert [conf["version"] for conf in airflow_runs.started.values()] == ["1"]
+
+
+def test_an_event_of_another_artifact_says_so(registered, announced, commit, store):
+    commit("curate-1", {"candidate.json": "[]"})
+    event = registered("2")
+    event.extra = {"artifact": store.uri("curate-1")}
+    with pytest.raises(AirflowFailException, match="curate-1 is no registration of a candidate"):
+        announced(event)
 
 
 def test_an_unknown_key_ends_the_run_at_its_first_task():
