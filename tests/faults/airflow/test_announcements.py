@@ -78,7 +78,7 @@ registers()
 '''
 """The DAGs between which announcements go, without their work."""
 
-AT_ONCE_SECONDS = 60
+AT_ONCE_SECONDS = 120
 """For all of them; a quiet machine needs a few. The clock, which ticks every five minutes, can hardly help."""
 
 CLOCK_SECONDS = 400
@@ -103,7 +103,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             wait_for_dag(found.client, name, timeout=120)
         # Until the watcher of the folder runs, a file waits for it and not for what is tested here.
         files = put(found, 1)
-        wait_for(lambda: started_on(found, DAG, "data", files), 120, "the first run")
+        wait_for(lambda: started_on(found, DAG, "data", files), 300, "the first run")
         yield found
 
 

@@ -169,7 +169,7 @@ def test_a_hostile_request(
 @scenario(
     given="the inbox",
     when="a file arrives whose name holds Jinja, a shell's substitution and blanks",
-    then="it is taken under just this name: the name reaches the run through two XComs and is rendered by none",
+    then="it is taken under just this name: it is written down, read again and given to the run, and rendered nowhere",
 )
 def test_a_hostile_file_name(airflow: Machine, reads: Callable[[str], None]) -> None:
     airflow.pause(DAG)

@@ -34,22 +34,33 @@ class AssetState(dict):
         self[key] = json.dumps(value)
 
 
-def watch(folder, state=None, recipe=RECIPE):
-    watcher = DatasetArrivalTrigger(folder=str(folder), settle_seconds=0.15, poll_seconds=0.05, recipe=recipe)
+LOOKS = []
+"""Each look of a watcher into its folder."""
+
+
+@pytest.fixture(autouse=True)
+def count_looks(monkeypatch):
+    real = trigger._snapshot
+    monkeypatch.setattr(trigger, "_snapshot", lambda folder: LOOKS.append(folder) or real(folder))
+
+
+def watch(folder, state=None, recipe=RECIPE, settle_seconds=0.0):
+    watcher = DatasetArrivalTrigger(folder=str(folder), settle_seconds=settle_seconds, poll_seconds=0.01, recipe=recipe)
     watcher.asset_state_store = state
     return watcher.run()
 
 
-async def events(stream, seconds=0.6):
-    """What a watcher announces within a time."""
+async def events(stream):
+    """What a watcher announces until it has looked a dozen times without finding more."""
     found = []
-
-    async def collect():
-        async for event in stream:
-            found.append(event.payload)
-
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(collect(), seconds)
+    event, since = asyncio.ensure_future(anext(stream)), len(LOOKS)
+    while len(LOOKS) - since < 12:
+        if (await asyncio.wait([event], timeout=0.01))[0]:
+            found.append(event.result().payload)
+            event, since = asyncio.ensure_future(anext(stream)), len(LOOKS)
+    event.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await event
     return found
 
 
@@ -84,8 +95,8 @@ def test_each_that_arrives_is_written_down_before_its_event(tmp_path, count):
     async def scenario():
         stream = watch(tmp_path)
         for number in range(count):
-            event = await anext(stream)
-            assert Arrival(**event.payload) in pending(), number
+            arrived = Arrival(**(await anext(stream)).payload)
+            assert arrivals_of_platform().read(arrived.key) == arrived, number
         await stream.aclose()
 
     asyncio.run(scenario())
@@ -223,7 +234,7 @@ def test_a_file_that_still_grows_is_not_taken(tmp_path):
                 await asyncio.sleep(0.08)
 
         writer = asyncio.create_task(grow())
-        stream = watch(tmp_path)
+        stream = watch(tmp_path, settle_seconds=0.5)
         first = await anext(stream)
         assert writer.done()
         return first.payload
