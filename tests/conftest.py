@@ -31,7 +31,7 @@ def provenance() -> Provenance:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    (tmp_path / "store").mkdir()
+    (tmp_path / "store").mkdir(exist_ok=True)  # a test may have mounted a disk there
     return Store(f"file://{tmp_path}/store")
 
 

@@ -81,9 +81,10 @@ def test_a_killed_sweep_leaves_the_store_whole(seed: int, world: World) -> None:
         assert left < {one.path for one in plan.deletions} | KEPT
     world.sweep()
     assert world.names() == KEPT
-    assert {path.name for path in world.path.iterdir()} <= KEPT | {"specs", "uses", "runs"} | {
-        path.name for path in world.path.glob("retention-*")
-    }
+    # Killed after an artifact's files and before their folders, a sweep leaves empty ones, which another attempt at the
+    # artifact may use at any time.
+    left = {path.name for path in world.path.iterdir() if any(below.is_file() for below in path.rglob("*"))}
+    assert left <= KEPT | {"specs", "uses", "runs"} | {path.name for path in world.path.glob("retention-*")}
 
 
 @scenario(
@@ -153,7 +154,7 @@ NOTHING_GOES = "nothing goes, in one sentence"
         pytest.param(
             "controller",
             75,
-            "canary controller does not say",
+            "the canary controller does not answer",
             marks=scenario(given="a plan to carry out", when="the controller runs and answers not", then=NOTHING_GOES),
         ),
         pytest.param(
