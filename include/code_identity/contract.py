@@ -27,6 +27,7 @@ MODULES = (
     "include.specs.base",
     "jobs.common.metrics",
     "jobs.common.runtime",
+    "jobs.common.threads",
 )
 """`package.*` is a package with all that is in it; without the star only the module itself.
 

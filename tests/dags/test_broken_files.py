@@ -78,6 +78,7 @@ CASES = {
 
 PROGRAM = """
 import json, logging, os, shutil, sys
+from pathlib import Path
 from airflow.dag_processing.dagbag import DagBag
 
 class Lines(logging.Handler):

@@ -15,7 +15,7 @@ _LAPTOP = re.compile(rf"\bmake ({'|'.join(_TARGETS)})\b|\.anemone\b|\blaptop\b")
 _KNOWN = {
     ("include/release/controller_client.py", "`make up` makes it"),
     ("include/release/controller_client.py", "`make up` starts it"),
-    ("include/code_identity.py", " is missing: run `make lock`"),
+    ("include/code_identity/__init__.py", " is missing: run `make lock`"),
 }
 """By file: what is said only where `ControllerClient._on_laptop` has found a laptop, and what only who changes the
 environments of a checkout can meet, since every image has its lock files."""

@@ -16,7 +16,7 @@ from include.code_identity.module import read_module
 from include.code_identity.reach import reach
 from include.errors import ConfigurationError
 from include.home import PROJECT
-from include.specs import job_names, job_place
+from include.specs import job_names, job_place, spec_class
 
 EFFECTS = {"candidate", "champion", "promote", "register", "retention"}
 JOBS = {
@@ -86,7 +86,7 @@ CHANGED = {
         "jobs/common/chat.py",
         "add_generation_prompt=True",
         "add_generation_prompt=1",
-        {"engine", "evaluate"},
+        {"check", "engine", "evaluate"},
     ),
     "how logits are read": ("jobs/common/causal_lm.py", "clamp(min=0)", "clamp(min=1)", MODELS),
     "how answers are generated": ("jobs/common/generation.py", "do_sample=False", "do_sample=0", {"evaluate"}),
@@ -104,14 +104,14 @@ CHANGED = {
         "include/sources/model_folder.py",
         '".nemo")',
         '".nemo", ".pt2")',
-        MODELS | {"finetune", "import_model"},
+        MODELS | {"check", "finetune", "import_model"},
     ),
     "which files are a data set's": ("include/sources/data_set.py", '".jsonl.zip")', '".jsonl.rar")', {"ingest"}),
     "a confidence interval": (
         "include/statistics.py",
         "2 * successes + z * z",
         "2 * successes + z",
-        {"engine", "register", "report"},
+        {"check", "engine", "register", "report"},
     ),
     "a gate's tolerance": (
         "include/gates/evaluation.py",
@@ -179,6 +179,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PROJECT", folder)
         patch.setattr(specs, "_FOLDER", folder / "include" / "specs")
+        # As a process that starts in that project finds them.
+        patch.setattr(specs, "_places", specs._places.__wrapped__)
         yield folder
 
 
@@ -266,7 +268,7 @@ def test_a_librarys_version_changes_the_jobs_that_import_it(
     assert changed(before) & OURS == jobs
 
 
-@pytest.mark.parametrize("job", job_names())
+@pytest.mark.parametrize("job", [job for job in job_names() if spec_class(job).kind == "job"])
 def test_a_job_reads_no_data_that_its_identity_does_not_see(job: str) -> None:
     """Data of the project comes by the configuration, as `FileContent`, or lies beside the module that reads it."""
     place = job_place(job)
