@@ -124,7 +124,8 @@ def customize():
             "merged": merged,
             "evaluation": evaluated,
             "registered": registered,
-        }
+        },
+        plan=plan,
     )
 
 

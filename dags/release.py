@@ -1,8 +1,9 @@
 """### From a candidate to the live release
 
-`plan → candidate → engine → canary → promote`; however the run ends, `report` shows why on one page.
+`plan → candidate → recipe → engine → canary → promote`; however the run ends, `report` shows why on one page.
 
-Starts when `customize` has registered a candidate (DAG `candidates`), or from this form. The engine is built and tested
+Starts when `customize` has registered a candidate (DAG `candidates`), or from this form. A candidate brings its recipe
+along, with what its run had overridden; the form's overrides come on top. The engine is built and tested
 against the model, then the canary controller shifts all of the traffic to it, step by step, and rolls it back by itself
 where it is worse than the champion. MLflow's alias `champion` moves after the traffic did.
 """
@@ -15,11 +16,12 @@ from operators import (
     LONG_RETRIES,
     CanaryRolloutOperator,
     default_args,
+    model_param,
     planned_release,
     promotion,
     promotion_callbacks,
-    recipe_param,
     release_inputs,
+    release_recipe,
     report_at_the_end,
     stage,
 )
@@ -34,11 +36,11 @@ from operators import (
     default_args=default_args(),
     doc_md=__doc__,
     params={
-        "recipe": recipe_param(
+        "model": model_param(
             "finetune",
-            title="Recipe",
-            description_md="Its model is released, with its sections `engine` and `canary`. A run that a registered "
-            "candidate started takes the recipe that made it.",
+            title="Model",
+            description_md="The registered model. Its version is released by the recipe that made it, overrides "
+            "included.",
             section="Release",
         ),
         "version": Param(
@@ -62,7 +64,8 @@ from operators import (
             {},
             type="object",
             title="Overrides",
-            description_md='Keys of the recipe by dotted path, as in `{"canary.steps": [0.1, 0.5]}`.',
+            description_md='Keys of that recipe by dotted path, as in `{"canary.steps": [0.1, 0.5]}`: of its sections '
+            "`engine` and `canary`.",
             section="Changes to the recipe",
         ),
         "refresh": Param(
@@ -85,12 +88,18 @@ def release():
     def inputs(candidate: str) -> dict:
         return release_inputs(candidate)
 
+    # Not a part of `inputs`: a run that began before an upgrade may have that behind it.
+    @task(multiple_outputs=True)
+    def recipe(candidate: str) -> dict:
+        return release_recipe(get_current_context(), candidate)
+
     planned = plan()
-    candidate = stage("candidate", planned["candidate"])
+    candidate = stage("candidate", planned["candidate"], inputs={"registration": planned["registration"]})
     found = inputs(candidate.output)
+    how = recipe(candidate.output)
     engine = stage(
         "engine",
-        planned["engine"],
+        how["engine"],
         inputs={"merged": found["merged"], "data": found["curated"], "evaluation": found["evaluation"]},
     )
     canary = CanaryRolloutOperator(
@@ -100,13 +109,13 @@ def release():
         version=found["version"],
         engine=engine.output,
         expected_champion=found["champion_version"],
-        policy=planned["canary"],
+        policy=how["canary"],
         drill="{{ params.drill }}",
         **LONG_RETRIES,
     )
     promoted = stage("promote", promotion(found["model"]), **LONG_RETRIES, **promotion_callbacks())
     canary >> promoted
-    report_at_the_end({"candidate": candidate, "engine": engine, "promoted": promoted}, rollout=canary)
+    report_at_the_end({"candidate": candidate, "engine": engine, "promoted": promoted}, plan=how, rollout=canary)
 
 
 release()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from operators.release.planning import planned_release as planned_release
     from operators.release.planning import promotion as promotion
     from operators.release.planning import release_inputs as release_inputs
+    from operators.release.planning import release_recipe as release_recipe
     from operators.release.planning import start_releases as start_releases
     from operators.release.rollout_operator import CanaryRolloutOperator as CanaryRolloutOperator
     from operators.reports import report_at_the_end as report_at_the_end
@@ -72,6 +73,7 @@ _MODULES = {
     "recipe_param": "forms",
     "record_failure": "errors",
     "release_inputs": "release.planning",
+    "release_recipe": "release.planning",
     "report_at_the_end": "reports",
     "resolved_recipe": "recipes",
     "retention_schedule": "retention",

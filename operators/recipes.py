@@ -44,7 +44,8 @@ def planned_customization(context: Context) -> dict[str, Any]:
 
     The data set is that of the Param `data`, or the newest file of the arrivals folder.
     """
-    recipe = _resolved(context, OPTIONAL_STAGES)
+    # Its release runs `engine`: what is wrong there is told now, not after hours of training.
+    recipe = _resolved(context, (*OPTIONAL_STAGES, "engine"))
     source = context["params"]["data"] or _newest_arrival()
     announced = (context["dag_run"].conf or {}).get("digest")
     registration = {
@@ -52,6 +53,7 @@ def planned_customization(context: Context) -> dict[str, Any]:
         "recipe": recipe.name,
         "run_id": context["run_id"],
         "gates": {gate: recipe.limits(gate) for gate in GATES},
+        "resolved_recipe": recipe.model_dump(mode="json"),
     }
     return recipe.with_stages(
         ingest=recipe.section("ingest").with_config(source=source, announced=announced),

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg, get_current_context, task
 
-from include.errors import AnemoneError, TryAgainError
-from include.recipes import resolve
+from include.errors import TryAgainError
 from include.recipes.resolved import Section
 from operators.errors import FAILURE_MESSAGE_KEY
 from operators.gates.sensor import GateSensor
@@ -19,8 +18,11 @@ from operators.store import store_of
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
+_SHOWN = ("name", "description", "gates")
+"""Of a plan, on the page."""
 
-def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | None = None) -> None:
+
+def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | None = None, plan: Any = None) -> None:
     """Add the tasks that report, after all others of the DAG.
 
     They are teardowns: Airflow runs them whatever became of the tasks before, and their own end never decides how the
@@ -30,15 +32,18 @@ def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | 
         made: the tasks whose artifacts are on the page, by the names that they have there. Those of `Inputs` in
             `include/specs/report.py` have sections of their own; any other name can be used, too.
         rollout: the task that leads the canary, if there is one.
+        plan: what the task returned that resolved the recipe (an XComArg of a task with multiple outputs), if there is
+            one. The page then shows that recipe, whatever its file holds by now.
     """
     dag = next(iter(made.values())).dag
     before = list(dag.tasks)
     tasks = {role: operator.task_id for role, operator in made.items()}
+    planner = plan.operator.task_id if plan is not None else None
     canary = rollout.task_id if rollout is not None else None
 
     @task(multiple_outputs=True)
     def outcome() -> dict[str, Any]:
-        return run_outcome(get_current_context(), tasks, canary)
+        return run_outcome(get_current_context(), tasks, planner, canary)
 
     ended: Any = outcome()
     before >> ended.operator
@@ -47,11 +52,14 @@ def report_at_the_end(made: Mapping[str, BaseOperator], rollout: BaseOperator | 
     report.as_teardown()
 
 
-def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -> dict[str, Any]:
+def run_outcome(
+    context: Context, made: Mapping[str, str], planner: str | None = None, canary: str | None = None
+) -> dict[str, Any]:
     """Return what the job `report` needs to know of this run.
 
     Args:
         made: task id by input of the job.
+        planner: id of the task that resolved the recipe.
         canary: id of the task that leads the canary.
 
     Returns:
@@ -79,8 +87,8 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
         pending = ti.xcom_pull(task_ids=canary, key=EVIDENCE_PENDING_KEY)
         if pending is not None and not _is_stored(pending):
             inputs["rollout"], evidence_pending = None, pending
-    recipe = _of_the_recipe(params)
-    gates = dict(recipe.get("gates", {}))
+    recipe = {key: ti.xcom_pull(task_ids=planner, key=key) for key in _SHOWN} if planner is not None else {}
+    gates = dict(recipe.get("gates") or {})
     for sensor in (found for found in tasks if isinstance(found, GateSensor)):
         limits = _limits(ti, sensor)
         if sensor.gate in limits:
@@ -93,11 +101,11 @@ def run_outcome(context: Context, made: Mapping[str, str], canary: str | None) -
         "tasks": endings,
         "roles": list(inputs),
         "rollout": canary,
-        "recipe": params.get("recipe", ""),
+        "recipe": recipe.get("name") or params.get("recipe") or "",
+        "purpose": recipe.get("description") or "",
         "overrides": params.get("overrides", {}),
         "drill": params.get("drill", "none"),
         "evidence_pending": evidence_pending,
-        **recipe,
         "gates": gates,
     }
     return {"section": Section(job="report", config=config).document(), "inputs": inputs}
@@ -110,17 +118,6 @@ def _is_stored(uri: str) -> bool:
         return store.manifest(name) is not None
     except TryAgainError:
         return False
-
-
-def _of_the_recipe(params: Mapping[str, Any]) -> dict[str, Any]:
-    if "recipe" not in params:
-        return {}
-    try:
-        recipe = resolve(params["recipe"], params.get("overrides", {}))
-    except AnemoneError:
-        # That ended the run, and the page says so.
-        return {}
-    return {"purpose": recipe.description, "gates": recipe.gates}
 
 
 def _limits(ti: Any, gate: GateSensor) -> Mapping[str, Any]:

@@ -8,7 +8,9 @@ Named files (chat template, expectation suite) are replaced by what they hold, s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -129,7 +131,71 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
     if name not in recipe_names():
         raise ConfigurationError(f"there is no recipe {name!r}: {suggestion(name, recipe_names())}")
     document = _document(name)
-    for key, value in (overrides or {}).items():
+    return _resolved(name, document, overrides or {}, lambda configured: [*configured, *stages, *_SOURCES])
+
+
+def override(recipe: ResolvedRecipe, overrides: Mapping[str, Any], stages: Iterable[str]) -> ResolvedRecipe:
+    """Return a resolved recipe with other values of some keys, validated anew, whatever its file holds by now.
+
+    As in a file, `max_tokens` and `model` change the stages that have the recipe's own, and a key that a stage takes
+    from another (`engine.rows` from `evaluate.rows`) follows that.
+
+    Args:
+        recipe: as a candidate brings it along.
+        overrides: as of `resolve`.
+        stages: that the caller runs.
+
+    Returns:
+        The stages of `stages`, and those that an override names. The others are not read: another version of the
+        project may have resolved them.
+
+    Raises:
+        ConfigurationError: as of `resolve`.
+    """
+    heads = [key.split(".")[0] for key in overrides]
+    wanted = [*stages, *(key for key in heads if key in _SOURCES or key not in Head.model_fields)]
+    read = {name: section for name in wanted if (section := recipe.stages.get(name)) is not None}
+    read |= {
+        name: source
+        for section in list(read.values())
+        for name in _followed(section.job, wanted)
+        if (source := recipe.stages.get(name)) is not None
+    }
+    sources = {key: recipe.stages.get(key) for key in _SOURCES}
+    document = {
+        **recipe.model_dump(mode="json", exclude={"name", "stages", "overrides", "sizes"}),
+        **{
+            key: {"job": section.job, "config": deepcopy(section.config)} if section is not None else None
+            for key, section in sources.items()
+        },
+        **{name: _written(recipe, name, overrides, wanted) for name in read if name not in _SOURCES},
+        "sizes": {name: size for name, size in recipe.sizes.items() if name in wanted},
+    }
+    texts = {recipe.chat_template} | {
+        text
+        for section in read.values()
+        for key, _ in _marks(section.job, FileContent)
+        if isinstance(text := section.config.get(key), str)
+    }
+    found = _resolved(recipe.name, document, overrides, lambda _: wanted, texts)
+    whole = {"sizes": {**recipe.sizes, **found.sizes}, "overrides": {**recipe.overrides, **overrides}}
+    return found.model_copy(update=whole)
+
+
+def _resolved(
+    name: str,
+    document: dict[str, Any],
+    overrides: Mapping[str, Any],
+    stages: Callable[[Iterable[str]], Iterable[str]],
+    texts: Set[str] = frozenset(),
+) -> ResolvedRecipe:
+    """Return what a recipe's document says.
+
+    Args:
+        stages: from the names of those that it configures to those that are wanted.
+        texts: contents of files that stand in it already.
+    """
+    for key, value in overrides.items():
         _override(document, key, value)
     known = [*Head.model_fields, *job_names()]
     if unknown := next((key for key in document if key not in known), None):
@@ -141,19 +207,21 @@ def resolve(name: str, overrides: Mapping[str, Any] | None = None, stages: Itera
         raise ConfigurationError(
             f"recipe {name}: sizes: there is no stage {misplaced!r}: {suggestion(misplaced, sized)}"
         )
-    run = [*configured, *stages]
-    sections = _Sections(name, head, configured, run)
+    wanted = list(dict.fromkeys(stages(configured)))
+    sections = _Sections(name, head, configured, wanted, texts)
     return ResolvedRecipe(
         name=name,
         description=head.description,
         model=head.model,
+        max_tokens=head.max_tokens,
+        chat_template=sections.content(FileContent("templates"), head.chat_template),
         stages={
-            **{stage: sections[stage] for stage in dict.fromkeys(run)},
-            **{key: sections[key] if getattr(head, key) is not None else None for key in _SOURCES},
+            stage: None if stage in _SOURCES and getattr(head, stage) is None else sections[stage] for stage in wanted
         },
         gates={gate: _limits(name, gate, limits) for gate, limits in head.gates.items()},
         canary=head.canary,
         sizes=head.sizes,
+        overrides=dict(overrides),
     )
 
 
@@ -172,17 +240,24 @@ def _document(name: str) -> dict[str, Any]:
 class _Sections:
     """The stages of one recipe, each validated when it is asked for, by the configuration model of its job."""
 
-    def __init__(self, recipe: str, head: Head, configured: Mapping[str, Any], run: Iterable[str]) -> None:
+    def __init__(
+        self, recipe: str, head: Head, configured: Mapping[str, Any], run: Iterable[str], texts: Set[str]
+    ) -> None:
         self._recipe = recipe
         self._head = head
         self._configured = configured
         self._run = frozenset(run)
+        self._texts = texts
         self._known: dict[str, Section] = {}
 
     def __getitem__(self, stage: str) -> Section:
         if stage not in self._known:
             self._known[stage] = self._resolved(stage)
         return self._known[stage]
+
+    def content(self, mark: FileContent, named: str) -> Any:
+        """Return what the file called `named` holds, or `named` itself where it is such a text already."""
+        return named if named in self._texts else _content(mark, named, self._recipe)
 
     def _resolved(self, stage: str) -> Section:
         source = getattr(self._head, stage) if stage in _SOURCES else None
@@ -198,8 +273,8 @@ class _Sections:
             for mark in field.metadata:
                 if isinstance(mark, DefaultOf) and key not in values:
                     values[key] = self[mark.stage].config[key]
-                elif isinstance(mark, FileContent) and isinstance(values.get(key), str):
-                    values[key] = _content(mark, values[key], self._recipe)
+                elif isinstance(mark, FileContent) and isinstance(named := values.get(key), str):
+                    values[key] = self.content(mark, named)
                 elif isinstance(mark, TakenFrom) and mark.stages[0] in self._run:
                     given = values.get(key, {})
                     if isinstance(given, Mapping):
@@ -212,11 +287,53 @@ class _Sections:
         sources = [self[stage].config for stage in mark.stages]
         if mark.gate is not None:
             sources.append(_limits(self._recipe, mark.gate, self._head.gates.get(mark.gate, {})))
-        return {
-            key: next(source[key] for source in sources if key in source)
-            for key in model.model_fields
-            if any(key in source for source in sources)
-        }
+        found = _first_of(sources)
+        return {key: found[key] for key in model.model_fields if key in found}
+
+
+def _first_of(sources: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the sources as one; of a key that several have, the first one's value counts."""
+    return ChainMap(*map(dict, sources))
+
+
+def _written(recipe: ResolvedRecipe, stage: str, overrides: Mapping[str, Any], run: Iterable[str]) -> dict[str, Any]:
+    """Return what a document says of a stage, without the values that follow an overridden key of somewhere else."""
+    section = recipe.section(stage)
+    config = deepcopy(section.config)
+    for key in ("model", "max_tokens"):
+        if key in overrides and config.get(key) == getattr(recipe, key):
+            del config[key]
+    for key, mark in _marks(section.job, DefaultOf):
+        source = recipe.stages.get(mark.stage)
+        followed = source is not None and key in config and config[key] == source.config.get(key)
+        if followed and overrides.keys() & {mark.stage, f"{mark.stage}.{key}"}:
+            del config[key]
+    for key, taken in _marks(section.job, TakenFrom):
+        if taken.stages[0] in run and isinstance(given := config.get(key), dict):
+            sources = [found.config for name in taken.stages if (found := recipe.stages.get(name)) is not None]
+            had = _first_of([*sources, recipe.limits(taken.gate) if taken.gate is not None else {}])
+            config[key] = {name: value for name, value in given.items() if name not in had or had[name] != value}
+    return config
+
+
+K = TypeVar("K", FileContent, DefaultOf, TakenFrom)
+
+
+def _marks(job: str, kind: type[K]) -> Iterator[tuple[str, K]]:
+    """Yield the keys of a job's configuration that have a mark of this kind, each with it."""
+    for key, field in config_class(job).model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, kind):
+                yield key, mark
+
+
+def _followed(job: str, run: Iterable[str]) -> Iterator[str]:
+    """Yield the stages whose keys a job's configuration may follow, in a run of the stages `run`."""
+    for _, mark in _marks(job, DefaultOf):
+        yield mark.stage
+    for _, taken in _marks(job, TakenFrom):
+        if taken.stages[0] in run:
+            yield from taken.stages
 
 
 def _given_by_run(model: type[Model]) -> set[str]:

@@ -52,18 +52,41 @@ class ResolvedRecipe(Model):
 
     Attributes:
         name: as `recipe_names` gives it. `model`: the registered model's name in MLflow.
+        max_tokens, chat_template: what the recipe shares with its stages; the template is its text.
         stages: by name; None for `heldout` where the recipe names none.
         gates: limits by gate, of those that the recipe names; others have their defaults.
         sizes: the recipe's choices of sizes by stage, also of stages that are not resolved here.
+        overrides: those that are in it already: dotted path of a key → its value.
     """
 
     name: str
     description: str
     model: str
+    max_tokens: int
+    chat_template: str
     stages: dict[str, Section | None]
     gates: GateLimits
     canary: CanaryPolicy
     sizes: dict[str, str] = {}
+    overrides: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, document: Any, source: str) -> ResolvedRecipe:
+        """Return the recipe that a candidate brings along as JSON.
+
+        Args:
+            source: whose recipe it is, for the message.
+
+        Raises:
+            ConfigurationError: this version of the project cannot read it.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"the recipe of {source} cannot be read ({first_problem(error, 'recipe')}): it was written by another "
+                "version; run customize with its data set again, which registers it anew and repeats nothing"
+            ) from None
 
     def section(self, stage: str) -> Section:
         """Return a stage that the recipe has. Raises KeyError for others."""
@@ -89,7 +112,7 @@ class ResolvedRecipe(Model):
 
         {"name", "description", "model", "gates", "canary"} and by each stage's name its section.
         """
-        document = self.model_dump(mode="json")
+        shown = {"name", "description", "model", "gates", "canary", "stages"}
+        document = self.model_dump(mode="json", include=shown)
         sections = document.pop("stages")
-        del document["sizes"]
         return {**document, **sections}

@@ -7,11 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from include.model import Model
-from include.specs.base import Inputs as NoInputs
-from include.specs.base import JobSpec
+from include.specs.base import Artifact, JobSpec
+from include.specs.base import Inputs as BaseInputs
 from include.specs.champion import ModelName
 
-Inputs = NoInputs
 Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
@@ -27,10 +26,16 @@ class Config(Model):
     version: Version | None = None
 
 
+class Inputs(BaseInputs):
+    """`registration` is what `register` left, of the version that is looked up; None: its last one."""
+
+    registration: Artifact | None = None
+
+
 class Spec(JobSpec[Config, Inputs]):
     """Out: `candidate.json`: {"model", "version", "champion_version": the version that it was compared with | null,
-    "recipe", "gates": the limits that it has kept, by gate, "inputs": {name: {"uri", "digest"}}}, the inputs being
-    those of the registration.
+    "recipe", "resolved_recipe": as it was registered | null, "gates": the limits that it has kept, by gate, "inputs":
+    {name: {"uri", "digest"}}}, the inputs being those of the registration.
 
     A version whose comparison is out of date, because another champion is live by now, is exit 64.
     """

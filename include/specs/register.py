@@ -21,12 +21,15 @@ class Config(Model):
         recipe: the recipe that made the candidate.
         run_id: of the pipeline's run, for people who come from the registry.
         gates: limits by gate that the candidate has kept.
+        resolved_recipe: that recipe as the run resolved it (`include.recipes.resolved.ResolvedRecipe` as JSON), by
+            which the candidate is released; None: it is released by what the recipe's file says then.
     """
 
     model: ModelName
     recipe: str
     run_id: str
     gates: GateLimits = {}
+    resolved_recipe: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -48,9 +51,11 @@ class Inputs(BaseInputs):
 
 
 class Spec(JobSpec[Config, Inputs]):
-    """Out: `candidate.json`: {"model", "version", "artifact": {"uri", "digest"}, "champion_version", "metrics"}.
+    """Out: `candidate.json`: {"model", "version", "artifact": {"uri", "digest"}, "champion_version", "metrics",
+    "resolved_recipe"}.
 
     Idempotent: the same merged model with the same evaluation against the same champion is the same model version.
+    Registered again, it is released by the recipe of the last registration.
     """
 
     kind: ClassVar[Literal["job", "effect"]] = "effect"

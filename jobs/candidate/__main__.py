@@ -14,9 +14,12 @@ def run(job: Job[Spec]) -> None:
     from jobs.candidate.lookup import find_candidate, require_fresh_comparison
     from jobs.common.registry.aliases import champion_version
 
+    registration = None
+    if job.spec.inputs.registration is not None:
+        registration = json.loads((job.input("registration") / "candidate.json").read_bytes())
     client = connect()
     with retryable("look the candidate up"):
-        candidate = find_candidate(client, job.spec.config.model, job.spec.config.version)
+        candidate = find_candidate(client, job.spec.config.model, job.spec.config.version, registration)
         champion = champion_version(client, candidate["model"])
     job.event(
         "candidate",
@@ -24,6 +27,7 @@ def run(job: Job[Spec]) -> None:
         version=candidate["version"],
         compared_with=candidate["champion_version"] or "none",
         champion=champion or "none",
+        recipe=candidate["recipe"],
     )
     require_fresh_comparison(candidate, champion)
     job.metrics["version"] = candidate["version"]

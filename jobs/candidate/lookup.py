@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from include.errors import ConfigurationError
+from include.artifacts.naming import digest as digest_of
+from include.artifacts.store import Store
+from include.errors import ArtifactError, ConfigurationError
 from jobs.common.registry.aliases import CANDIDATE
 from jobs.common.registry.artifacts import artifact_problem
 from jobs.common.registry.client import NOT_FOUND
@@ -18,6 +20,8 @@ from jobs.common.registry.tags import (
     NO_CHAMPION,
     OLD_GATE_TAG,
     RECIPE_TAG,
+    RESOLVED_RECIPE_TAG,
+    recipe_address,
 )
 
 if TYPE_CHECKING:
@@ -27,18 +31,22 @@ BUILT_FROM = ("merged", "curated", "evaluation")
 """The inputs of a registration from which its release is made, and with which it is verified."""
 
 
-def find_candidate(client: MlflowClient, model: str, version: str | None) -> dict[str, Any]:
+def find_candidate(
+    client: MlflowClient, model: str, version: str | None, registration: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a candidate with what it was made from, every artifact checked to be there.
 
     Args:
         version: None stands for the one under the alias `candidate`.
+        registration: the record of one of this version's, whose recipe is wanted; None: that of the last one.
 
     Returns:
-        {"model", "version", "champion_version", "recipe", "gates", "inputs": {name: {"uri", "digest"}}}.
+        {"model", "version", "champion_version", "recipe", "resolved_recipe", "gates", "inputs": {name: {"uri",
+        "digest"}}}; the resolved recipe is None where the version was registered before that was kept.
 
     Raises:
-        ConfigurationError: there is no such version, its tags do not say what it was made from, or an artifact of
-            these is gone.
+        ConfigurationError: there is no such version, its tags do not say what it was made from, an artifact of
+            these is gone, or `registration` is of another version.
     """
     from mlflow.exceptions import MlflowException
 
@@ -66,15 +74,52 @@ def find_candidate(client: MlflowClient, model: str, version: str | None) -> dic
         )
     for name in BUILT_FROM:
         _require_there(model, version, name, **inputs[name])
+    recipe = _recipe_of(registration, model, version) if registration else _last_recipe(model, version, tags)
     compared = tags[COMPARED_TAG]
     return {
         "model": model,
         "version": version,
         "champion_version": None if compared == NO_CHAMPION else compared,
-        "recipe": tags[RECIPE_TAG],
+        "recipe": tags[RECIPE_TAG] if recipe is None else recipe["name"],
+        "resolved_recipe": recipe,
         "gates": _gates(tags),
         "inputs": inputs,
     }
+
+
+def _last_recipe(model: str, version: str, tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the recipe of the version's last registration; None where it was registered before that was kept.
+
+    Raises:
+        ConfigurationError: it is not where the version's tag says, or is another.
+    """
+    if RESOLVED_RECIPE_TAG not in tags:
+        return None
+    problem = "which is no address"
+    if (address := recipe_address(tags)) is not None:
+        store, name = Store.of(address.uri)
+        try:
+            recipe: dict[str, Any] = store.read_json(name, "candidate.json")["resolved_recipe"]
+            if digest_of(recipe) == address.digest:
+                return recipe
+            problem = "which now holds another one"
+        except (ArtifactError, KeyError) as error:
+            problem = f"which cannot be read ({error})"
+    raise ConfigurationError(
+        f"version {version} of {model} was registered with its recipe at {tags[RESOLVED_RECIPE_TAG]}, {problem}: bring "
+        "it back, or run customize with its data set again, which registers it anew and repeats nothing"
+    )
+
+
+def _recipe_of(registration: Mapping[str, Any], model: str, version: str) -> dict[str, Any] | None:
+    """Return the recipe that a registration holds. Raises ConfigurationError where that is of another version."""
+    if (registration["model"], registration["version"]) != (model, version):
+        raise ConfigurationError(
+            f"the registration is of version {registration['version']} of {registration['model']}, not of version "
+            f"{version} of {model}: release that version, or name no registration"
+        )
+    recipe: dict[str, Any] | None = registration.get("resolved_recipe")
+    return recipe
 
 
 def _gates(tags: Mapping[str, str]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def run(job: Job[Spec]) -> None:
             for name, value, _ in candidate.measurements
             if name.startswith("evaluate.")
         },
+        "resolved_recipe": job.spec.config.resolved_recipe,
     }
     (job.output / "candidate.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

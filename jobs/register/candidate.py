@@ -12,7 +12,17 @@ from include.artifacts.store import Store
 from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
-from jobs.common.registry.tags import COMPARED_TAG, GATES_TAG, INPUT_DIGEST_TAG, INPUT_URI_TAG, NO_CHAMPION, RECIPE_TAG
+from jobs.common.registry.tags import (
+    COMPARED_TAG,
+    GATES_TAG,
+    INPUT_DIGEST_TAG,
+    INPUT_URI_TAG,
+    NO_CHAMPION,
+    RECIPE_TAG,
+    RESOLVED_RECIPE_TAG,
+    RUN_TAG,
+    RecipeAddress,
+)
 from jobs.register.registry import Candidate, Measurement
 
 _STAGES = ("curated", "tuned", "merged", "evaluation")
@@ -43,7 +53,8 @@ def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
         timestamp=int(manifests["tuned"].provenance.finished.timestamp() * 1000),
         tags={
             RECIPE_TAG: spec.config.recipe,
-            "anemone.run_id": spec.config.run_id,
+            RUN_TAG: spec.config.run_id,
+            **_recipe_tag(spec),
             COMPARED_TAG: version or NO_CHAMPION,
             GATES_TAG: json.dumps(spec.config.gates),
             **{f"{INPUT_DIGEST_TAG}{name}": artifact.digest for name, artifact in inputs.items()},
@@ -64,6 +75,14 @@ def describe(spec: Spec) -> tuple[Candidate, dict[str, Any]]:
         ],
     )
     return candidate, champion
+
+
+def _recipe_tag(spec: Spec) -> dict[str, str]:
+    recipe = spec.config.resolved_recipe
+    if recipe is None:
+        return {}
+    address = RecipeAddress(uri=f"{spec.output.store}/{spec.output.name}", digest=digest(recipe))
+    return {RESOLVED_RECIPE_TAG: address.model_dump_json()}
 
 
 def _manifest(artifact: Artifact) -> Manifest:

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.common.registry.aliases import CANDIDATE
 from jobs.common.registry.client import EXISTS, NOT_FOUND
-from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG
+from jobs.common.registry.tags import ARTIFACT_TAG, DIGEST_TAG, GATES_TAG, RECIPE_TAG, RESOLVED_RECIPE_TAG, RUN_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 KEY_TAG = "anemone.key"
+_OF_LAST_REGISTRATION = (RECIPE_TAG, RUN_TAG, GATES_TAG, RESOLVED_RECIPE_TAG)
+"""Tags of a version that say how it is released, not what it is: that another run asked for."""
 
 
 class Measurement(NamedTuple):
@@ -60,7 +62,7 @@ def register(client: MlflowClient, candidate: Candidate) -> str:
     _ensure_model(client, candidate.model)
     version = _deduplicate(client, candidate)
     if version is not None:
-        _add_missing_tags(client, candidate, version)
+        _update_tags(client, candidate, version)
     else:
         run_id = _record_run(client, candidate)
         client.create_model_version(
@@ -116,10 +118,13 @@ def _deduplicate(client: MlflowClient, candidate: Candidate) -> ModelVersion | N
     return versions[0] if versions else None
 
 
-def _add_missing_tags(client: MlflowClient, candidate: Candidate, version: ModelVersion) -> None:
-    """Add the tags that a version lacks because an earlier Anemone registered it."""
+def _update_tags(client: MlflowClient, candidate: Candidate, version: ModelVersion) -> None:
+    """Set a version's tags that say how this run wants it released, and add those that an earlier Anemone left out.
+
+    Whoever changes the recipe's `engine` or `canary` and runs it again gets the same version, released in another way.
+    """
     for key, value in candidate.tags.items():
-        if key not in version.tags:
+        if key not in version.tags or (key in _OF_LAST_REGISTRATION and version.tags[key] != value):
             client.set_model_version_tag(candidate.model, str(version.version), key, value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from include.gates import read_one_gate
 from include.specs.report import Spec
@@ -49,7 +50,7 @@ def build(spec: Spec) -> Record:
         recipe=candidate.get("recipe") or config.recipe,
         purpose=config.purpose,
         base_model=base_model(artifacts),
-        overrides={**(candidate.get("overrides") or {}), **config.overrides},
+        overrides={**_overrides(candidate), **config.overrides},
         verdict=judge(spec, gates, canary, model, version, mask),
         tasks=tuple(Task(task=task.task, state=task.state or "not reached") for task in config.tasks),
         roles=config.roles,
@@ -64,3 +65,9 @@ def build(spec: Spec) -> Record:
         versions=describe_versions(artifacts),
         missing=artifacts.missing,
     )
+
+
+def _overrides(candidate: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run overrode that made a candidate, which its release keeps."""
+    recipe: dict[str, Any] = candidate.get("resolved_recipe") or {}
+    return recipe.get("overrides") or {}

@@ -18,7 +18,7 @@ from include.release.rollouts import ControllerState, LiveRelease
 from include.retention import Policy, RootSet, StoredArtifact
 from include.specs.retention import Config
 from jobs.common.registry.client import connect, retryable
-from jobs.common.registry.tags import ARTIFACT_TAG, INPUT_URI_TAG
+from jobs.common.registry.tags import ARTIFACT_TAG, INPUT_URI_TAG, recipe_address
 from jobs.retention.inventory import name_in
 from jobs.serving.canary.state.records import Records
 
@@ -79,6 +79,7 @@ def registry_roots(client: MlflowClient, store: Store, policy: Policy, models_he
             for tag, uri in version.tags.items()
             if tag == ARTIFACT_TAG or tag.startswith(INPUT_URI_TAG)
         }
+        uris |= {address.uri for version in kept if (address := recipe_address(version.tags)) is not None}
         yield RootSet(
             frozenset(found for uri in uris if (found := name_in(store, uri)) is not None),
             f"registered under an alias, or among the newest {policy.keep_versions} versions of a model",

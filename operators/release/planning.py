@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from include.announcements import Announcements
 from include.artifacts.uses import Run
-from include.errors import AnemoneError, ArtifactError
+from include.errors import ArtifactError
 from include.platforms import current_platform
-from include.recipes import resolve
-from include.recipes.resolved import Section
+from include.recipes import override, resolve
+from include.recipes.resolved import ResolvedRecipe, Section
 from include.release.candidates import AnnouncedCandidate, release_run_id
 from operators.announced import AnnouncedRun, start_announced_runs
 from operators.errors import record_failure
@@ -18,7 +21,15 @@ from operators.store import platform_store, store_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+_log = logging.getLogger(__name__)
+
 RELEASE = "release"
+
+_STAGES = ("engine",)
+"""The stages of `release` that a recipe configures."""
+
+_OVERRIDABLE = (*_STAGES, "canary", "sizes", "model", "max_tokens", "evaluate")
+"""First parts of the keys that change a release: the engine takes some from the evaluation."""
 
 
 def start_releases(context: Context) -> list[str]:
@@ -40,16 +51,55 @@ def start_releases(context: Context) -> list[str]:
 
 @record_failure
 def planned_release(context: Context) -> dict[str, Any]:
-    """Return what to release, and how.
+    """Return what to release.
+
+    A run that a candidate started names its registration. One that version 0.1 started, or a script of its time, names
+    a recipe in the place of the model.
 
     Returns:
-        {"candidate", "engine": a section each; "canary": the policy}.
+        {"candidate": the section that looks it up, "registration": URI of the one that announced it | None}.
     """
     params = context["params"]
-    recipe = resolve(params["recipe"], params["overrides"], stages=["engine"])
-    candidate = Section(job="candidate", config={"model": recipe.model, "version": params["version"] or None})
-    plan = recipe.with_stages(candidate=candidate).plan()
-    return {key: plan[key] for key in ("candidate", "engine", "canary")}
+    model, overrides = params["model"], params["overrides"]
+    if (recipe := params.get("recipe")) and "model" not in (context["dag_run"].conf or {}):
+        model = resolve(recipe, {key: overrides[key] for key in overrides.keys() & {"model"}}).model
+    config = {"model": model, "version": params["version"] or None}
+    candidate = Section.of({"job": "candidate", "config": config, "size": overrides.get("sizes.candidate")})
+    return {"candidate": candidate.document(), "registration": params.get("registration")}
+
+
+@record_failure
+def release_recipe(context: Context, candidate: str) -> dict[str, Any]:
+    """Return how to release what the record at the URI `candidate` describes, as `ResolvedRecipe.plan` does.
+
+    By the recipe with which it was registered, with the form's overrides on top; where it was registered before that
+    was kept, by what the file of its recipe says now.
+    """
+    store, name = store_of(candidate)
+    record = store.read_json(name, "candidate.json")
+    overrides = context["params"]["overrides"]
+    version = f"version {record['version']} of {record['model']}"
+    if (carried := record.get("resolved_recipe")) is not None:
+        recipe = override(ResolvedRecipe.of(carried, version), overrides, _STAGES)
+        _log.info("%s is released by the recipe %s as its run had it%s", version, recipe.name, _with(recipe.overrides))
+    else:
+        recipe = resolve(record["recipe"], overrides, _STAGES)
+        _log.warning(
+            "%s was registered before candidates brought their recipe along: it is released by the file of the recipe "
+            "%s as it is now%s, without what its own run overrode",
+            version,
+            recipe.name,
+            _with(overrides),
+        )
+    if (named := context["params"].get("recipe")) not in (None, recipe.name):
+        _log.warning("the run names the recipe %s, from which it takes only the model", named)
+    if idle := [key for key in overrides if key.split(".")[0] not in _OVERRIDABLE]:
+        _log.warning("no task of a release reads %s, so that overriding it changes nothing", ", ".join(idle))
+    return recipe.plan()
+
+
+def _with(overrides: Mapping[str, Any]) -> str:
+    return f", with {json.dumps(overrides, ensure_ascii=False)}" if overrides else ""
 
 
 @record_failure
@@ -78,30 +128,20 @@ def _announced_by(event: Any) -> AnnouncedCandidate:
 
 
 def _release(candidate: AnnouncedCandidate) -> AnnouncedRun:
-    found = _registration(candidate.artifact)
+    model, version = _registered(candidate.artifact)
     return AnnouncedRun(
-        run=Run(dag_id=RELEASE, run_id=release_run_id(found["model"], found["version"], candidate.source_run)),
-        conf={"recipe": found["recipe"], "version": found["version"], **_other_model(found)},
+        run=Run(dag_id=RELEASE, run_id=release_run_id(model, version, candidate.source_run)),
+        conf={"model": model, "version": version, "registration": candidate.artifact},
     )
 
 
-def _registration(artifact: str) -> dict[str, str]:
+def _registered(artifact: str) -> tuple[str, str]:
+    """Return model and version of a registration. Raises ArtifactError where the artifact is none."""
     store, name = store_of(artifact)
     record = store.read_json(name, "candidate.json")
     manifest = store.manifest(name)
     assert manifest is not None
-    try:
-        return {"model": record["model"], "version": record["version"], "recipe": manifest.config["recipe"]}
-    except (KeyError, TypeError):
-        raise ArtifactError(f"{artifact} is no registration of a candidate") from None
-
-
-def _other_model(registration: dict[str, str]) -> dict[str, Any]:
-    """Return the override that a candidate needs whose run had registered it under another model than its recipe's."""
-    model = registration["model"]
-    try:
-        own = resolve(registration["recipe"]).model
-    except AnemoneError:
-        # The release says so itself.
-        own = model
-    return {} if own == model else {"overrides": {"model": model}}
+    # What the job `candidate` leaves names both, too, but that job is configured without a recipe.
+    if not (isinstance(record, dict) and record.keys() >= {"model", "version"} and "recipe" in manifest.config):
+        raise ArtifactError(f"{artifact} is no registration of a candidate")
+    return record["model"], record["version"]

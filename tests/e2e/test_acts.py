@@ -218,11 +218,16 @@ def test_every_release_ended_as_it_should(home: Path, store: Store) -> None:
     assert client.running("release") == []
 
 
+OVERRIDES = {"evaluate.max_new_tokens": 40, "canary.steps": [0.2, 0.4], "canary.max_seconds": 61}
+"""None of them changes what is trained."""
+
+
 def test_an_unchanged_data_set_is_reused_stage_by_stage(home: Path, store: Store) -> None:
     client = laptop.client()
     before = {name for name in jobs_made(store) if not name.startswith("evaluate-")}
     first = last_run(client, home / "inbox" / "good.jsonl")["dag_run_id"]
-    run = client.trigger(DAG, {"data": str(home / "inbox" / "good.jsonl"), "recipe": RECIPE})["dag_run_id"]
+    conf = {"data": str(home / "inbox" / "good.jsonl"), "recipe": RECIPE, "overrides": OVERRIDES}
+    run = client.trigger(DAG, conf)["dag_run_id"]
     assert ended(client, DAG, run) == "success"
     assert {name for name in jobs_made(store) if not name.startswith(("evaluate-", "engine-", "report-"))} <= before
     for task in ("ingest", "base", "heldout", "curate", "check", "finetune", "merge"):
@@ -233,16 +238,25 @@ def test_an_unchanged_data_set_is_reused_stage_by_stage(home: Path, store: Store
     assert register[0].read_json(register[1], "candidate.json")["champion_version"] == "2"
 
 
-def test_a_release_marked_as_failed_goes_back(home: Path) -> None:
+def test_a_release_marked_as_failed_goes_back(home: Path, store: Store) -> None:
     """No traffic comes, so it would wait for evidence until its time is over."""
     client = laptop.client()
     [run] = wait_for(lambda: client.running("release"), 120, "the release of the candidate of the test before")
+    wait_for(lambda: client.xcom("release", run, "engine"), 120, "its engine")
+    # The candidate was made with overrides, and is released with them.
+    engine, made = Store.of(client.xcom("release", run, "engine"))
+    assert engine.manifest(made).config["max_new_tokens"] == OVERRIDES["evaluate.max_new_tokens"]
+    recipe = log_text(client, run, "recipe", "release")
+    assert f"is released by the recipe {RECIPE} as its run had it, with {json.dumps(OVERRIDES)}" in recipe
     # Airflow tells a trigger of such a mark only while it runs, which is a moment after the task is deferred.
     wait_for(lambda: "rollout state=step" in log_text(client, run, "canary", "release"), 120, "the trigger")
     rollout = controller().target(MODEL).rollout
     client.fail("release", run)
     wait_for(lambda: controller().status(rollout).ended, 60, "the rollout to go back")
-    assert controller().status(rollout).outcome == "rolled_back"
+    status = controller().status(rollout)
+    assert status.outcome == "rolled_back"
+    policy = store.read_json(Store.of(status.evidence)[1], "request.json")["policy"]
+    assert (policy["steps"], policy["max_seconds"]) == (OVERRIDES["canary.steps"], OVERRIDES["canary.max_seconds"])
     assert live_version() == "2"
 
 

@@ -8,8 +8,8 @@ import pytest
 from include import recipes
 from include.errors import ConfigurationError
 from include.home import PROJECT
-from include.recipes import recipe_model, recipe_names, recipe_problem, resolve
-from include.recipes.resolved import Section
+from include.recipes import override, recipe_model, recipe_names, recipe_problem, resolve
+from include.recipes.resolved import ResolvedRecipe, Section
 from include.release.rollouts import CanaryPolicy
 
 DEMO = "demo/0.8M_lora_cpu"
@@ -185,6 +185,102 @@ def test_a_section_keeps_its_json_form():
 def test_a_stage_that_a_run_adds_has_the_size_of_its_recipe():
     recipe = resolve(DEMO, {"sizes.register": "large"}).with_stages(register=Section(job="register", config={}))
     assert recipe.section("register").size == "large"
+
+
+ALL = ("ingest", "base", "heldout", "curate", "check", "finetune", "merge", "evaluate", "champion", "engine")
+
+
+def travelled(recipe):
+    """The recipe as a candidate's release reads it."""
+    return ResolvedRecipe.of(json.loads(json.dumps(recipe.model_dump(mode="json"))), "version 1 of kubectl")
+
+
+@pytest.fixture
+def no_file_is_read(monkeypatch, tmp_path):
+    """Edited, renamed or deleted: what a candidate brings along does not depend on files."""
+
+    def forget():
+        monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+        monkeypatch.setattr(recipes, "_INCLUDE", tmp_path)
+
+    return forget
+
+
+@pytest.mark.parametrize("name", recipe_names("finetune"))
+def test_a_candidates_recipe_stays_the_same_whatever_its_file_holds_by_now(name, no_file_is_read):
+    recipe = resolve(name, {"canary.min_requests": 7}, stages=ALL)
+    no_file_is_read()
+    assert override(travelled(recipe), {}, ALL) == recipe
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"engine.compute_type": "float32", "engine.parity.prompts": 3},
+        {"engine": {"batch_size": 8}},
+        {"max_tokens": 128},
+        {"evaluate.max_new_tokens": 30},
+        {"evaluate": {"rows": 50}},
+        {"canary.steps": [0.3], "canary.quality.golden_prompts": 2},
+        {"canary": {}},
+        {"gates.evaluation.min_rows": 40},
+        {"sizes.engine": "large"},
+        {"model": "another"},
+        {"base.config.seed": 3, "heldout": None},
+        {"check.suite": "instructions", "pretrain.steps": 9},
+    ],
+)
+def test_overrides_change_a_candidates_recipe_as_they_change_a_file(overrides, no_file_is_read):
+    first = {"evaluate.max_new_tokens": 40, "engine.batch_size": 16}
+    stages = {*ALL, *(key.split(".")[0] for key in overrides)} - {"canary", "gates", "sizes", "model", "max_tokens"}
+    carried, before = (travelled(resolve(DEMO, first, stages=ALL)) for _ in range(2))
+    wanted = resolve(DEMO, {**first, **overrides}, stages=sorted(stages))
+    if "check.suite" not in overrides:
+        no_file_is_read()
+    found = override(carried, overrides, sorted(stages))
+    assert found.model_dump() == wanted.model_dump()
+    assert carried == before
+
+
+def test_the_check_keeps_what_it_had_of_stages_that_the_caller_does_not_run():
+    carried = travelled(resolve(DEMO, stages=ALL))
+    before, found = (
+        made.section("check").config for made in (carried, override(carried, {"check.max_tokens": 90}, []))
+    )
+    assert found == {**before, "max_tokens": 90} and all(before[key] for key in ("training", "evaluation", "serving"))
+
+
+def test_a_stage_that_nobody_runs_need_not_be_known_any_more():
+    carried = resolve(DEMO)
+    removed = Section(job="distil", config={"x": 1})
+    older = carried.model_copy(update={"stages": {**carried.stages, "distil": removed}, "sizes": {"distil": "large"}})
+    found = override(older, {"engine.compute_type": "float32"}, ["engine"])
+    assert found.section("engine").config["compute_type"] == "float32" and set(found.stages) == {"engine"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"engine.compute": "int8"}, "engine: unknown key 'compute': did you mean 'compute_type'"),
+        ({"engine.max_new_tokens": 96}, "engine: recipe: Value error, max_new_tokens 96 leaves no room"),
+        ({"canary.stepz": [0.1]}, "unknown key 'canary.stepz': did you mean 'steps'"),
+        ({"finetune.stepz": 1}, "finetune: unknown key 'stepz': did you mean 'steps'"),
+        ({"sizes.engin": "large"}, "sizes: there is no stage 'engin': did you mean 'engine'"),
+        ({"enginee.rows": 1}, "unknown key 'enginee': did you mean 'engine'"),
+    ],
+)
+def test_a_wrong_override_of_a_candidates_recipe_is_named_with_the_nearest_key(overrides, says):
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        override(travelled(resolve(DEMO)), overrides, ["engine"])
+
+
+def test_a_candidates_recipe_of_another_version_is_refused_with_what_to_do():
+    document = resolve(DEMO).model_dump(mode="json")
+    document["canary"]["velocity"] = 1
+    with pytest.raises(
+        ConfigurationError, match=r"version 1 of kubectl cannot be read \(canary.velocity.*run customize"
+    ):
+        ResolvedRecipe.of(document, "version 1 of kubectl")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.platforms import load_platform
 from include.recipes import resolve
+from include.recipes.resolved import ResolvedRecipe
 from operators import recipes
 
 
@@ -31,6 +32,9 @@ def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
     assert sections["finetune"]["config"]["steps"] == 60
     assert sections["register"]["config"]["run_id"] == "manual__1"
     assert sections["register"]["config"]["gates"] == {"data_quality": {}, **sections["gates"]}
+    carried = ResolvedRecipe.of(sections["register"]["config"]["resolved_recipe"], "this run")
+    assert carried.overrides == {"finetune.steps": 60} and carried.section("finetune").config["steps"] == 60
+    assert carried.canary == resolve("demo/0.8M_lora_cpu").canary and carried.section("engine").job == "engine"
     assert set(resolve("demo/0.8M_lora_cpu", {"gates": {}}).limits("evaluation")) == set(
         sections["gates"]["evaluation"]
     )
@@ -65,4 +69,10 @@ def test_a_recipe_whose_processes_do_not_find_their_gpus_ends_the_run_at_its_fir
 def test_an_unknown_recipe_or_key_ends_the_run_at_its_first_task(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {"finetune.stepz": 1}, "data": None}
     with pytest.raises(AirflowFailException, match="unknown key 'stepz': did you mean 'steps'"):
+        recipes.planned_customization(context(params))
+
+
+def test_what_its_release_would_refuse_ends_the_run_before_anything_is_trained(inbox):
+    params = {"recipe": "own/0.8M_lora_cpu", "overrides": {"evaluate.max_new_tokens": 256}, "data": "/data/mine.jsonl"}
+    with pytest.raises(AirflowFailException, match="engine: .*max_new_tokens 256 leaves no room for a prompt"):
         recipes.planned_customization(context(params))

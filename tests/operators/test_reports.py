@@ -8,6 +8,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk import task as as_task
 
+from include import recipes
 from include.recipes import resolve
 from include.specs.report import Config, Inputs
 from operators.errors import FAILURE_MESSAGE_KEY
@@ -40,7 +41,12 @@ def dag():
         first, second = stage("candidate", None), stage("engine", None)
         canary = stage("canary", None)
         first >> second >> canary
-        report_at_the_end({"candidate": first, "engine": second}, rollout=canary)
+
+        @as_task(multiple_outputs=True)
+        def how() -> dict[str, Any]:
+            return {}
+
+        report_at_the_end({"candidate": first, "engine": second}, rollout=canary, plan=how())
     return made
 
 
@@ -51,7 +57,7 @@ def outcome(states, xcoms, **params):
         "dag_run": SimpleNamespace(run_id="manual__1", start_date=datetime(2026, 1, 2, tzinfo=UTC)),
         "params": {"recipe": RECIPE, "overrides": {}, **params},
     }
-    found = run_outcome(context, {"candidate": "candidate", "engine": "engine"}, "canary")
+    found = run_outcome(context, {"candidate": "candidate", "engine": "engine"}, "how", "canary")
     assert found["section"]["job"] == "report"
     assert set(found["inputs"]) <= set(Inputs.model_fields)
     assert list(found["inputs"]) == found["section"]["config"]["roles"]
@@ -61,7 +67,7 @@ def outcome(states, xcoms, **params):
 def test_both_tasks_follow_everything_and_decide_nothing():
     made = dag()
     ended, report = made.get_task("outcome"), made.get_task("report")
-    assert ended.upstream_task_ids == {"candidate", "engine", "canary"}
+    assert ended.upstream_task_ids == {"candidate", "engine", "canary", "how"}
     assert report.upstream_task_ids == {"outcome"}
     for task in (ended, report):
         assert task.is_teardown and not task.on_failure_fail_dagrun
@@ -77,6 +83,7 @@ def test_the_message_of_the_task_that_failed_is_told():
         ("candidate", "success", None),
         ("engine", "failed", "no room"),
         ("canary", "upstream_failed", None),
+        ("how", None, None),
     ]
     assert inputs == {"candidate": "file:///store/candidate-1", "engine": None, "rollout": None}
 
@@ -86,7 +93,7 @@ def test_a_message_of_an_earlier_try_is_not_told_of_a_task_that_succeeded():
     config, inputs = outcome(
         states, {("engine", FAILURE_MESSAGE_KEY): "no room", ("canary", EVIDENCE_KEY): "file:///store/canary-1"}
     )
-    assert [task.message for task in config.tasks] == [None, None, None]
+    assert [task.message for task in config.tasks] == [None, None, None, None]
     assert inputs["rollout"] == "file:///store/canary-1"
 
 
@@ -99,11 +106,23 @@ def test_evidence_that_is_stored_later_is_told_until_it_is_there(store, commit, 
     assert (config.evidence_pending, inputs["rollout"]) == ((None, uri) if stored else (uri, None))
 
 
-def test_the_recipes_limits_are_told():
-    config, _ = outcome({}, {}, overrides={"gates.evaluation.min_exact_match": 0.5}, drill="slow")
+def planned(overrides):
+    """What the task left that resolved the recipe when the run began."""
+    return {("how", key): value for key, value in resolve(RECIPE, overrides).plan().items()}
+
+
+def test_the_recipe_is_told_as_the_run_began_with_it(monkeypatch, tmp_path):
+    overrides = {"gates.evaluation.min_exact_match": 0.5}
+    began = planned(overrides)
+    purpose = resolve(RECIPE).description
+    edited = (recipes._FOLDER / f"{RECIPE}.yaml").read_text().replace("description:", "description: edited,")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / f"{RECIPE}.yaml").write_text(edited.replace("min_rows:", "min_rows: 9 #"))
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    config, _ = outcome({}, began, overrides=overrides, drill="slow")
     assert config.gates["evaluation"]["min_exact_match"] == 0.5
-    assert config.purpose == resolve(RECIPE).description
-    assert config.drill == "slow" and [task.state for task in config.tasks] == [None, None, None]
+    assert (config.recipe, config.purpose) == (RECIPE, purpose)
+    assert config.drill == "slow" and [task.state for task in config.tasks] == [None, None, None, None]
 
 
 def test_a_dag_without_a_recipe_is_told_with_the_limits_that_its_gates_were_given():
@@ -127,7 +146,7 @@ def test_a_dag_without_a_recipe_is_told_with_the_limits_that_its_gates_were_give
         "dag_run": SimpleNamespace(run_id="manual__1", start_date=datetime(2026, 1, 2, tzinfo=UTC)),
         "params": {},
     }
-    found = run_outcome(context, {"rows": "distill"}, None)
+    found = run_outcome(context, {"rows": "distill"})
     config = Config.model_validate(found["section"]["config"])
     assert config.recipe == "" and config.gates == {"evaluation": {"min_rows": 7}}
     assert {task.task: task.gate for task in config.tasks if task.gate} == {
@@ -139,4 +158,4 @@ def test_a_dag_without_a_recipe_is_told_with_the_limits_that_its_gates_were_give
 
 def test_a_recipe_that_does_not_resolve_is_no_reason_to_be_silent():
     config, _ = outcome({}, {}, overrides={"nonsense": 1})
-    assert config.overrides == {"nonsense": 1} and config.purpose == ""
+    assert config.overrides == {"nonsense": 1} and (config.recipe, config.purpose) == (RECIPE, "")

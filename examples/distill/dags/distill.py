@@ -55,7 +55,7 @@ def distill():
     rows = stage("generate", plan["generate"])
     distilled = stage("distill", plan["distill"], inputs={"teacher": teacher.output, "rows": rows.output})
     GateSensor(task_id="distillation_gate", gate="distillation", artifact=distilled.output, gates=plan["gates"])
-    report_at_the_end({"teacher": teacher, "rows": rows, "distilled": distilled})
+    report_at_the_end({"teacher": teacher, "rows": rows, "distilled": distilled}, plan=plan)
 
 
 distill()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from include.model import Model
+
 ARTIFACT_TAG = "anemone.artifact"
 """The URI of the merged model's artifact."""
 
@@ -10,6 +16,13 @@ DIGEST_TAG = "anemone.digest"
 
 RECIPE_TAG = "anemone.recipe"
 """The name of the recipe that made it."""
+
+RESOLVED_RECIPE_TAG = "anemone.resolved_recipe"
+"""Where that recipe stands as the run resolved it: a `RecipeAddress` as JSON. The recipe itself can be longer than a
+registry takes. Versions of 0.1 lack it."""
+
+RUN_TAG = "anemone.run_id"
+"""The id of the run that registered it."""
 
 COMPARED_TAG = "anemone.champion_version"
 """The version of the champion that it was compared with, or `NO_CHAMPION`."""
@@ -27,3 +40,23 @@ INPUT_DIGEST_TAG = "anemone.input."
 
 INPUT_URI_TAG = "anemone.input_uri."
 """Followed by an input's name: the URI of the input's artifact."""
+
+
+class RecipeAddress(Model):
+    """Where a candidate's recipe is.
+
+    Attributes:
+        uri: of the artifact of its registration, whose `candidate.json` holds it as `resolved_recipe`.
+        digest: of its JSON (`include.artifacts.naming.digest`).
+    """
+
+    uri: str
+    digest: str
+
+
+def recipe_address(tags: Mapping[str, str]) -> RecipeAddress | None:
+    """Return where the recipe of a version with these tags is; None where they do not say it."""
+    try:
+        return RecipeAddress.model_validate_json(tags.get(RESOLVED_RECIPE_TAG, ""))
+    except ValidationError:
+        return None

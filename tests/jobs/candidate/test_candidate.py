@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from include.artifacts.naming import digest
 from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
 from jobs.candidate import __main__ as job
@@ -81,8 +82,57 @@ def test_the_newest_candidate_with_what_it_was_made_from(
         "champion_version": None,
         "gates": {},
         "recipe": "demo/tiny",
+        "resolved_recipe": None,
         "inputs": {name: {"uri": found.uri, "digest": found.digest} for name, found in artifacts.items()},
     }
+
+
+def test_the_recipe_with_which_it_was_registered(
+    run_here: Callable[..., Path],
+    look_up: Callable[..., Any],
+    registered: Callable[..., str],
+    make_artifact: Callable[..., Artifact],
+) -> None:
+    """That of its last registration, or of the one that the release was started by."""
+    recipes = [{"name": "demo/tiny", "overrides": {"canary.steps": [share]}} for share in (0.1, 0.2)]
+    registrations = [
+        make_artifact(
+            f"register-{number}",
+            {"candidate.json": json.dumps({"model": "kubectl", "version": "1", "resolved_recipe": recipe})},
+        )
+        for number, recipe in enumerate(recipes)
+    ]
+    address = {"uri": registrations[1].uri, "digest": digest(recipes[1])}
+    registered(**{"anemone.resolved_recipe": json.dumps(address)})
+    assert look_up()["resolved_recipe"] == recipes[1]
+    named = run_here("candidate", {"model": "kubectl", "version": "1"}, {"registration": registrations[0]})
+    record = json.loads((named / "candidate.json").read_text())
+    assert (record["resolved_recipe"], record["recipe"]) == (recipes[0], "demo/tiny")
+    registered()
+    with pytest.raises(ConfigurationError, match="is of version 1 of kubectl, not of version 2 of kubectl"):
+        run_here("candidate", {"model": "kubectl", "version": "2"}, {"registration": registrations[0]})
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("s3:", "which is no address"),
+        ('{"uri": "URI", "digest": "0"}', "which now holds another one"),
+        ('{"uri": "URI-gone", "digest": "0"}', "which cannot be read .*does not exist"),
+    ],
+)
+def test_a_recipe_that_is_not_where_it_was_registered_is_refused(
+    look_up: Callable[..., Any],
+    registered: Callable[..., str],
+    make_artifact: Callable[..., Artifact],
+    address: str,
+    says: str,
+) -> None:
+    record = {"model": "kubectl", "version": "1", "resolved_recipe": {"name": "demo/tiny"}}
+    uri = make_artifact("register-1", {"candidate.json": json.dumps(record)}).uri
+    registered(**{"anemone.resolved_recipe": address.replace("URI", uri)})
+    with pytest.raises(ConfigurationError, match=f"with its recipe at .*{says}.*run customize with its data"):
+        look_up()
 
 
 def test_the_limits_that_it_kept_whichever_version_stored_them(

@@ -22,6 +22,7 @@ from include.errors import ArtifactError, ConfigurationError
 from include.specs.base import Artifact
 from include.specs.register import Spec
 from jobs.common.registry.aliases import CANDIDATE
+from jobs.common.registry.tags import recipe_address
 from jobs.common.runtime import load_spec
 from jobs.register.candidate import describe
 from jobs.register.registry import KEY_TAG, Candidate, register
@@ -94,7 +95,10 @@ def stages(commit_stage: Callable[..., Artifact]) -> dict[str, Artifact]:
     }
 
 
-CONFIG = {"model": "kubectl", "recipe": "demo/tiny_lora", "run_id": "manual__1"}
+RECIPE = {"name": "demo/tiny_lora", "overrides": {"canary.steps": [0.1]}, "stages": {"check": "x" * 200_000}}
+"""Longer than any registry's tags."""
+
+CONFIG = {"model": "kubectl", "recipe": "demo/tiny_lora", "run_id": "manual__1", "resolved_recipe": RECIPE}
 
 
 @pytest.fixture
@@ -118,12 +122,16 @@ def test_run_curves_digests_version_and_alias_are_recorded(
         "artifact": {"uri": stages["merged"].uri, "digest": stages["merged"].digest},
         "champion_version": None,
         "metrics": {"tuned_exact_match": 0.92},
+        "resolved_recipe": RECIPE,
     }
     version = client.get_model_version_by_alias("kubectl", CANDIDATE)
     assert str(version.version) == "1"
     assert version.source == stages["merged"].uri
     assert version.tags["anemone.digest"] == stages["merged"].digest
     assert version.tags["anemone.artifact"] == stages["merged"].uri
+    address = recipe_address(version.tags)
+    assert address is not None
+    assert (address.uri, address.digest) == (outcome.artifact.uri, digest(RECIPE))
 
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
@@ -147,6 +155,28 @@ def test_run_curves_digests_version_and_alias_are_recorded(
 
 def test_a_second_registration_returns_the_same_version(client: MlflowClient, candidate: Candidate) -> None:
     assert register(client, candidate) == register(client, candidate) == "1"
+    assert _counts(client) == (1, 1)
+
+
+def test_the_last_registration_says_how_a_version_is_released(
+    client: MlflowClient, candidate: Candidate, stages: dict[str, Artifact], write_spec: Callable[..., tuple[str, str]]
+) -> None:
+    """The same training and evaluation with other keys of `engine` or `canary`: a remedy that changed nothing."""
+    register(client, candidate)
+    again = {
+        **CONFIG,
+        "run_id": "manual__2",
+        "gates": {"evaluation": {"min_rows": 7}},
+        "resolved_recipe": {**RECIPE, "overrides": {"engine.compute_type": "float32"}},
+    }
+    uri, name = write_spec("register", again, stages)
+    other = describe(load_spec("register", uri))[0]
+    assert register(client, other) == "1"
+    tags = client.get_model_version("kubectl", "1").tags
+    address = recipe_address(tags)
+    assert address is not None
+    assert address.uri.endswith(name) and address.digest == digest(again["resolved_recipe"])
+    assert tags["anemone.run_id"] == "manual__2" and '"min_rows": 7' in tags["anemone.gates"]
     assert _counts(client) == (1, 1)
 
 

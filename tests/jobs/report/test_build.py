@@ -149,7 +149,8 @@ def test_a_release_is_judged_by_the_limits_that_its_candidate_kept(world: World)
     world.data()
     world.model(right=6)
     world.candidate(evaluation={"min_exact_match": 0.55, "max_heldout_loss": 2.0, "min_rows": 10, "min_gain": 0.1})
-    record = build(world.spec("release", ("candidate",), failed="engine", message="no"))
+    record = build(world.spec("release", ("candidate",), failed="engine", message="no", overrides={"engine.rows": 9}))
+    assert record.overrides == {"canary.steps": [0.1], "engine.rows": 9}
     limits = {limit.name: limit for limit in record.gates[1].limits}
     assert limits["exact match, tuned"].limit == "at least 0.55"
     assert record.gates[1].outcome == "pass"

@@ -192,6 +192,7 @@ class World:
             "version": "2",
             "champion_version": "1",
             "recipe": "demo/toy",
+            "resolved_recipe": {"name": "demo/toy", "overrides": {"canary.steps": [0.1], "engine.rows": 5}},
             "gates": gates,
             "inputs": {role: self.made[role].model_dump() for role in roles},
         }

@@ -16,6 +16,7 @@ from include.errors import ConfigurationError, DataError, TryAgainError
 from include.release.rollouts import ControllerState, LiveRelease, RolloutRequest, TargetStatus
 from include.retention import Policy
 from include.specs.retention import Config
+from jobs.common.registry.tags import RESOLVED_RECIPE_TAG, RecipeAddress
 from jobs.retention.roots import controller_roots, controller_state, registry_roots
 from jobs.serving.canary.state.records import Records
 from tests.jobs.retention.conftest import MODEL, World
@@ -145,6 +146,17 @@ def test_aliases_and_the_newest_versions_are_needed_with_all_that_they_name(worl
     world.client.set_registered_model_alias(MODEL, "champion", "1")
     needed = names(registry_roots(world.client, world.store, Policy(keep_versions=2), {MODEL}))
     assert needed == {f"{job}-{number}" for job in ("merge", "evaluate") for number in (1, 3, 4)}
+
+
+def test_the_recipe_of_a_version_is_needed_as_long_as_the_version_is(world: World) -> None:
+    for number in range(1, 4):
+        world.make(f"merge-{number}")
+        version = world.register(f"merge-{number}")
+        address = RecipeAddress(uri=world.store.uri(f"register-{number}"), digest="0")
+        world.client.set_model_version_tag(MODEL, version, RESOLVED_RECIPE_TAG, address.model_dump_json())
+    world.client.set_model_version_tag(MODEL, "2", RESOLVED_RECIPE_TAG, "typed by hand")
+    needed = names(registry_roots(world.client, world.store, Policy(keep_versions=2), {MODEL}))
+    assert needed == {"merge-3", "register-3", "merge-2"}
 
 
 def test_a_registry_that_does_not_know_what_was_registered_is_another(world: World) -> None:
