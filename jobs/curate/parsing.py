@@ -180,13 +180,13 @@ def find_columns(lines: Iterable[Line], mapping: Mapping, *, where: str) -> Colu
     if not shapes:
         shown = " or ".join(" and ".join(shape) for shape in wanted)
         raise DataError(
-            f"{where}: no row has {shown} (columns found: {columns}); set mapping.prompt and mapping.completion, "
-            "or mapping.messages, to the columns' names"
+            f"{where}: no row has {shown} (columns found: {columns}); set curate.mapping.prompt and "
+            "curate.mapping.completion, or curate.mapping.messages, to the columns' names"
         )
     if mapping.label is not None and mapping.label not in found:
         raise DataError(
-            f"{where}: no row has the label column {mapping.label} (columns found: {columns}); correct mapping.label, "
-            "or leave it out"
+            f"{where}: no row has the label column {mapping.label} (columns found: {columns}); correct "
+            "curate.mapping.label, or leave it out"
         )
     best = max(wanted, key=lambda shape: shapes[shape])
     return Columns(best, mapping.label)

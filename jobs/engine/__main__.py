@@ -70,7 +70,7 @@ def run(job: Job[Spec]) -> None:
     pairs = pair_answers(reference, answers, rooms, runtime_text)
     figures = agreement(len(conversations), difference, pairs)
     job.metrics.update(figures._asdict())
-    require(figures, config.parity)
+    require(figures, config)
     _write_json(job.output / "parity.json", figures._asdict())
     write_golden(job.output / "golden.jsonl", reference, pairs, answers, runtime_text)
 
@@ -91,20 +91,22 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _require_room(reference: Reference, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-    for row, prompt in zip(reference.rows, prompts, strict=True):
-        room = room_after(prompt, reference.max_new_tokens, reference.max_tokens)
-        if len(prompt) + room > max_tokens:
-            raise ConfigurationError(
-                f"max_tokens: held-out row {row['id']} has a prompt of {len(prompt)} tokens, which with the {room} new "
-                f"ones that the evaluation allowed is over {max_tokens}: raise engine.max_tokens in the recipe"
-            )
+    rooms = [room_after(prompt, reference.max_new_tokens, reference.max_tokens) for prompt in prompts]
+    longest = max(range(len(prompts)), key=lambda number: len(prompts[number]) + rooms[number])
+    needed = len(prompts[longest]) + rooms[longest]
+    if needed > max_tokens:
+        raise ConfigurationError(
+            f"max_tokens: held-out row {reference.rows[longest]['id']} has a prompt of {len(prompts[longest])} tokens, "
+            f"which with the {rooms[longest]} new ones that the evaluation allowed is over {max_tokens}: run release "
+            f"with the override engine.max_tokens: {needed}"
+        )
 
 
 def _require_positions(positions: int, max_tokens: int) -> None:
     if max_tokens > positions:
         raise ConfigurationError(
-            f"max_tokens: {max_tokens} is more than the model's {positions} positions: lower engine.max_tokens in the "
-            "recipe"
+            f"max_tokens: {max_tokens} is more than the model's {positions} positions: run release with the override "
+            f"engine.max_tokens: {positions}"
         )
 
 

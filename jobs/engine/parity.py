@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from include.errors import DivergenceError
-from include.specs.engine import Parity
+from include.specs.engine import Config
 from include.statistics import PairedCounts, paired_difference_interval
 from jobs.common.causal_lm import Conversation, answer_logits
 from jobs.engine.builder import Engine
@@ -95,12 +95,13 @@ def agreement(prompts: int, found: Divergence, answers: Sequence[Answered]) -> A
     )
 
 
-def require(agreement: Agreement, limits: Parity) -> None:
-    """Refuse an agreement that exceeds a limit; NaN exceeds all of them.
+def require(agreement: Agreement, config: Config) -> None:
+    """Refuse an agreement that exceeds a limit of `config.parity`; NaN exceeds all of them.
 
     Raises:
         DivergenceError: with all figures and limits.
     """
+    limits = config.parity
     kept = (
         agreement.mean_kl <= limits.max_mean_kl
         and agreement.top1_agreement >= limits.min_top1
@@ -108,6 +109,7 @@ def require(agreement: Agreement, limits: Parity) -> None:
         and agreement.score_loss <= limits.max_score_loss
     )
     if not kept:
+        exact = "engine.compute_type: float32, or with " if config.compute_type != "float32" else ""
         raise DivergenceError(
             f"the engine does not agree with the merged model: mean KL {agreement.mean_kl:.3g} nats (limit "
             f"{limits.max_mean_kl:g}), same top token {agreement.top1_agreement:.4f} (limit {limits.min_top1:g}), over "
@@ -115,6 +117,6 @@ def require(agreement: Agreement, limits: Parity) -> None:
             f"{agreement.same_text:.4f} (limit {limits.min_same_text:g}), exact match "
             f"{agreement.merged_exact_match:.4f} → {agreement.engine_exact_match:.4f}, {agreement.lost} rows lost and "
             f"{agreement.won} won, a loss of {agreement.score_loss:.4f} (limit {limits.max_score_loss:g}; 95% interval "
-            f"up to {agreement.score_loss_upper:.4f}), over {agreement.rows} rows; nothing was committed: set "
-            "engine.compute_type to float32, or change the limits in engine.parity"
+            f"up to {agreement.score_loss_upper:.4f}), over {agreement.rows} rows; nothing was committed: run "
+            f"release with the override {exact}other limits in engine.parity"
         )

@@ -47,7 +47,8 @@ def read_reference(job: Job[Spec]) -> Reference:
     if config.max_new_tokens < max_new_tokens:
         raise ConfigurationError(
             f"max_new_tokens: {config.max_new_tokens} is less than the {max_new_tokens} that the evaluation allowed, "
-            "so its answers could not be given again: raise engine.max_new_tokens in the recipe"
+            "so its answers could not be given again: run release with the override engine.max_new_tokens: "
+            f"{max_new_tokens}"
         )
     rows = read_rows(job.input("data") / "heldout.jsonl", config.rows)
     folder = job.input("evaluation")

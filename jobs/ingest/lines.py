@@ -113,8 +113,8 @@ class LineChecker:
     def _extend(self, piece: bytes) -> None:
         if len(self._line) + len(piece) > self._max_row_bytes:
             raise DataError(
-                f"{self._path}, line {self._number}: longer than max_row_bytes ({self._max_row_bytes}); remove or "
-                "split the row, or raise max_row_bytes"
+                f"{self._path}, line {self._number}: longer than ingest.max_row_bytes ({self._max_row_bytes}); "
+                "remove or split the row, or raise that"
             )
         self._line += piece
 

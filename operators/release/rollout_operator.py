@@ -40,8 +40,8 @@ _STORE_SECONDS = 1.0
 
 _REMEDY: dict[Outcome | None, str] = {
     "rolled_back": "Correct the data set or the recipe and run customize, or clear this task to try again.",
-    "inconclusive": "Wait for more requests, or ask for less evidence with the overrides canary.min_requests and "
-    "canary.max_seconds, then clear this task.",
+    "inconclusive": "Clear this task once there are more requests, or run release of this version with a lower "
+    "canary.min_requests or a higher canary.max_seconds among its overrides.",
     "refused": "Nothing was loaded, and the traffic has not changed.",
 }
 """What the person who finds the red task can do."""

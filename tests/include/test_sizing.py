@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -164,8 +165,14 @@ def test_a_gpu_a_process_or_none_at_all_is_right(finetune, size):
     ],
 )
 def test_too_many_processes_and_idle_gpus_are_refused(finetune, size, evaluate, says):
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=says) as refused:
         require_gpus(sections(finetune, size, evaluate), CLUSTER)
+    if remedy := re.search(r"set sizes\.(\w+): (\w+)", str(refused.value)):
+        sizes = {"finetune": size, "evaluate": evaluate, remedy[1]: remedy[2]}
+        require_gpus(sections(finetune, sizes["finetune"], sizes["evaluate"]), CLUSTER)
+    if remedy := re.search(r"let it have (\d+) process(?:es)? a node", str(refused.value)):
+        more = {**finetune, "processes": int(remedy[1]) * finetune["nodes"]}
+        require_gpus(sections(more, size, evaluate), CLUSTER)
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names("finetune") if "gpu" in name])

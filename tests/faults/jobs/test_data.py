@@ -62,7 +62,7 @@ def test_a_line_of_a_hundred_megabytes(tmp_path, write_spec, reads) -> None:
     )
     done = subprocess.run([sys.executable, "-c", measured], capture_output=True, text=True)
     assert done.returncode == 65
-    assert "huge.jsonl, line 2: longer than max_row_bytes (10000000)" in done.stderr
+    assert "huge.jsonl, line 2: longer than ingest.max_row_bytes (10000000)" in done.stderr
     assert int(done.stdout.split()[-1]) < 150_000
     reads(done.stderr.strip().splitlines()[-1].replace(f"{tmp_path}/", "").removeprefix("error: "))
 

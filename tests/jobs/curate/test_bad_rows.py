@@ -152,7 +152,7 @@ def useless(when: str, rows: list[Any], held_out: list[Any] | None, *words: str)
         useless("every output is an object", [{"input": "show", "output": {"a": n}} for n in range(9)], None,
                 "none of the 9 rows is left", "wrong_type 9 (first: data.jsonl, line 1: output is an object"),
         useless("its columns have unknown names", [{"question": "a", "reply": "b"}], None,
-                "columns found: question, reply", "set mapping.prompt"),
+                "columns found: question, reply", "set curate.mapping.prompt"),
         useless("it is the held-out set itself", PAIRS, PAIRS, "none of the 20 rows is left", "held_out 20"),
         useless("a row of the held-out set has no answer", PAIRS, [*PAIRS[:2], {"prompt": "a", "completion": None}],
                 "held-out set: data.jsonl, line 3: completion is null", "correct the row"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,19 +151,35 @@ def test_an_evaluation_of_another_model_is_refused(
 
 
 def test_limits_that_the_evaluation_went_beyond_are_refused(build: Build, config: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"max_new_tokens: 23 is less than the 24"):
+    with pytest.raises(ConfigurationError, match=r"max_new_tokens: 23 is less than the 24") as refused:
         build({**config, "max_new_tokens": 23})
+    build({**config, **followed(refused.value)})
+
+
+def followed(refusal: Exception) -> dict[str, Any]:
+    """The keys of the engine's configuration that a message says to override, with the values that it gives."""
+    remedy = re.search(r"run release with the override engine\.(\w+): (\w+)", str(refusal))
+    assert remedy is not None, refusal
+    return {remedy[1]: int(remedy[2]) if remedy[2].isdecimal() else remedy[2]}
 
 
 @pytest.mark.parametrize(
     ("max_tokens", "named"),
-    [(46, "has a prompt of .* is over 46: raise engine.max_tokens"), (129, "129 is more than the model's 128")],
+    [(46, "has a prompt of .* is over 46: run release"), (129, "129 is more than the model's 128")],
 )
 def test_a_length_that_does_not_fit_is_refused(
     build: Build, config: dict[str, Any], max_tokens: int, named: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=named):
+    with pytest.raises(ConfigurationError, match=named) as refused:
         build({**config, "max_tokens": max_tokens})
+    build({**config, **followed(refused.value)})
+
+
+def test_what_int8_loses_float32_keeps(build: Build, config: dict[str, Any]) -> None:
+    strict = {**config, "parity": {"max_mean_kl": 1e-9}}
+    with pytest.raises(DivergenceError) as refused:
+        build({**strict, "compute_type": "int8"})
+    build({**strict, **followed(refused.value)})
 
 
 def test_a_tokenizer_that_serving_would_read_otherwise_is_refused(

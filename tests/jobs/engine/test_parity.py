@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from include.errors import DivergenceError
-from include.specs.engine import Parity
+from include.specs.engine import Config
 from jobs.common.engine_runtime import text
 from jobs.common.heldout import encode_rows
 from jobs.engine.ctranslate2 import CTranslate2Builder
 from jobs.engine.parity import Agreement, Answered, Divergence, agreement, divergence, require
+
+CONFIG = Config(max_tokens=96)
 
 PERFECT = Divergence(positions=10, mean_kl=0.0, top1_agreement=1.0)
 RIGHT = Answered("a", "a", True, True)
@@ -117,9 +119,9 @@ def test_perturbed_weights_are_found_and_refused(
     builder.build(copy_of(other, tmp_path / "model", tokenizer), tmp_path / "engine")
     engine = builder.open(tmp_path / "engine", served(tokenizer))
     found = divergence(model, engine, encode_rows(tokenizer, rows, 128), pad_id=0)
-    assert found.mean_kl > Parity().max_mean_kl
+    assert found.mean_kl > CONFIG.max_mean_kl
     with pytest.raises(DivergenceError, match=r"mean KL .* \(limit 0\.001\)"):
-        require(agreement(3, found, [RIGHT]), Parity())
+        require(agreement(3, found, [RIGHT]), CONFIG)
 
 
 def test_lost_and_won_rows_are_paired() -> None:
@@ -151,6 +153,6 @@ def test_lost_and_won_rows_are_paired() -> None:
 )
 def test_each_limit_alone_refuses(broken: dict[str, float]) -> None:
     good: Agreement = agreement(1, PERFECT, [RIGHT])
-    require(good, Parity())
+    require(good, CONFIG)
     with pytest.raises(DivergenceError, match="nothing was committed"):
-        require(good._replace(**broken), Parity())
+        require(good._replace(**broken), CONFIG)

@@ -57,7 +57,7 @@ def test_where_the_chunks_end_makes_no_difference(data: bytes, size: int) -> Non
 
 def test_a_row_that_is_too_long_is_refused_with_its_place() -> None:
     refused = str(verdict([GOOD + b'{"prompt": "' + b"x" * 2000 + b'"}\n']))
-    assert refused.startswith("a.jsonl, line 2: longer than max_row_bytes (1024)")
+    assert refused.startswith("a.jsonl, line 2: longer than ingest.max_row_bytes (1024)")
 
 
 def test_a_last_row_that_is_only_unwieldy_was_not_cut_off() -> None:
