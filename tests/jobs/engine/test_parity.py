@@ -119,7 +119,7 @@ def test_perturbed_weights_are_found_and_refused(
     builder.build(copy_of(other, tmp_path / "model", tokenizer), tmp_path / "engine")
     engine = builder.open(tmp_path / "engine", served(tokenizer))
     found = divergence(model, engine, encode_rows(tokenizer, rows, 128), pad_id=0)
-    assert found.mean_kl > CONFIG.max_mean_kl
+    assert found.mean_kl > CONFIG.parity.max_mean_kl
     with pytest.raises(DivergenceError, match=r"mean KL .* \(limit 0\.001\)"):
         require(agreement(3, found, [RIGHT]), CONFIG)
 
