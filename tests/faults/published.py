@@ -35,6 +35,7 @@ PARTS = {
     "jobs/finetune/test_refusals": "Data",
     "faults/jobs/test_training": "Training",
     "jobs/finetune/test_resume": "Training",
+    "jobs/finetune/test_committing": "Training",
     "faults/jobs/test_memory": "Training",
     "faults/jobs/test_nodes": "Training",
     "faults/airflow/test_orchestration": "Orchestration",
