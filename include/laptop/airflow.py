@@ -27,6 +27,7 @@ from include.platforms import load_platform
 
 USER = "admin"
 _LISTED_RUNS = 10
+_PASSES_TIMEOUT = 30.0
 START_TIMEOUT = 300.0
 """Seconds until every component must be healthy: 20 on two quiet cores, far more on a loaded machine."""
 
@@ -123,6 +124,7 @@ def up(say: Callable[[str], object] = lambda line: None) -> bool:
                         say(line)
                 service.start([str(Path(sys.executable).parent / "airflow"), *COMMANDS[service.name]], settings)
             _wait(began, [service.name for service in missing])
+            _wait_for_passes(client())
         return bool(missing)
 
 
@@ -189,6 +191,20 @@ def _wait(began: datetime, fresh: list[str] | tuple[str, ...]) -> None:
             raise TryAgainError(
                 f"Airflow is not healthy after {START_TIMEOUT:.0f} s ({names}): see {run_folder()}/*.log"
             )
+        time.sleep(0.2)
+
+
+def _wait_for_passes(airflow: Airflow) -> None:
+    """Wait until the runs of `arrivals` and `candidates` that the clock has started are through, or for a while.
+
+    Airflow's API server writes its audit log on its event loop. On SQLite, a request of ours that changes something
+    while a task reports its start can meet it there, and each waits for the other until the database gives up, after a
+    minute. Just after the start the two are sure to meet.
+    """
+    deadline = time.monotonic() + _PASSES_TIMEOUT
+    while any(run["dag_id"] in ("arrivals", "candidates") for run in airflow.unfinished()[0]):
+        if time.monotonic() > deadline:
+            return
         time.sleep(0.2)
 
 

@@ -38,9 +38,10 @@ class Airflow:
         """Return state and latest heartbeat of each component; needs no login."""
         return self._send("GET", "/api/v2/monitor/health", authenticated=False).json()
 
-    def has_dag(self, dag: str) -> bool:
-        """Return whether the DAG has been parsed and serialised."""
-        return self._send("GET", f"/api/v2/dags/{dag}", accept=(200, 404)).status_code == 200
+    def find_dag(self, dag: str) -> dict[str, Any] | None:
+        """Return a DAG; None where it has not been parsed and serialised yet."""
+        answer = self._send("GET", f"/api/v2/dags/{dag}", accept=(200, 404))
+        return answer.json() if answer.status_code == 200 else None
 
     def import_errors(self) -> list[dict[str, Any]]:
         """Return the DAG files that could not be imported: `filename`, `stack_trace`."""
@@ -155,7 +156,7 @@ def wait_for_dag(airflow: Airflow, dag: str, timeout: float) -> None:
         AnemoneError: it is not there after `timeout` seconds; the message holds the import error if there is one.
     """
     deadline = time.monotonic() + timeout
-    while not airflow.has_dag(dag):
+    while (found := airflow.find_dag(dag)) is None:
         for broken in airflow.import_errors():
             reason = broken["stack_trace"].strip().splitlines()[-1]
             raise AnemoneError(f"Airflow cannot import {broken['filename']} ({reason}): correct the file")
@@ -164,7 +165,8 @@ def wait_for_dag(airflow: Airflow, dag: str, timeout: float) -> None:
                 f"Airflow does not know the DAG {dag!r} after {timeout:.0f} s: see the dag-processor's log"
             )
         time.sleep(0.3)
-    airflow.unpause(dag)
+    if found["is_paused"]:
+        airflow.unpause(dag)
 
 
 def _detail(answer: httpx.Response) -> str:
