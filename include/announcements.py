@@ -16,6 +16,7 @@ lists what is pending and nothing else: what was started before costs it nothing
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from datetime import UTC, datetime
 from typing import ClassVar, Generic, TypeVar
 
@@ -41,8 +42,8 @@ class Announcement(Model):
     asset: ClassVar[str]
 
     @property
-    def identity(self) -> list[str | None]:
-        raise NotImplementedError
+    @abstractmethod
+    def identity(self) -> list[str | None]: ...
 
     @property
     def key(self) -> str:
