@@ -6,7 +6,7 @@ from typing import Any
 
 from include.sources.model_folder import refuse_code
 from include.specs.check import Spec
-from jobs.check.contradictions import require_base, require_consistent
+from jobs.check.contradictions import require_base, require_consistent, require_room
 from jobs.check.preflight import with_preflight
 from jobs.common.base_model import read_config
 from jobs.common.chat import load_tokenizer
@@ -28,7 +28,7 @@ def run(job: Job[Spec]) -> None:
 
     import pandas as pd
 
-    from jobs.check.tables import conversations, figures, heldout_table, read_rows, rows_table
+    from jobs.check.tables import ask_heldout, conversations, figures, heldout_table, read_rows, rows_table
 
     curated, base = job.input("curated"), job.input("base") / "model"
     tokenizer = load_tokenizer(base, config.chat_template)
@@ -36,13 +36,18 @@ def run(job: Job[Spec]) -> None:
     if config.training is not None or config.evaluation is not None or config.serving is not None:
         refuse_code(base)
         model = read_config(base)
-        require_base(config, model, tokenizer)
+        require_base(config, base, model, tokenizer)
     train, validation, held_out = (
         read_rows(curated / f"{split}.jsonl") for split in ("train", "validation", "heldout")
     )
     rows = train + validation
     table = rows_table(rows, held_out, conversations(rows, tokenizer))
-    asked = heldout_table(held_out, train, tokenizer, model, config)
+    evaluated = pd.DataFrame({"id": [row["id"] for row in held_out]})
+    if config.evaluation is not None:
+        asked = ask_heldout(held_out, tokenizer, model, config.evaluation)
+        if config.serving is not None:
+            require_room(config.serving, held_out, asked)
+        evaluated = heldout_table(held_out, asked, train, tokenizer, model, config.evaluation)
     funnel = json.loads((curated / "funnel.json").read_text(encoding="utf-8"))
     observed = figures(table, funnel, conversations(held_out, tokenizer), config.max_tokens)
     job.event("tables", progress=0.5, rows=len(table), **observed)
@@ -51,7 +56,7 @@ def run(job: Job[Spec]) -> None:
 
     findings = validate(
         with_preflight(config, funnel),
-        {"rows": table, "heldout": asked, "figures": pd.DataFrame([{"id": "data set", **observed}])},
+        {"rows": table, "heldout": evaluated, "figures": pd.DataFrame([{"id": "data set", **observed}])},
         {"max_tokens": config.max_tokens},
         job.output / "data_docs",
     )

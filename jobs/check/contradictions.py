@@ -1,15 +1,21 @@
-"""What a later stage would refuse whatever the rows say: stages that contradict each other, or the base model."""
+"""What a later stage would refuse: stages that contradict each other, the base model, or the rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ConfigurationError
-from include.specs.check import Config
+from include.specs.check import Config, Serving
+from jobs.check.conversion import require_convertible
 from jobs.common.base_model import positions, require_embeddings, require_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from jobs.check.tables import Row
+    from jobs.common.heldout import Asked
 
 
 def require_consistent(config: Config) -> None:
@@ -34,14 +40,33 @@ def require_consistent(config: Config) -> None:
         )
 
 
-def require_base(config: Config, model: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+def require_room(serving: Serving, rows: Sequence[Row], asked: Sequence[Asked]) -> None:
+    """Refuse an engine that could not give the answers which the evaluation allows again.
+
+    Args:
+        asked: the rows, without those after the last that is evaluated, as the evaluation asks them.
+
+    Raises:
+        ConfigurationError: a row's prompt and answer are over the engine's `max_tokens`.
+    """
+    for row, one in zip(rows[: serving.rows], asked, strict=False):
+        if not one.too_long and len(one.prompt) + one.room > serving.max_tokens:
+            raise ConfigurationError(
+                f"engine.max_tokens: held-out row {row['id']} has a prompt of {len(one.prompt)} tokens, which with the "
+                f"{one.room} new ones that the evaluation allows is over {serving.max_tokens}: raise engine.max_tokens "
+                "in the recipe"
+            )
+
+
+def require_base(config: Config, base: Path, model: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a base model that the recipe's stages cannot take.
 
     Args:
+        base: its Hugging Face folder.
         model: its `config.json`.
 
     Raises:
-        ConfigurationError: it has too few positions, or no token that ends an answer.
+        ConfigurationError: it has too few positions, no token that ends an answer, or no engine can be built of it.
         DataError: the tokenizer belongs to another model.
     """
     require_embeddings(model, tokenizer)
@@ -52,8 +77,10 @@ def require_base(config: Config, model: dict[str, Any], tokenizer: PreTrainedTok
         )
     if config.training is not None:
         require_positions(model, config.training.max_tokens)
-    if config.serving is not None and config.serving.max_tokens > positions(model):
-        raise ConfigurationError(
-            f"engine.max_tokens {config.serving.max_tokens} is more than the base model's {positions(model)} "
-            "positions: lower it in the recipe"
-        )
+    if config.serving is not None:
+        if config.serving.max_tokens > positions(model):
+            raise ConfigurationError(
+                f"engine.max_tokens {config.serving.max_tokens} is more than the base model's {positions(model)} "
+                "positions: lower it in the recipe"
+            )
+        require_convertible(base, str(model.get("model_type")))

@@ -5,6 +5,8 @@ It is told before anything is trained. The stages keep their own refusals, for w
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from include.specs.check import Config, Evaluation, Expectation, ExpectationMeta, Suite, Training
@@ -14,19 +16,23 @@ from include.statistics import rows_to_bring, rows_to_compare
 def with_preflight(config: Config, funnel: dict[str, Any]) -> Suite:
     """Return the suite with what the stages after the check ask of the rows.
 
-    Of two expectations of the same thing the stricter one stays.
+    Of two expectations of the same thing the stricter one stays; where neither is, both do.
 
     Args:
         funnel: curation's `funnel.json`.
     """
-    expectations = list(config.suite.expectations)
+    expectations, parameters = list(config.suite.expectations), {"max_tokens": config.max_tokens}
     for ours in _preflight(config, funnel):
-        same = next((n for n, theirs in enumerate(expectations) if _subject(theirs) == _subject(ours)), None)
-        if same is None:
+        same = [n for n, theirs in enumerate(expectations) if _subject(theirs) == _subject(ours)]
+        if any(_implies(expectations[n], ours, parameters) for n in same):
+            continue
+        looser = next((n for n in same if _implies(ours, expectations[n], parameters)), None)
+        if looser is not None:
+            expectations[looser] = _renamed(ours, expectations[looser].meta.name)
+        elif any(theirs.meta.name == ours.meta.name for theirs in expectations):
+            expectations.append(_renamed(ours, f"{ours.meta.name}_needed"))
+        else:
             expectations.append(ours)
-        elif not _as_strict(expectations[same], ours, {"max_tokens": config.max_tokens}):
-            named = ours.meta.model_copy(update={"name": expectations[same].meta.name})
-            expectations[same] = ours.model_copy(update={"meta": named})
     return config.suite.model_copy(update={"expectations": tuple(expectations)})
 
 
@@ -116,21 +122,31 @@ def _subject(expectation: Expectation) -> tuple[Any, ...]:
     return expectation.type, expectation.meta.table, expectation.kwargs.get("column")
 
 
-def _as_strict(theirs: Expectation, ours: Expectation, parameters: dict[str, float]) -> bool:
-    """Return whether an expectation of the suite asks for at least as much as ours of the same column does."""
+def _renamed(expectation: Expectation, name: str) -> Expectation:
+    return expectation.model_copy(update={"meta": expectation.meta.model_copy(update={"name": name})})
 
-    def bound(key: str, default: float) -> float:
-        value = theirs.kwargs.get(key)
-        if isinstance(value, dict):
-            value = parameters.get(value.get("$PARAMETER", ""))
-        return default if value is None else value
 
-    mine = ours.kwargs
-    if any(theirs.kwargs.get(key) for key in ("strict_min", "strict_max", "row_condition")):
+_COMPARED = {"column", "min_value", "max_value", "mostly", "value_set"}
+
+
+def _implies(one: Expectation, other: Expectation, parameters: Mapping[str, float]) -> bool:
+    """Return whether data that meets `one` meets `other`, which is of the same column, in any case."""
+    if any(value for each in (one, other) for key, value in each.kwargs.items() if key not in _COMPARED):
         return False
+
+    def bounds(key: str, default: float) -> tuple[float, float]:
+        found = []
+        for each in (one, other):
+            value = each.kwargs.get(key)
+            if isinstance(value, dict):
+                value = parameters.get(value.get("$PARAMETER", ""))
+            found.append(default if value is None else value)
+        return found[0], found[1]
+
+    least, most, share = bounds("min_value", -math.inf), bounds("max_value", math.inf), bounds("mostly", 1)
     return (
-        bound("mostly", 1) >= mine.get("mostly", 1)
-        and ("min_value" not in mine or bound("min_value", float("-inf")) >= mine["min_value"])
-        and ("max_value" not in mine or bound("max_value", float("inf")) <= mine["max_value"])
-        and mine.get("value_set") == theirs.kwargs.get("value_set")
+        least[0] >= least[1]
+        and most[0] <= most[1]
+        and share[0] >= share[1]
+        and one.kwargs.get("value_set") == other.kwargs.get("value_set")
     )

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from include.errors import ConfigurationError, DataError
-from include.specs.check import Config, Evaluation, Serving
+from include.errors import DataError
+from include.specs.check import Evaluation
 from jobs.check.language import languages
 from jobs.common.base_model import positions
 from jobs.common.causal_lm import Conversation
@@ -96,36 +96,41 @@ def rows_table(rows: list[Row], held_out: list[Row], encoded: list[Conversation]
     )
 
 
-def heldout_table(
-    rows: Sequence[Row],
-    training: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    model: dict[str, Any],
-    config: Config,
-) -> pd.DataFrame:
-    """Return the table with one line for each held-out row that the evaluation will ask.
-
-    Returns:
-        Columns `id`, `too_long` and `too_long_few_shot`: what of the row is too long for the right answer to be given
-        without examples, and after the least of them, such as "answer of 140 tokens"; empty where nothing is.
+def ask_heldout(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, model: dict[str, Any], evaluation: Evaluation
+) -> list[Asked]:
+    """Return the held-out rows that the evaluation will ask, in file order, as it asks the tuned model.
 
     Raises:
         DataError: the template cannot render a row, or renders its answer to no token.
-        ConfigurationError: a row that is evaluated does not fit the engine.
     """
-    evaluation = config.evaluation
-    if evaluation is None:
-        return pd.DataFrame({"id": [row["id"] for row in rows]})
-    rows = rows[: evaluation.rows]
-    asked = ask_rows(
+    return ask_rows(
         tokenizer,
-        rows,
+        rows[: evaluation.rows],
         max_tokens=evaluation.max_tokens,
         max_new_tokens=evaluation.max_new_tokens,
         positions=positions(model),
     )
-    if config.serving is not None:
-        _require_served(config.serving, rows, asked)
+
+
+def heldout_table(
+    rows: Sequence[Row],
+    asked: Sequence[Asked],
+    training: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    model: dict[str, Any],
+    evaluation: Evaluation,
+) -> pd.DataFrame:
+    """Return the table with one line for each held-out row that the evaluation will ask.
+
+    Args:
+        asked: of `ask_heldout`.
+
+    Returns:
+        Columns `id`, `too_long` and `too_long_few_shot`: what of the row is too long for the right answer to be given
+        without examples, and after the least of them, such as "answer of 140 tokens"; empty where nothing is.
+    """
+    rows = rows[: len(asked)]
     return pd.DataFrame(
         {
             "id": [row["id"] for row in rows],
@@ -133,16 +138,6 @@ def heldout_table(
             "too_long_few_shot": _after_examples(evaluation, rows, asked, training, tokenizer, positions(model)),
         }
     )
-
-
-def _require_served(serving: Serving, rows: Sequence[Row], asked: Sequence[Asked]) -> None:
-    for row, one in zip(rows[: serving.rows], asked, strict=False):
-        if not one.too_long and len(one.prompt) + one.room > serving.max_tokens:
-            raise ConfigurationError(
-                f"engine.max_tokens: held-out row {row['id']} has a prompt of {len(one.prompt)} tokens, which with the "
-                f"{one.room} new ones that the evaluation allows is over {serving.max_tokens}: raise engine.max_tokens "
-                "in the recipe"
-            )
 
 
 def _after_examples(

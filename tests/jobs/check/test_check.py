@@ -46,7 +46,7 @@ def whole_base(make_artifact: Callable[..., Artifact], tmp_path: Path) -> Callab
 
     def make(tokenizer: Any = None, **changes: Any) -> Artifact:
         (tokenizer or byte_tokenizer()).save_pretrained(tmp_path / "whole" / "model")
-        model = {"vocab_size": 262, "max_position_embeddings": 256, **changes}
+        model = {"model_type": "llama", "vocab_size": 262, "max_position_embeddings": 256, **changes}
         return make_artifact("whole", {"model/config.json": json.dumps(model)}, tmp_path / "whole")
 
     return make
@@ -111,7 +111,6 @@ def test_bad_data_is_a_success_of_the_check_and_names_every_limit_it_missed(run_
         "contradictions",
         "rows_for_validation",
         "rows_held_out",
-        "held_out_length",
         "lost_in_curation",
         "lost_as_unreadable",
         "label_balance",
@@ -188,7 +187,8 @@ def test_what_later_stages_would_refuse_is_told_before_anything_is_trained(
 
 
 def test_a_single_long_row_is_no_reason_and_too_many_rows_are_none(run_here, curated, whole_base) -> None:
-    held_out = [*rows(5000, 39), conversation("f" * 16, "say it", "kubectl " + "logs " * 6)]
+    # Longer than fine-tuning would take it, too: it is not trained on.
+    held_out = [*rows(5000, 39), conversation("f" * 16, "say it", "kubectl " + "logs " * 20)]
     data = curated(
         {"train": rows(0, 250), "validation": rows(300, 10), "heldout": held_out}, read=310, kept=260, removed={}
     )
@@ -220,6 +220,23 @@ def test_of_two_expectations_of_the_same_the_stricter_stays() -> None:
     assert found("kubectl")["token_length"].kwargs["max_value"] == {"$PARAMETER": "max_tokens"}
 
 
+def test_of_two_expectations_of_which_none_is_the_stricter_both_stay() -> None:
+    from include.specs.check import Config
+    from jobs.check.preflight import with_preflight
+
+    document = suite("instructions")
+    (length,) = (item for item in document["expectations"] if item["meta"]["name"] == "token_length")
+    length["kwargs"] = {"column": "tokens", "max_value": 40, "mostly": 0.95}
+    some = {**length, "kwargs": {"column": "tokens", "max_value": 9, "row_condition": "label=='pause'"}}
+    some["meta"] = {"name": "short_pauses", "table": "rows"}
+    document["expectations"] += [some]
+    funnel = {"kept": 1100, "splits": {"train": 900, "validation": 100, "heldout": 100}}
+    given = Config.model_validate({**whole_config(), "suite": document})
+    expectations = {item.meta.name: item.kwargs for item in with_preflight(given, funnel).expectations}
+    assert expectations["token_length"] == length["kwargs"] and expectations["short_pauses"] == some["kwargs"]
+    assert expectations["token_length_needed"] == {"column": "tokens", "min_value": 1, "max_value": 90}
+
+
 @pytest.mark.parametrize(
     ("changes", "model", "code", "says"),
     [
@@ -230,6 +247,7 @@ def test_of_two_expectations_of_the_same_the_stricter_stays() -> None:
         ({"training": {"max_tokens": 257}}, {}, 64, "max_tokens 257 is more than the base model's 256 positions"),
         ({}, {"vocab_size": 261}, 65, "the base model's tokenizer has 262 tokens, the model embeds 261"),
         ({}, {"auto_map": {"AutoModel": "x.X"}}, 65, "auto_map"),
+        ({}, {"model_type": "deepseek_v3"}, 64, "converts no model of type 'deepseek_v3', so no engine could be built"),
     ],
 )
 def test_what_cannot_go_together_whatever_the_rows_are_is_one_error(
@@ -238,6 +256,17 @@ def test_what_cannot_go_together_whatever_the_rows_are_is_one_error(
     data = curated({"train": rows(0, 12), "validation": rows(20, 2), "heldout": rows(5000, 3)})
     message = refused("check", whole_config(**changes), {"curated": data, "base": whole_base(**model)}, code)
     assert says in message
+
+
+def test_kinds_of_which_an_engine_can_be_built_are_not_refused(tmp_path: Path) -> None:
+    from ctranslate2.converters.transformers import _MODEL_LOADERS
+    from transformers import AutoConfig
+
+    from jobs.check.conversion import CONVERTED, require_convertible
+
+    assert {type(AutoConfig.for_model(kind)).__name__ for kind in CONVERTED} <= _MODEL_LOADERS.keys()
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}', encoding="utf-8")
+    require_convertible(tmp_path, "gpt_neox")
 
 
 def test_a_tokenizer_without_an_end_of_text_is_refused(refused, curated, whole_base) -> None:
