@@ -11,6 +11,7 @@ import os
 from math import floor
 from pathlib import Path
 
+from include.errors import ConfigurationError
 from include.job_environment import CORES
 
 THREADS = "OMP_NUM_THREADS"
@@ -19,7 +20,7 @@ THREADS = "OMP_NUM_THREADS"
 PARAMETERS_PER_THREAD = 20_000_000
 """Weights that are worth a thread: below twice as many a second one gains nothing to speak of (docs/figures.md)."""
 
-BY_MODEL = "ANEMONE_THREADSBY_MODEL"
+BY_MODEL = "ANEMONE_THREADS_BY_MODEL"
 """Environment variable: set where `THREADS` is this module's, and not the user's. Ranks inherit both."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -49,9 +50,17 @@ def cores(cgroups: Path = _CGROUPS) -> int:
 
     Source of the limit: cpu.max and cpu.cfs_quota_us (kernel documentation, cgroup-v2 and sched-bwc). A container sees
     its own group as the root.
+
+    Raises:
+        ConfigurationError: the starter names no number.
     """
     usable, quota = len(os.sched_getaffinity(0)), _quota(cgroups)
-    share = int(os.environ.get(CORES, usable))
+    try:
+        share = int(os.environ.get(CORES, usable))
+    except ValueError:
+        raise ConfigurationError(
+            f"{CORES} is {os.environ[CORES]!r}: set it to a number of cores, or not at all"
+        ) from None
     return max(1, min(usable, share, usable if quota is None else floor(quota)))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from include.errors import DivergenceError
 from include.specs.engine import Config
 from include.statistics import PairedCounts, paired_difference_interval
@@ -49,6 +47,8 @@ def divergence(
     merged: PreTrainedModel, engine: Engine, conversations: Sequence[Conversation], pad_id: int
 ) -> Divergence:
     """Return how the predictions of the two differ at the answer tokens of `conversations`."""
+    import numpy as np
+
     # In the order of answer_logits, so that neither side's numbers have to be kept.
     ordered = sorted(conversations, key=lambda row: len(row.ids))
     found = engine.answer_log_probabilities(ordered)
