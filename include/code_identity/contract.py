@@ -1,4 +1,6 @@
-"""What stores, tells and measures: every job runs in it, and no result depends on how it is written.
+"""What stores, tells and measures: every job runs in it, and no result depends on how it is written. (On how many
+threads a large model gets depends the order of its sums, as on the processor: results that differ in rounding are the
+same.)
 
 Its code is no part of a job's identity, so that a reworded message or a comment in the store trains nothing again. One
 number stands for all of it.

@@ -15,6 +15,9 @@ from include.code_identity.statement import Import, Statement, imports_of, read_
 _QUIET = frozenset({*sys.stdlib_module_names, "pydantic"})
 """Libraries that a module can call at its import without more than a value coming of it."""
 
+_RUNS_CODE = {"__import__", "eval", "exec"}
+"""Python's own functions of which anything can come."""
+
 _CONSTRUCTORS = {"__init__", "__new__", "__post_init__", "model_post_init"}
 
 
@@ -49,7 +52,9 @@ class Module:
                 self.at_import.append(index)
             elif isinstance(node, ast.ClassDef):
                 self._plain_classes.add(node.name)
-                if not _methods(node) & _CONSTRUCTORS:
+                if not _methods(node) & _CONSTRUCTORS and not (
+                    {_root(base) for base in node.bases} & (self._plain_classes - self._records)
+                ):
                     self._records.add(node.name)
 
     def __len__(self) -> int:
@@ -106,7 +111,7 @@ class Module:
             return True
         if found := self.bindings.get(name):
             return all(covers(item.module) or item.module.partition(".")[0] in _QUIET for item in found)
-        return name not in self.definitions and hasattr(builtins, name)
+        return name not in self.definitions and name not in _RUNS_CODE and hasattr(builtins, name)
 
 
 def read_module(name: str, path: Path) -> Module:

@@ -104,6 +104,9 @@ class _Walk:
             return None
         if above := name.rpartition(".")[0]:
             self._import(above)
+            # A package may have imported its module.
+            if name in self._modules:
+                return self._modules[name]
         path = self._path(name)
         if path is None:
             return None

@@ -101,6 +101,15 @@ def test_all_of_a_module_counts_where_the_code_does_not_say_what(counts: Callabl
     assert counts("jobs/helper", "OTHER = 2", "OTHER = 3", **{"jobs/train/__main__": job, "jobs/helper": HELPER})
 
 
+def test_a_module_of_which_its_package_takes_all_counts_whole(counts: Callable[..., bool]) -> None:
+    files = {
+        "jobs/train/__main__": "from jobs.pack.helper import used\nused()",
+        "jobs/pack/__init__": "from jobs.pack.helper import *",
+        "jobs/pack/helper": HELPER,
+    }
+    assert counts("jobs/pack/helper", "OTHER = 2", "OTHER = 3", **files)
+
+
 def test_libraries_count_where_they_are_imported(reached: Callable[..., Reached]) -> None:
     job = "import torch.nn\nif TYPE_CHECKING:\n    import seen_by_checkers\nfrom jobs.helper import used\nused()"
     assert reached(**{"jobs/train/__main__": job, "jobs/helper": HELPER}).libraries == {
@@ -121,6 +130,8 @@ def test_libraries_count_where_they_are_imported(reached: Callable[..., Reached]
         "class A(metaclass=Meta):\n    x = 2",
         "class A:\n    def __init_subclass__(cls): ...\nclass B(A):\n    x = 2",
         "_ = register(2)",
+        "_ = exec('2')",
+        "class A:\n    def __init__(self, x): register(x)\nclass B(A): ...\n_ = B(2)",
         "class A:\n    x = register(2)",
         "def f(x=register(2)): ...",
     ],
