@@ -54,6 +54,7 @@ _NODE_REASONS = {
     "SystemOOM": "was ended because its node, and not only the pod, ran out of memory",
 }
 _QUOTA = re.compile(r"requested: (\S+), used: \S+, limited: (\S+)")
+_NO_SERVICE_ACCOUNT = re.compile(r'service ?account "[^"]*" not found|looking up service ?account', re.IGNORECASE)
 _NOT_ADMITTED = re.compile(r"OutOf\w+|UnexpectedAdmissionError|NodeAffinity|NodeName|.*Affinity.*|AppArmor|Sysctl.*")
 
 
@@ -295,7 +296,7 @@ def refusal(message: str, action: str, *, pods: int = 1) -> JobFailedError | Non
             f"the cluster cannot {action} ({message}): create the PriorityClass, or take it from the size",
             retryable=False,
         )
-    if "serviceaccount" in message.lower():
+    if _NO_SERVICE_ACCOUNT.search(message):
         return JobFailedError(
             f"the cluster cannot {action} ({message}): create the service account, or name another in "
             "cluster.service_account",

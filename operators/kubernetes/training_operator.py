@@ -241,11 +241,7 @@ class DistributedJobOperator(PodJobOperator):
             case "stuck" if not explained:
                 raise JobFailedError(event["message"], retryable=event["retryable"])
             case "unreachable":
-                raise JobFailedError(
-                    f"training {name} could not be watched ({event['message']}): check the Kubernetes API, and what "
-                    "Airflow may do there",
-                    retryable=True,
-                )
+                raise JobFailedError(event["message"], retryable=True)
         if disruption and (not failed or is_consequence(failed[0], workload.container)):
             # The pod that was removed is gone, or ended like those for which that was the reason.
             raise JobFailedError(disruption, retryable=event["retryable"])

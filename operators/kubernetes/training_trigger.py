@@ -17,6 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi, V1DeleteOptions, V1Preconditions
 from kubernetes_asyncio.client.exceptions import ApiException
 
+from include.job_plan import JobFailedError
 from operators.kubernetes.pod_failures import (
     api_error,
     describe_error,
@@ -94,6 +95,8 @@ class TrainingTrigger(BaseTrigger):
         self._unschedulable: dict[str, str] = {}
         self._complete = False
         self._warning: str | None = None
+        self._refusal: JobFailedError | None = None
+        self._refused_seconds = 0.0
         self._logged_warnings: set[str] = set()
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -155,14 +158,15 @@ class TrainingTrigger(BaseTrigger):
                 if isinstance(error, ApiException) and error.status == 404:
                     return {"status": "gone"}
                 if isinstance(error, ApiException) and not is_transient(error):
-                    return {"status": "unreachable", "message": f"{error.status}: {error.reason}"}
+                    return {"status": "unreachable", "message": str(api_error(error, f"watch training {self.name}"))}
                 if unreachable_since is None:
                     unreachable_since = clock()
                     self.log.warning(
                         "the Kubernetes API cannot be reached (%s): the training runs meanwhile", describe_error(error)
                     )
                 elif clock() - unreachable_since > self.unreachable_seconds:
-                    return {"status": "unreachable", "message": describe_error(error)}
+                    said = f"training {self.name} could not be watched ({describe_error(error)})"
+                    return {"status": "unreachable", "message": f"{said}: check the Kubernetes API"}
             else:
                 unreachable_since = None
                 if ended is not None:
@@ -216,12 +220,22 @@ class TrainingTrigger(BaseTrigger):
                 return
             warnings += found.items
         # Those of an earlier try's training, which had the same name, outlive it.
-        created = datetime.fromisoformat(training["metadata"]["creationTimestamp"])
+        created, refused_since = datetime.fromisoformat(training["metadata"]["creationTimestamp"]), None
         for event in sorted(warnings, key=_last_seen):
             if _last_seen(event) >= created:
                 said = " ".join((event.message or "").split()).removeprefix(_COMBINED)
                 self._warning = f"{event.reason}: {said}"
                 self._log_warning(self._warning)
+                self._refusal = refusal(self._warning, self._creating, pods=self.nodes)
+                if self._refusal is None or self._refusal.retryable:
+                    refused_since = None
+                else:
+                    refused_since = refused_since or _last_seen(event)
+                    self._refused_seconds = _since(refused_since, _last_seen(event))
+
+    @property
+    def _creating(self) -> str:
+        return f"create all {self.nodes} pods of training {self.name}"
 
     def _log_warning(self, warning: str) -> None:
         """Log each warning once: the names that differ from one attempt to the next do not count."""
@@ -232,13 +246,11 @@ class TrainingTrigger(BaseTrigger):
 
     def _require_pods(self, count: int, workload: Workload) -> None:
         """Raise StuckError where the others of the training's pods can never be created, or were not for too long."""
-        now, action = datetime.now(UTC), f"create all {self.nodes} pods of training {self.name}"
-        failure = refusal(self._warning, action, pods=self.nodes) if self._warning else None
-        if failure is None or failure.retryable:
-            self._failing_since.pop(self.name, None)
-        elif _since(self._failing_since.setdefault(self.name, now), now) > STARTUP_FAILURE_SECONDS:
+        failure = self._refusal
+        # As long as its controller is refused anew: between two tries, what it was refused for may have been corrected.
+        if failure is not None and not failure.retryable and self._refused_seconds > STARTUP_FAILURE_SECONDS:
             raise StuckError(str(failure), retryable=False)
-        if _since(datetime.fromisoformat(self.since), now) <= self.schedule_timeout_seconds:
+        if _since(datetime.fromisoformat(self.since), datetime.now(UTC)) <= self.schedule_timeout_seconds:
             return
         if failure is not None:
             raise StuckError(

@@ -22,6 +22,8 @@ from include.home import PROJECT
 
 Pod = dict[str, Any]
 
+USER = "system:serviceaccount:anemone:airflow"
+"""Airflow's, as the API server names it in a refusal."""
 CONDITION = {"lastProbeTime": None, "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
 

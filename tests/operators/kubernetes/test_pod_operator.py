@@ -15,6 +15,7 @@ from include.artifacts.store import Store
 from operators import PodJobOperator
 from operators.kubernetes import pod_operator, pod_trigger
 from tests.operators.kubernetes.airflow_api import task_context
+from tests.operators.kubernetes.api import USER
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +203,7 @@ def test_a_pod_that_is_gone_is_no_success(task, kubernetes, caplog, capsys):
 
 def test_a_refusal_is_logged_without_the_answers_headers(task, kubernetes, caplog, capsys):
     waiting = deferred(task(), context())
-    kubernetes.answers["GET"] = (403, 'pods is forbidden: User "u" cannot get resource "pods"')
+    kubernetes.answers["GET"] = (403, f'pods is forbidden: User "{USER}" cannot get resource "pods"')
     event = fires(waiting.trigger)
     assert (event["status"], event["message"].partition(" anemone-")[0]) == ("error", "Airflow may not watch pod")
     assert "headers" not in caplog.text + capsys.readouterr().out + json.dumps(event)
@@ -385,7 +386,7 @@ def test_an_api_that_stays_away_is_worth_another_try_which_adopts(task, kubernet
             False,
         ),
         (403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"', "Pod Security refuses", True),
-        (403, 'pods is forbidden: User "u" cannot create resource "pods"', "Airflow may not create pod", True),
+        (403, f'pods is forbidden: User "{USER}" cannot create resource "pods"', "Airflow may not create pod", True),
         (403, 'error looking up service account a/b: serviceaccount "b" not found', "create the service account", True),
         (400, 'admission webhook "policy.example" denied the request: no', "a policy of the cluster refuses", True),
         (

@@ -18,7 +18,7 @@ from operators.kubernetes import pod_trigger, training_operator, training_trigge
 from operators.kubernetes.training_trigger import TrainingTrigger
 from operators.kubernetes.workloads import TRAINING
 from tests.operators.kubernetes.airflow_api import task_context
-from tests.operators.kubernetes.api import now
+from tests.operators.kubernetes.api import USER, now
 
 
 @pytest.fixture(autouse=True)
@@ -327,16 +327,16 @@ async def polls(kubernetes, trigger):
 FULL = 'Error creating: pods "{}" is forbidden: exceeded quota: team, requested: pods=1, used: pods=4, limited: pods=4'
 
 
-def refuse_pods(kubernetes, reporter="{}", message=FULL, seconds=0):
+def refuse_pods(kubernetes, reporter="{}", message=FULL, seconds=0, tries=3):
     """What a controller does where admission refuses its pods: it makes none, tries again, and says so each time."""
 
     def refuse(training):
         name = training["metadata"]["name"]
         for number in range(training["spec"].get("completions", 0)):
             kubernetes.vanish(f"{name}-{number}")
-        for number in range(3):
+        for number in range(tries):
             refused = "(combined from similar events): " * (number == 2) + message.format(f"{name}-0-{number}")
-            kubernetes.warn(reporter.format(name), "FailedCreate", refused, seconds)
+            kubernetes.warn(reporter.format(name), "FailedCreate", refused, seconds + number)
 
     return refuse
 
@@ -386,6 +386,31 @@ def test_a_training_whose_pods_can_never_be_made_ends_soon_and_for_good(task, ku
         task().training_ended(context(), event)
 
 
+def test_a_refusal_that_was_not_repeated_may_have_been_corrected(task, kubernetes, monkeypatch):
+    monkeypatch.setattr(training_trigger, "STARTUP_FAILURE_SECONDS", 0.05)
+    never = FULL.replace("limited: pods=4", "limited: pods=1")
+    kubernetes.on_job = refuse_pods(kubernetes, message=never, tries=1)
+    trigger = deferred(task())
+
+    async def waits():
+        event = asyncio.create_task(training_trigger.first_event(trigger))
+        for _ in range(3):
+            await polls(kubernetes, trigger)
+        assert not event.done()
+        event.cancel()
+
+    asyncio.run(asyncio.wait_for(waits(), 30))
+
+
+def test_a_training_that_may_not_be_watched_names_the_role(task, kubernetes):
+    trigger = deferred(task())
+    kubernetes.answers["GET"] = (403, f'jobs.batch is forbidden: User "{USER}" cannot get resource "jobs"')
+    event = fires(trigger)
+    kubernetes.answers.clear()
+    with pytest.raises(AirflowException, match=r"Airflow may not watch training .*give its service account the Role"):
+        task().training_ended(context(), event)
+
+
 def test_a_reason_that_is_not_known_is_told_as_it_is(task, kubernetes):
     kubernetes.on_job = refuse_pods(kubernetes, message="the pod {} did not please me")
     event = fires(long_ago(deferred(task())))
@@ -406,7 +431,7 @@ def test_what_was_said_of_the_last_tries_training_is_not_said_of_this_one(task, 
 
 def test_without_the_right_to_list_events_a_training_runs_on(task, kubernetes, caplog, capsys):
     kubernetes.on_job = refuse_pods(kubernetes)
-    kubernetes.answers["events"] = (403, 'events is forbidden: User "u" cannot list resource "events"')
+    kubernetes.answers["events"] = (403, f'events is forbidden: User "{USER}" cannot list resource "events"')
     event = fires(long_ago(deferred(task())))
     assert "has 0 of its 2 pods" in event["message"]
     log = caplog.text + capsys.readouterr().out
@@ -480,8 +505,14 @@ def test_another_training_of_its_name_is_left_alone(task, kubernetes, request, f
     training["metadata"]["uid"] = "another"
     asyncio.run(TrainingTrigger(**trigger.serialize()[1]).on_kill())
     operator.on_kill()
-    event = {"status": "unreachable", "message": "403", "disruption": None, "spec": trigger.spec, "uid": trigger.uid}
-    with pytest.raises(AirflowException, match="could not be watched"):
+    event = {
+        "status": "unreachable",
+        "message": "no answer",
+        "disruption": None,
+        "spec": trigger.spec,
+        "uid": trigger.uid,
+    }
+    with pytest.raises(AirflowException, match="no answer"):
         task().training_ended(context(try_number=5), event)
     assert list(kept.values()) == [training]
 
@@ -515,8 +546,8 @@ def test_an_image_that_cannot_be_had_ends_the_wait(task, kubernetes, monkeypatch
 def test_one_that_could_not_be_watched_goes_on_for_the_next_try(task, kubernetes, try_number, left):
     trigger = deferred(task())
     spec = trigger.serialize()[1]["spec"]
-    event = {"status": "unreachable", "message": "403: forbidden", "disruption": None, "spec": spec, "uid": trigger.uid}
-    with pytest.raises(AirflowException, match="could not be watched"):
+    event = {"status": "unreachable", "message": "no answer", "disruption": None, "spec": spec, "uid": trigger.uid}
+    with pytest.raises(AirflowException, match="no answer"):
         task().training_ended(context(try_number=try_number), event)
     assert len(kubernetes.jobs) == left
 
