@@ -14,7 +14,7 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from include.errors import AnemoneError, ConfigurationError, TryAgainError
@@ -118,7 +118,7 @@ def up(say: Callable[[str], object] = lambda line: None) -> bool:
             _migrate(settings)
             for service in missing:
                 if service.name == "scheduler":
-                    _wait(began - timedelta(days=1), ())
+                    _wait(began, ())
                     # Nothing of them has gone on yet, and nothing new has begun.
                     for line in _interrupted(client()):
                         say(line)

@@ -49,9 +49,8 @@ def start(say: Callable[[str], object], rate: float | None = None) -> None:
 
 
 def start_serving() -> None:
-    """Start the services that do not run, and make the inbox; does not wait for them to answer."""
+    """Start the services that do not run; does not wait for them to answer."""
     make_home()
-    Path(load_platform("laptop").arrivals.folder).mkdir(parents=True, exist_ok=True)
     with exclusive():
         claim_port()
         token()

@@ -106,17 +106,6 @@ def serving_sleeps(home: Path) -> None:
     python.chmod(0o755)
 
 
-def test_the_inbox_is_there_before_the_first_file_and_stays_as_it_is(own_home: Path) -> None:
-    serving_sleeps(own_home)
-    inbox = Path(load_platform("laptop").arrivals.folder)
-    assert inbox == own_home / "inbox" and not inbox.exists()
-    up.start_serving()
-    assert inbox.is_dir()
-    (inbox / "mine.jsonl").write_text("{}")
-    up.start_serving()
-    assert [path.name for path in inbox.iterdir()] == ["mine.jsonl"]
-
-
 def test_starting_twice_starts_each_service_once(own_home: Path) -> None:
     serving_sleeps(own_home)
     up.start_serving()
