@@ -79,8 +79,8 @@ def _judged(gate: EvaluationGate, results: Mapping[str, Any], rows: Sequence[Map
         return Verdict("fail", tuple(defects), figures)
 
     figures["rows"] = float(len(rows))
-    figures["gain"] = figures["tuned_exact_match"] - max(figures[f"{base}_exact_match"] for base in BASES)
     figures["too_long"] = max(_too_long(rows).values()) / len(rows)
+    figures["gain"] = figures["tuned_exact_match"] - max(figures[f"{base}_exact_match"] for base in BASES)
     failures, doubts = _absolute(gate, figures, len(rows))
     failures += _lengths(gate, rows)
     if CHAMPION in results["models"]:

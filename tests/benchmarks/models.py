@@ -16,7 +16,7 @@ from jobs.common.engine_runtime.text import TEMPLATE
 from jobs.common.heldout import read_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 CHAT_TOKENS = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 _TEMPLATE = "{% for message in messages %}{% generation %}{{ message.content }}{% endgeneration %}{% endfor %}"
@@ -103,10 +103,23 @@ def write_llama(
 ) -> None:
     """Write a Llama with random weights, whose greedy answers hold none of the `mute` tokens."""
     import torch
+
+    model = llama(shape, pad=pad, begin=begin, end=end)
+    with torch.no_grad():
+        # The embeddings are the output's weights, too: their logits are 0, and some other's is above.
+        model.get_input_embeddings().weight[list(mute)] = 0
+    model.save_pretrained(folder)
+
+
+def llama(
+    shape: Shape, *, pad: int | None = None, begin: int | None = None, end: int | None = None
+) -> LlamaForCausalLM:
+    """Return a Llama with random weights, the same ones each time."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=shape.vocabulary,
             hidden_size=shape.hidden,
@@ -121,10 +134,6 @@ def write_llama(
             eos_token_id=end,
         )
     )
-    with torch.no_grad():
-        # The embeddings are the output's weights, too: their logits are 0, and some other's is above.
-        model.get_input_embeddings().weight[list(mute)] = 0
-    model.save_pretrained(folder)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -26,18 +26,21 @@ SHAPES = {
     "30M": models.Shape(vocabulary=8000, hidden=512, intermediate=1408, layers=8, heads=8),
     "135M": models.Shape(vocabulary=49152, hidden=576, intermediate=1536, layers=30, heads=9),
 }
-PARAMETERS = {"0.8M": 800_000, "5M": 5_200_000, "30M": 29_600_000, "135M": 134_500_000}
 ROWS, TOKENS, ASKED, ANSWERED = 4, 128, 32, 16
-SECONDS, TURNS = 10.0, 5
+SECONDS, TURNS = 8.0, 3
 SMALL_SECONDS, SMALL_TURNS = 0.5, 1
 
 
 def measure(small: bool) -> list[frame.Row]:
+    import torch
+
     seconds, turns = (SMALL_SECONDS, SMALL_TURNS) if small else (SECONDS, TURNS)
     here = cores()
     rows = []
-    for name in SHAPES:
-        chosen = threads_for(PARAMETERS[name], here)
+    for name, shape in SHAPES.items():
+        with torch.device("meta"):
+            parameters = models.llama(shape).num_parameters()
+        chosen = threads_for(parameters, here)
         compared = max(chosen, 2)
         found: dict[int, list[dict[str, float]]] = {compared: [], 1: []}
         for _ in range(turns):
@@ -63,20 +66,9 @@ def measure(small: bool) -> list[frame.Row]:
 def work(name: str, seconds: float) -> dict[str, Any]:
     """Tokens a second of training and of answering, by whatever number of threads the environment names."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = SHAPES[name]
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            tie_word_embeddings=True,
-        )
-    )
+    model = models.llama(shape)
     ids = torch.randint(3, shape.vocabulary, (ROWS, TOKENS))
 
     def train() -> int:
