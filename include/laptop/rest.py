@@ -47,8 +47,8 @@ class Airflow:
         """Return the DAG files that could not be imported: `filename`, `stack_trace`."""
         return self._get("/api/v2/importErrors")["import_errors"]
 
-    def unpause(self, dag: str) -> None:
-        self._send("PATCH", f"/api/v2/dags/{dag}", json={"is_paused": False})
+    def set_paused(self, dag: str, paused: bool) -> None:
+        self._send("PATCH", f"/api/v2/dags/{dag}", json={"is_paused": paused})
 
     def trigger(self, dag: str, conf: Mapping[str, Any]) -> dict[str, Any]:
         """Start a run. Raises ConfigurationError where `conf` breaks a Param."""
@@ -166,7 +166,7 @@ def wait_for_dag(airflow: Airflow, dag: str, timeout: float) -> None:
             )
         time.sleep(0.3)
     if found["is_paused"]:
-        airflow.unpause(dag)
+        airflow.set_paused(dag, False)
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -314,7 +314,7 @@ def kill_the_triggerer(client: Airflow, run: str, rollout: str) -> None:
 def test_all_that_is_new_starts_its_run_and_the_same_data_under_another_name_starts_nothing(home: Path) -> None:
     client = laptop.client()
     # Their runs wait: what is shown is that there is one of each.
-    client._send("PATCH", f"/api/v2/dags/{DAG}", json={"is_paused": True})
+    client.set_paused(DAG, True)
     rows = (home / "inbox" / "good.jsonl").read_bytes().splitlines(keepends=True)
     copy = home / "inbox" / "another-name.jsonl"
     shutil.copy(home / "inbox" / "good.jsonl", copy)

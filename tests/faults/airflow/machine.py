@@ -91,7 +91,7 @@ class Machine:
         return self.client.trigger(DAG, conf)["dag_run_id"]
 
     def pause(self, dag: str, paused: bool = True) -> None:
-        self.client._send("PATCH", f"/api/v2/dags/{dag}", json={"is_paused": paused})
+        self.client.set_paused(dag, paused)
 
     def mark(self, run: str, task: str, state: str) -> None:
         """What a person does with *Mark task as …*."""

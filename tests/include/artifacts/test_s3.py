@@ -107,6 +107,21 @@ def test_large_files_go_in_parts_and_come_in_ranges(
     assert Counter(method for method, path in proxy.seen[before:] if path.endswith("/weights")) == {"GET": 4}
 
 
+def test_a_commit_makes_progress_with_each_piece_read_and_each_part_stored(
+    store: Store, proxy: Proxy, record: dict[str, Any]
+) -> None:
+    parts: list[int] = []
+
+    def count() -> None:
+        parts.append(sum("partNumber=" in path for _, path in proxy.seen))
+
+    with store.attempt("model-1", on_progress=count) as attempt:
+        (attempt.files / "weights").write_bytes(large())
+        attempt.commit(**record)
+    assert parts.count(0) >= 15, "MiB of which the digest was computed"
+    assert sum(number > 0 for number in parts) == 4
+
+
 def test_a_copy_takes_the_memory_of_its_parts_and_not_of_its_files(
     store: Store, commit: Callable[..., Manifest], tmp_path: Path
 ) -> None:
