@@ -201,7 +201,7 @@ def no_file_is_read(monkeypatch, tmp_path):
 
     def forget():
         monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
-        monkeypatch.setattr(recipes, "_INCLUDE", tmp_path)
+        monkeypatch.setattr("include.recipes.document._INCLUDE", tmp_path)
 
     return forget
 
