@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from jobs.serving.log import log
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -31,14 +33,20 @@ class DiskThread:
 
 
 async def unbroken(work: Coroutine[Any, Any, T]) -> T:
-    """Run work to its end, even where the caller is cancelled meanwhile; the cancellation is raised after it.
+    """Run work to its end, however often the caller is cancelled meanwhile; a cancellation is raised after it.
 
-    A write cannot be taken back once a thread has it: what is in memory has to follow what is on the disk.
+    A write cannot be taken back once a thread has it: what is in memory has to follow what is on the disk. The caller
+    that was cancelled does not hear of an error of the work any more, so that it is logged.
     """
     task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done():
+    is_cancelled = False
+    while not task.done():
+        try:
             await asyncio.wait((task,))
-        raise
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if not is_cancelled:
+        return task.result()
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log("fault", error=f"{type(error).__name__}: {error}")
+    raise asyncio.CancelledError
