@@ -38,17 +38,23 @@ class EvidenceBacklog:
         for rollout in [one for one in self._rollouts.values() if one.lacks_evidence]:
             if clock() < self._not_before.get(rollout.id, 0.0):
                 continue
-            uri = evidence.evidence_uri(self._store, rollout.id)
-            stored = _stored_at(uri, rollout)
             try:
-                await asyncio.to_thread(evidence.commit, self._store, stored, self._records.analysis_log(rollout.id))
-                await self._end(rollout.id, uri)
+                await self._store_evidence(rollout)
             except (AnemoneError, OSError) as error:
-                self._delay(rollout.id, clock(), str(error))
+                self._delay(rollout.id, clock(), "evidence_pending", str(error))
+            except Exception as error:
+                # A bug that one rollout meets must not cost the others their evidence.
+                self._delay(rollout.id, clock(), "fault", f"{type(error).__name__}: {error}")
             else:
                 # The store is back: the others need not wait.
                 self._pauses.clear()
                 self._not_before.clear()
+
+    async def _store_evidence(self, rollout: Rollout) -> None:
+        uri = evidence.evidence_uri(self._store, rollout.id)
+        stored = _stored_at(uri, rollout)
+        await asyncio.to_thread(evidence.commit, self._store, stored, self._records.analysis_log(rollout.id))
+        await self._end(rollout.id, uri)
 
     async def retire(self, rollout: str) -> None:
         """Forget an ended rollout; where it lacks its evidence, only once that is stored."""
@@ -78,12 +84,12 @@ class EvidenceBacklog:
         await self._records.forget_rollout(rollout)
         del self._rollouts[rollout]
 
-    def _delay(self, rollout: str, now: float, error: str) -> None:
+    def _delay(self, rollout: str, now: float, event: str, error: str) -> None:
         pause = self._pauses.get(rollout, _PAUSE_SECONDS)
         self._not_before[rollout] = now + pause
         self._pauses[rollout] = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         if self._logged.get(rollout) != error:
-            log("evidence_pending", rollout=rollout, error=error)
+            log(event, rollout=rollout, error=error)
         self._logged[rollout] = error
 
 

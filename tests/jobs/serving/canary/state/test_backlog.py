@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from include.artifacts.store import Store
 from include.release.rollouts import RolloutStatus
 from jobs.serving.canary.analysis.runs import read
 from jobs.serving.canary.controller import RefusedError
+from jobs.serving.canary.state import evidence
 from jobs.serving.canary.state.records import Rollout
 from tests.jobs.serving.canary.state.test_upgrade import STATE
 from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, Life, World, run_virtually
@@ -147,6 +149,30 @@ def test_a_log_that_cannot_be_read_holds_up_no_other_evidence(world: World) -> N
 
     back, forward = run_virtually(work())
     assert (back.outcome, _stored(forward).outcome) == ("promoted", "promoted")
+
+
+def test_a_fault_with_one_holds_up_no_other_evidence(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    async def work() -> RolloutStatus:
+        async with Life(world) as life, Clients(world):
+            await _end_without_store(life)
+            await life.release(world.rollback("back"))
+            commit = evidence.commit
+
+            def faulty(store: str, rollout: Rollout, *more: Any) -> None:
+                if rollout.id == "release-2":
+                    raise AttributeError("no such thing")
+                commit(store, rollout, *more)
+
+            evidence.commit = faulty
+            world.store_up = True
+            await _until_stored(life, "back")
+            await asyncio.sleep(60)
+            evidence.commit = commit
+            return await _until_stored(life)
+
+    assert _stored(run_virtually(work())).outcome == "promoted"
+    faults = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault")]
+    assert faults == ['fault rollout=release-2 error="AttributeError: no such thing"']
 
 
 def test_a_controller_that_dies_at_any_action_of_a_late_store_loses_nothing(world: World) -> None:
