@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from include.release.rollouts import RETIRE_SECONDS, ControllerState, RolloutRequest, RolloutStatus, TargetStatus
 from jobs.serving.canary.data_plane import DataPlane
@@ -46,6 +45,7 @@ class Controller:
         self._runners: dict[str, list[Runner]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._retirements: dict[str, asyncio.Task[None]] = {}
         self._housekeeping: list[asyncio.Task[None]] = []
         self._sequence = 0
         self._changing = asyncio.Lock()
@@ -78,7 +78,7 @@ class Controller:
                 runner.expedite()
         for target in list(self._targets.values()):
             if target.record.retiring:
-                self._spawn(target.name, self._finish_retirement(target))
+                self._start_retirement(target)
             else:
                 self._start_tasks(target)
         # In a task of its own each: unloading a release takes as long as its last request, and a store may be away.
@@ -92,7 +92,8 @@ class Controller:
 
     async def close(self) -> None:
         """End all tasks; the next controller of this folder goes on with them."""
-        tasks = [*self._housekeeping, *(task for tasks in self._tasks.values() for task in tasks)]
+        tasks = [*self._housekeeping, *self._retirements.values()]
+        tasks += [task for tasks in self._tasks.values() for task in tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -216,21 +217,26 @@ class Controller:
         """Take a target out of service and forget its history; return whether it existed.
 
         Raises:
-            RefusedError: the router does not answer in time; the retirement goes on, and can be asked for again.
+            RefusedError: the router or the disk does not take it in time; the retirement goes on, and can be asked for
+                again.
         """
-        target = self._targets.get(name)
-        if target is None:
-            return False
         async with self._changing:
+            target = self._targets.get(name)
+            if target is None:
+                return False
             if not target.record.retiring:
                 await target.save(lambda record: record.model_copy(update={"retiring": True}))
-                await self._end_tasks(name)
-                self._spawn(name, self._finish_retirement(target))
-            (task,) = self._tasks[name]
+            # A caller that was cancelled may have left it at the record.
+            if name not in self._retirements:
+                self._start_retirement(target)
+            task = self._retirements[name]
         try:
             await asyncio.wait_for(asyncio.shield(task), RETIRE_SECONDS)
         except TimeoutError:
-            raise RefusedError(f"{name} is still being taken out of service: see that router and Triton run") from None
+            raise RefusedError(
+                f"{name} is still being taken out of service: see that router and Triton run, and what the "
+                "controller's log says"
+            ) from None
         return True
 
     # Tasks.
@@ -256,10 +262,10 @@ class Controller:
         loops = (
             self._repeat(work, target=target.name) for work in (target.sync_route, target.resync, target.deploy_missing)
         )
-        self._spawn(target.name, *loops, self._run_rollouts(target))
+        self._tasks[target.name] = [asyncio.create_task(work) for work in (*loops, self._run_rollouts(target))]
 
-    def _spawn(self, name: str, *work: Coroutine[Any, Any, None]) -> None:
-        self._tasks[name] = [asyncio.create_task(coroutine) for coroutine in work]
+    def _start_retirement(self, target: Target) -> None:
+        self._retirements[target.name] = asyncio.create_task(self._retire(target))
 
     async def _end_tasks(self, name: str) -> None:
         tasks = self._tasks.pop(name, [])
@@ -301,26 +307,40 @@ class Controller:
 
     async def _collect_garbage(self) -> None:
         """Forget old rollouts, and unload what no target needs, be it of a target that was retired."""
-        await self._forget_old()
+        await self._evidence.forget_old(datetime.now(UTC) - HISTORY)
         await self._placement.collect()
 
-    async def _forget_old(self) -> None:
-        """Forget rollouts that ended longer ago than `HISTORY`, and whose evidence is in the store."""
-        oldest = datetime.now(UTC) - HISTORY
-        for rollout in [one for one in self._rollouts.values() if one.forgettable(oldest)]:
-            await self._records.forget_rollout(rollout.id)
-            self._rollouts.pop(rollout.id, None)
+    async def _retire(self, target: Target) -> None:
+        """Take a target out of service, in as many tries as that needs: it serves nothing any more, and cannot go back.
+
+        Its tasks may finish what they write first. Only this one waits for that: requests for other targets do not.
+        """
+        await self._end_tasks(target.name)
+        while True:
+            try:
+                await self._finish_retirement(target)
+                return
+            except Exception as error:
+                log("fault", target=target.name, error=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(self._data_plane.timing.retry)
 
     async def _finish_retirement(self, target: Target) -> None:
-        """Remove a target's route, its loaded releases and its history, but for evidence that is still to be stored."""
+        """Remove a target's route, its loaded releases and its history, but for evidence that is still to be stored.
+
+        Idempotent.
+        """
         target.needs.clear()
         await self._data_plane.retry_forever("the target is retired", lambda: target.set_route(target.champion_only()))
         await self._placement.collect()
-        for runner in self._runners.pop(target.name, []):
-            await self._records.forget_rollout(runner.rollout.id)
+        runners = self._runners.get(target.name, [])
+        while runners:
+            await self._records.forget_rollout(runners[0].rollout.id)
+            runners.pop(0)
         for rollout in [one for one in self._rollouts.values() if one.request.target == target.name]:
             await self._evidence.retire(rollout.id)
         await self._records.forget_target(target.name)
         del self._targets[target.name]
+        self._runners.pop(target.name, None)
         self._wake.pop(target.name, None)
+        self._retirements.pop(target.name, None)
         log("retired", target=target.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from include.errors import AnemoneError
 from jobs.serving.canary.state import evidence
@@ -14,13 +15,13 @@ _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 10.0
 
 
 class EvidenceBacklog:
-    """The rollouts that have ended without their evidence.
+    """Stores the evidence of rollouts that have ended without it, and forgets none before.
 
     It holds nothing that has to survive: the records and analysis logs on the disk are all that a restart needs.
 
     Args:
         store: root URI of the store.
-        rollouts: the ended ones by id; the controller adds to them.
+        rollouts: the ended ones by id; the controller adds to them, and only what is forgotten here leaves them.
     """
 
     def __init__(self, records: Records, store: str, rollouts: dict[str, Rollout]) -> None:
@@ -56,10 +57,26 @@ class EvidenceBacklog:
         await asyncio.to_thread(evidence.commit, self._store, stored, self._records.analysis_log(rollout.id))
         await self._end(rollout.id, uri)
 
+    async def forget_old(self, oldest: datetime) -> None:
+        """Forget the rollouts that ended before `oldest`, and whose evidence is stored.
+
+        Raises:
+            OSError: the disk does not take it; call it again then.
+        """
+        for rollout in [one.id for one in self._rollouts.values() if one.forgettable(oldest)]:
+            async with self._changing:
+                await self._forget(rollout)
+
     async def retire(self, rollout: str) -> None:
-        """Forget an ended rollout; where it lacks its evidence, only once that is stored."""
+        """Forget an ended rollout; where it lacks its evidence, only once that is stored.
+
+        Raises:
+            OSError: the disk does not take it; call it again then.
+        """
         async with self._changing:
-            found = self._rollouts[rollout]
+            found = self._rollouts.get(rollout)
+            if found is None:
+                return
             if not found.lacks_evidence:
                 await self._forget(rollout)
                 return
@@ -70,7 +87,9 @@ class EvidenceBacklog:
     async def _end(self, rollout: str, uri: str) -> None:
         """Record that the evidence is stored."""
         async with self._changing:
-            found = self._rollouts[rollout]
+            found = self._rollouts.get(rollout)
+            if found is None:
+                return
             if found.retired:
                 await self._forget(rollout)
             else:
@@ -81,8 +100,10 @@ class EvidenceBacklog:
         log("evidence_stored", rollout=rollout, evidence=uri)
 
     async def _forget(self, rollout: str) -> None:
-        await self._records.forget_rollout(rollout)
-        del self._rollouts[rollout]
+        """Forget a rollout, unless that was done before; its id may be another one's by now."""
+        if rollout in self._rollouts:
+            await self._records.forget_rollout(rollout)
+            del self._rollouts[rollout]
 
     def _delay(self, rollout: str, now: float, event: str, error: str) -> None:
         pause = self._pauses.get(rollout, _PAUSE_SECONDS)

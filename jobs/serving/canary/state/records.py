@@ -159,10 +159,12 @@ class Records:
         return self._rollouts / f"{rollout}.looks.jsonl"
 
     async def forget_rollout(self, rollout: str) -> None:
+        """Remove a rollout's record and analysis log durably. Raises OSError where the disk does not take it."""
         await self.disk.run(durable.remove, self.analysis_log(rollout))
         await self.disk.run(durable.remove, self._rollouts / f"{rollout}.json")
 
     async def forget_target(self, target: str) -> None:
+        """Remove a target's record durably. Raises OSError where the disk does not take it."""
         await self.disk.run(durable.remove, self._targets / f"{target}.json")
 
 

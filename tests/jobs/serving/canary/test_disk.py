@@ -172,6 +172,32 @@ def test_a_request_that_is_given_up_during_a_flush_is_whole_or_not_there(
     asyncio.run(work())
 
 
+def test_a_target_that_waits_for_a_disk_to_be_retired_keeps_no_other_waiting(world: World) -> None:
+    other = world.release(9).model_copy(update={"model": "other"})
+    request = world.request(9, target="other", release=other)
+
+    async def work(life: Life) -> None:
+        begun, written, save = asyncio.Event(), asyncio.Event(), life.records.save_rollout
+
+        async def slow_save(rollout: Rollout) -> None:
+            if rollout.id == "release-2" and rollout.status.state == "step":
+                begun.set()
+                await written.wait()
+            await save(rollout)
+
+        life.records.save_rollout = slow_save  # type: ignore[method-assign]
+        await life.controller.submit(world.request(2, 1, policy=QUICK))
+        await begun.wait()
+        retired = asyncio.create_task(life.controller.retire(TARGET))
+        await asyncio.sleep(1)
+        status, is_new = await asyncio.wait_for(life.controller.submit(request), 1)
+        assert (status.target, is_new, retired.done()) == ("other", True, False)
+        written.set()
+        assert await retired
+
+    with_champion(world, work)
+
+
 def test_an_analysis_log_is_read_once_however_long_it_gets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     read_bytes = Path.read_bytes

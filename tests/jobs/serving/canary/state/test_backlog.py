@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from include.artifacts.store import Store
 from include.release.rollouts import RolloutStatus
+from jobs.serving.canary import controller
 from jobs.serving.canary.analysis.runs import read
 from jobs.serving.canary.controller import RefusedError
 from jobs.serving.canary.state import evidence
-from jobs.serving.canary.state.records import Rollout
+from jobs.serving.canary.state.records import Rollout, TargetRecord
 from tests.jobs.serving.canary.state.test_upgrade import STATE
 from tests.jobs.serving.canary.world import QUICK, TARGET, Clients, Life, World, run_virtually
 
@@ -129,6 +131,81 @@ def test_a_target_that_is_retired_meanwhile_costs_no_evidence(world: World, dies
     status = RolloutStatus.model_validate_json(store.read_bytes(name, "status.json"))
     assert (status.outcome, status.evidence) == ("promoted", uri)
     assert list((world.folder / "canary" / "rollouts").iterdir()) == []
+
+
+def test_a_target_that_is_retired_while_old_rollouts_are_forgotten_goes_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with Life(world) as life:
+            await life.release(world.request(1))
+            forget, forgetting = life.records.forget_rollout, asyncio.Event()
+
+            async def slow_forget(rollout: str) -> None:
+                # The retirement's own, if there is one, ends after the other.
+                seconds = 20 if forgetting.is_set() else 10
+                forgetting.set()
+                await asyncio.sleep(seconds)
+                await forget(rollout)
+
+            life.records.forget_rollout = slow_forget  # type: ignore[method-assign]
+            monkeypatch.setattr(controller, "HISTORY", timedelta(0))
+            await forgetting.wait()
+            assert await life.controller.retire(TARGET)
+            assert (world.rollouts(), life.controller.state().targets) == ([], ())
+
+    run_virtually(work())
+
+
+@pytest.mark.parametrize("write", ["forget_rollout", "forget_target"])
+def test_a_retirement_that_a_disk_interrupts_goes_on(
+    world: World, write: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work() -> None:
+        async with Life(world) as life, Clients(world):
+            await life.release(world.request(1))
+            await life.controller.submit(world.request(2, 1))
+            await life.until(lambda: 0.1 in world.weights)
+            done, tries = getattr(life.records, write), 0
+
+            async def fail_twice(name: str) -> None:
+                nonlocal tries
+                tries += 1
+                if tries < 3:
+                    raise OSError("the disk is away")
+                await done(name)
+
+            setattr(life.records, write, fail_twice)
+            assert await life.controller.retire(TARGET)
+            assert await life.controller.retire(TARGET) is False
+            assert (world.rollouts(), life.controller.state().targets, world.router.routes) == ([], (), {})
+            await life.release(world.request(3))
+
+    run_virtually(work())
+    assert capsys.readouterr().out.count(f'fault target={TARGET} error="OSError: the disk is away"') == 2
+
+
+def test_a_retirement_whose_caller_gives_up_can_be_asked_for_again(world: World) -> None:
+    async def work() -> None:
+        async with Life(world) as life:
+            await life.release(world.request(1))
+            save, writing = life.records.save_target, asyncio.Event()
+
+            async def slow_save(record: TargetRecord) -> None:
+                writing.set()
+                await asyncio.sleep(3)
+                await save(record)
+
+            life.records.save_target = slow_save  # type: ignore[method-assign]
+            asked = asyncio.create_task(life.controller.retire(TARGET))
+            await writing.wait()
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            assert await life.controller.retire(TARGET)
+            assert (world.rollouts(), life.controller.state().targets) == ([], ())
+
+    run_virtually(work())
 
 
 def test_a_log_that_cannot_be_read_holds_up_no_other_evidence(world: World) -> None:
