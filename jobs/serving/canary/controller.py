@@ -334,7 +334,12 @@ class Controller:
         await self._placement.collect()
         runners = self._runners.get(target.name, [])
         while runners:
-            await self._records.forget_rollout(runners[0].rollout.id)
+            runner = runners[0]
+            if runner.decided:
+                await runner.finish_without_evidence("the target was taken out of service")
+                self._rollouts[runner.rollout.id] = runner.rollout
+            else:
+                await self._records.forget_rollout(runner.rollout.id)
             runners.pop(0)
         for rollout in [one for one in self._rollouts.values() if one.request.target == target.name]:
             await self._evidence.retire(rollout.id)

@@ -86,6 +86,21 @@ class Runner:
         """End as soon as possible, because a rollback waits: leave to afterwards what can be done then."""
         self._expedited.set()
 
+    async def finish_without_evidence(self, reason: str) -> None:
+        """End a decided rollout at once, whatever of it is left to do; its evidence is stored later.
+
+        Args:
+            reason: why it is not stored now.
+
+        Raises:
+            OSError: the disk does not take it; the record is as it was.
+        """
+        if not self.status.ended:
+            uri, words, ended = self._end()
+            kept = self._records.analysis_log(self.rollout.id).parent
+            message = f"{words}; its evidence is kept in {kept} and stored at {uri} as soon as possible ({reason})"
+            await self._journal.save("finished", message, evidence_pending=uri, **ended)
+
     def resume(self) -> None:
         """Let a held canary go on for another `max_seconds`."""
         self._resumes.resume()
@@ -309,9 +324,7 @@ class Runner:
 
     async def _finish(self) -> None:
         """End the rollout with its evidence; where a rollback waits, or the store is away, that is stored later."""
-        uri = evidence.evidence_uri(self._data_plane.store, self.rollout.id)
-        words = f"finished: {_in_words(self.status.outcome or 'rolled_back')}"
-        ended: dict[str, Any] = {"champion": self.target.record.champion, "weight": 0.0, "step": None}
+        uri, words, ended = self._end()
         with_evidence = noting("finished", words, evidence=uri, **ended)
         storing = await self._unless_expedited(self._store_evidence(with_evidence(self.rollout)))
         problem = storing.result() if storing.done() else "a rollback waits"
@@ -319,9 +332,13 @@ class Runner:
             await self._journal.commit(with_evidence)
             return
         await _cancel(storing)
-        kept = self._records.analysis_log(self.rollout.id).parent
-        message = f"{words}; its evidence is kept in {kept} and stored at {uri} as soon as possible ({problem})"
-        await self._journal.save("finished", message, evidence_pending=uri, **ended)
+        await self.finish_without_evidence(problem)
+
+    def _end(self) -> tuple[str, str, dict[str, Any]]:
+        """Return where the evidence will be, the words of the last note, and the figures of a rollout that ends."""
+        uri = evidence.evidence_uri(self._data_plane.store, self.rollout.id)
+        words = f"finished: {_in_words(self.status.outcome or 'rolled_back')}"
+        return uri, words, {"champion": self.target.record.champion, "weight": 0.0, "step": None}
 
     async def _store_evidence(self, ended: Rollout) -> str | None:
         """Commit the evidence; return None, or why the store did not take it in some tries."""

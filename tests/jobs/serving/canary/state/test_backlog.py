@@ -133,6 +133,45 @@ def test_a_target_that_is_retired_meanwhile_costs_no_evidence(world: World, dies
     assert list((world.folder / "canary" / "rollouts").iterdir()) == []
 
 
+@pytest.mark.parametrize("moment", ["while the store is tried", "when it is finished on the disk"])
+def test_a_target_that_is_retired_at_the_end_of_a_rollout_costs_no_evidence(world: World, moment: str) -> None:
+    async def ends(life: Life) -> None:
+        runner = life.controller._running("release-2")
+        assert runner is not None
+        if moment == "while the store is tried":
+            await life.until(lambda: runner.status.notes[-1].message.endswith("takes all of the traffic"))
+            return
+        finished, save = asyncio.Event(), life.records.save_rollout
+
+        async def slow_save(rollout: Rollout) -> None:
+            await save(rollout)
+            if rollout.status.ended:
+                finished.set()
+                await asyncio.sleep(3)
+
+        life.records.save_rollout = slow_save  # type: ignore[method-assign]
+        await finished.wait()
+        assert not runner.status.ended
+
+    async def work() -> None:
+        async with Life(world) as life, Clients(world):
+            await life.release(world.request(1))
+            await life.controller.submit(world.request(2, 1, policy=QUICK))
+            await life.until(lambda: 0.5 in world.weights)
+            world.store_up = False
+            await ends(life)
+            await life.controller.retire(TARGET)
+            assert [(one.id, one.retired) for one in world.rollouts()] == [("release-2", True)]
+            world.store_up = True
+            await life.until(lambda: not world.rollouts(), 60)
+
+    run_virtually(work())
+    uri = evidence.evidence_uri(world.store.root, "release-2")
+    status = RolloutStatus.model_validate_json(world.store.read_bytes(Store.of(uri)[1], "status.json"))
+    assert _stored(status).outcome == "promoted"
+    assert list((world.folder / "canary" / "rollouts").iterdir()) == []
+
+
 def test_a_target_that_is_retired_while_old_rollouts_are_forgotten_goes_as_well(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
