@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,53 +61,62 @@ class DatasetArrivalTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         taken = await self._load(_FILES, dict)
         former = frozenset(await self._load(_ANNOUNCED, list))
-        # The event of one of these may have died with another triggerer.
-        for arrival in await asyncio.to_thread(self._pending):
+        # Its event may have died with another triggerer, and one event wakes for all.
+        if (arrival := await asyncio.to_thread(self._oldest_pending)) is not None:
             yield TriggerEvent(arrival.model_dump())
         seen: dict[Path, _Seen] = {}
         while True:
             now = asyncio.get_running_loop().time()
             found = await asyncio.to_thread(_snapshot, Path(self.folder))
-            seen = {path: file for path, file in seen.items() if found.get(path) == file.version}
-            kept = {path.name: taken[path.name] for path in found if path.name in taken}
-            changed = kept != taken
-            taken = kept
-            for path, version in found.items():
-                if taken.get(path.name) == _text(version):
-                    continue
-                file = seen.setdefault(path, _Seen(version, now))
-                if file.is_unreadable or now - file.since < self.settle_seconds:
-                    continue
-                if file.digest is None:
-                    try:
-                        digest = await asyncio.to_thread(_dataset_digest, path)
-                    except OSError as error:
-                        self.log.warning("%s cannot be read and is ignored until it changes: %s", path, error)
-                        file.is_unreadable = True
-                        continue
-                    if (await asyncio.to_thread(_snapshot, Path(self.folder))).get(path) != version:
-                        continue
-                    file.digest = digest
-                arrival = Arrival(
-                    source=str(path), digest=file.digest, bytes=version[0], recipe=self.recipe or platform_recipe()
-                )
-                try:
-                    is_new = file.digest not in former and await asyncio.to_thread(self._announce, arrival)
-                except (AnemoneError, OSError) as error:
-                    if not file.is_delayed:
-                        self.log.warning("%s has arrived and is announced later: %s", path, error)
-                        file.is_delayed = True
-                    continue
-                taken[path.name] = _text(version)
-                changed = True
-                if is_new:
-                    self.log.info("data set arrived: %s (%s)", path, file.digest[:12])
+            before, taken = taken, {path.name: taken[path.name] for path in found if path.name in taken}
+            seen = {
+                path: file if (file := seen.get(path)) and file.version == version else _Seen(version, now)
+                for path, version in found.items()
+                if taken.get(path.name) != _text(version)
+            }
+            for path, file in seen.items():
+                settled = now - file.since >= self.settle_seconds
+                if settled and (arrival := await self._take(path, file, former)) is not None:
                     yield TriggerEvent(arrival.model_dump())
-                else:
-                    self.log.info("%s holds a data set that was announced before (%s)", path, file.digest[:12])
-            if changed:
+            taken |= {path.name: _text(file.version) for path, file in seen.items() if file.is_taken}
+            if taken != before:
                 await self._save(_FILES, taken)
             await asyncio.sleep(self.poll_seconds)
+
+    async def _take(self, path: Path, file: _Seen, former: Collection[str]) -> Arrival | None:
+        """Take a file, unless it changes meanwhile, or it or the store is away: it is tried again at the next look.
+
+        Args:
+            former: digests of what was announced before there were records of it.
+
+        Returns:
+            What has arrived; None where nothing has, or its run was started before.
+        """
+        try:
+            if (digest := await self._digest(path, file)) is None:
+                return None
+            recipe = self.recipe or platform_recipe()
+            arrival = Arrival(source=str(path), digest=digest, bytes=file.version[0], recipe=recipe)
+            is_new = digest not in former and await asyncio.to_thread(self._announce, arrival)
+        except (AnemoneError, OSError) as error:
+            if not file.is_delayed:
+                self.log.warning("%s has arrived and is announced later: %s", path, error)
+                file.is_delayed = True
+            return None
+        file.is_taken = True
+        if not is_new:
+            self.log.info("%s holds a data set that was announced before (%s)", path, digest[:12])
+            return None
+        self.log.info("data set arrived: %s (%s)", path, digest[:12])
+        return arrival
+
+    async def _digest(self, path: Path, file: _Seen) -> str | None:
+        """Return the digest of a file's content; None where it changed while it was read. Raises OSError."""
+        if file.digest is None:
+            digest = await asyncio.to_thread(_dataset_digest, path)
+            if (await asyncio.to_thread(_snapshot, Path(self.folder))).get(path) == file.version:
+                file.digest = digest
+        return file.digest
 
     def _announce(self, arrival: Arrival) -> bool:
         """Note durably that the data set has arrived; return False where its run was started already."""
@@ -117,17 +126,17 @@ class DatasetArrivalTrigger(BaseEventTrigger):
         announcements.add(arrival)
         return True
 
-    def _pending(self) -> list[Arrival]:
-        """Return one of the arrivals whose run is to be started, if there are any: one event wakes for all of them."""
+    def _oldest_pending(self) -> Arrival | None:
+        """Return the oldest arrival that can be read and whose run is to be started, if there is one."""
         try:
             announcements = arrivals_of_platform()
             for key in announcements.pending():
                 with suppress(ArtifactError):
                     if (arrival := announcements.read(key)) is not None:
-                        return [arrival]
+                        return arrival
         except (AnemoneError, OSError) as error:
             self.log.warning("what is announced already waits for the clock: %s", error)
-        return []
+        return None
 
     async def _load(self, key: str, kind: type[T]) -> T:
         stored = None if self.asset_state_store is None else await self.asset_state_store.aget(key, default=None)
@@ -140,13 +149,13 @@ class DatasetArrivalTrigger(BaseEventTrigger):
 
 @dataclass
 class _Seen:
-    """A file that was not taken yet: since when it has been as it is, and what is known of its content."""
+    """A file that was not taken before this look: since when it has been as it is, and what became of it so far."""
 
     version: tuple[int, ...]
     since: float
     digest: str | None = None
-    is_unreadable: bool = False
     is_delayed: bool = False
+    is_taken: bool = False
 
 
 def _snapshot(folder: Path) -> dict[Path, tuple[int, ...]]:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 
 import pytest
 
@@ -116,12 +118,26 @@ def test_what_is_no_file_or_cannot_be_read_does_not_stop_the_others(tmp_path, mo
         return real(path)
 
     monkeypatch.setattr(trigger, "file_digest", digest)
-    state = AssetState()
-    assert [event["source"] for event in asyncio.run(events(watch(tmp_path, state)))] == [str(tmp_path / "d.jsonl")]
-    monkeypatch.setattr(trigger, "file_digest", real)
-    start_all()
-    restarted = asyncio.run(events(watch(tmp_path, state)))
-    assert [event["source"] for event in restarted] == [str(tmp_path / "c-unreadable.jsonl")]
+    assert [event["source"] for event in asyncio.run(events(watch(tmp_path)))] == [str(tmp_path / "d.jsonl")]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_file_that_cannot_be_read_for_a_while_is_delayed_and_not_lost(tmp_path, monkeypatch, capsys, number):
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\n")
+    tries = []
+    real = trigger.file_digest
+
+    def digest(path):
+        tries.append(path)
+        if len(tries) < 4:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(trigger, "file_digest", digest)
+    assert [event["source"] for event in asyncio.run(events(watch(tmp_path)))] == [str(path)]
+    assert len(tries) == 4
+    assert capsys.readouterr().out.count(f"{path} has arrived and is announced later: [Errno {number}]") == 1
 
 
 def test_a_store_that_is_away_delays_an_announcement_and_loses_none(tmp_path, own_store, monkeypatch, capsys):
