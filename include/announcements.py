@@ -5,7 +5,8 @@ event tells is written down before the event is sent, below the store's root, in
 
     announced/<asset>/pending/<key>.json        no run was started for it yet
     announced/<asset>/started/<run key>.json    this run was started; never removed
-    announced/<asset>/refused/<key>.json        was pending, and cannot be read: a person decides
+    announced/<asset>/refused/<key>.json        was pending, and cannot be read: a person decides; further ones of this
+                                                key are <key>-2.json, <key>-3.json, …
 
 Whoever works through the pending ones asks for the started one, starts the run under a fixed run id, creates the
 started one, and removes the pending one, in this order. Each step can be repeated, so a crash between two of them loses
@@ -15,6 +16,7 @@ lists what is pending and nothing else: what was started before costs it nothing
 
 from __future__ import annotations
 
+import itertools
 import json
 from abc import abstractmethod
 from datetime import UTC, datetime
@@ -82,13 +84,12 @@ class Announcements(Generic[A]):
         Raises:
             ArtifactError: it cannot be read as one.
         """
-        path = self._pending(key)
         try:
-            return self._kind.model_validate_json(self._store.read_file(path))
+            return self._kind.model_validate_json(self._store.read_file(self._pending(key)))
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise ArtifactError(f"{self._store.root}/{path} is damaged: {first_problem(error)}") from None
+            raise ArtifactError(f"{self.place(key)} is damaged: {first_problem(error)}") from None
 
     def was_started(self, run: Run) -> bool:
         """Return whether the run was started for an announcement, at any time, whatever became of the run."""
@@ -114,6 +115,8 @@ class Announcements(Generic[A]):
     def refuse(self, key: str) -> str | None:
         """Set a pending announcement aside, so that no pass reads it again.
 
+        What was refused before stays beside it: one of the two is what a person has corrected by now.
+
         Returns:
             Where it lies then; None where it is not pending any more.
         """
@@ -121,10 +124,23 @@ class Announcements(Generic[A]):
             data = self._store.read_file(self._pending(key))
         except FileNotFoundError:
             return None
-        path = f"{self._folder}/refused/{key}.json"
-        self._store.create(path, data)
+        names = itertools.chain([key], (f"{key}-{number}" for number in itertools.count(2)))
+        path = next(path for name in names if self._lies_at(path := f"{self._folder}/refused/{name}.json", data))
         self.settle(key)
         return f"{self._store.root}/{path}"
+
+    def place(self, key: str) -> str:
+        """Return where a pending announcement lies."""
+        return f"{self._store.root}/{self._pending(key)}"
+
+    def _lies_at(self, path: str, data: bytes) -> bool:
+        """Write data to a path where nothing is; return whether the path holds these bytes then."""
+        if self._store.create(path, data):
+            return True
+        try:
+            return self._store.read_file(path) == data
+        except FileNotFoundError:
+            return False
 
     def _pending(self, key: str) -> str:
         return f"{self._folder}/pending/{key}.json"

@@ -77,6 +77,17 @@ def test_what_cannot_be_read_says_where_it_lies_and_can_be_set_aside(letters, st
     assert letters.pending() == []
 
 
+def test_a_correction_that_is_still_bad_lies_beside_what_was_refused_before(letters, store):
+    for number, data in enumerate((b"{", b"[", b"[", b"{", b"("), 1):
+        # A person copies, and does not move.
+        store.create("announced/letters/pending/0123.json", data)
+        where = letters.refuse("0123")
+        assert where is not None and store.read_file(where.removeprefix(f"{store.root}/")) == data, number
+        assert letters.pending() == []
+    found = {entry.path.rpartition("/")[2] for entry in store.listing("announced/letters/refused")}
+    assert found == {"0123.json", "0123-2.json", "0123-3.json"}
+
+
 def test_the_oldest_comes_first(tmp_path):
     (tmp_path / "store").mkdir()
     letters = Announcements(Store(f"file://{tmp_path}/store", existing=True), Letter)
