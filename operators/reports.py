@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg, get_current_context, task
 
-from include.errors import TryAgainError
+from include.errors import AnemoneError
 from include.recipes.resolved import Section
 from operators.errors import FAILURE_MESSAGE_KEY
 from operators.gates.sensor import GateSensor
@@ -17,6 +18,8 @@ from operators.store import store_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
+
+_log = logging.getLogger(__name__)
 
 _SHOWN = ("name", "description", "gates")
 """Of a plan, on the page."""
@@ -112,11 +115,12 @@ def run_outcome(
 
 
 def _is_stored(uri: str) -> bool:
-    """Return whether the artifact is in the store by now; a store that is away does not have it yet."""
-    store, name = store_of(uri)
+    """Return whether the artifact can be read from the store by now: without it, the page still tells of the run."""
     try:
+        store, name = store_of(uri)
         return store.manifest(name) is not None
-    except TryAgainError:
+    except AnemoneError as error:
+        _log.warning("the report says where the rollout's evidence will be, which cannot be read now: %s", error)
         return False
 
 

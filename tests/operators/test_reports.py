@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,14 @@ def test_evidence_that_is_stored_later_is_told_until_it_is_there(store, commit, 
     uri = store.uri("canary-1")
     config, inputs = outcome({}, {("canary", EVIDENCE_KEY): uri, ("canary", EVIDENCE_PENDING_KEY): uri})
     assert (config.evidence_pending, inputs["rollout"]) == ((None, uri) if stored else (uri, None))
+
+
+def test_evidence_that_is_damaged_costs_no_report(store, commit):
+    commit("canary-1", {"status.json": "{}"})
+    (Path(store.root.removeprefix("file://")) / "canary-1" / "manifest.json").write_text("{")
+    uri = store.uri("canary-1")
+    config, inputs = outcome({}, {("canary", EVIDENCE_KEY): uri, ("canary", EVIDENCE_PENDING_KEY): uri})
+    assert (config.evidence_pending, inputs["rollout"]) == (uri, None)
 
 
 def planned(overrides):
