@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from include.errors import TryAgainError
+
+if TYPE_CHECKING:
+    from airflow.sdk.execution_time.comms import ErrorResponse
 
 
 def start_run(dag_id: str, run_id: str, conf: Mapping[str, Any]) -> bool:
@@ -26,19 +29,22 @@ def start_run(dag_id: str, run_id: str, conf: Mapping[str, Any]) -> bool:
     try:
         answer = task_runner.SUPERVISOR_COMMS.send(request)
     except AirflowRuntimeError as error:
-        raise TryAgainError(f"the run {run_id} of {dag_id} was not started: {_reason(error)}") from None
+        answer = error.error
     if not isinstance(answer, ErrorResponse):
         return True
     if answer.error == ErrorType.DAGRUN_ALREADY_EXISTS:
         return False
-    raise TryAgainError(f"the run {run_id} of {dag_id} was not started: {answer.error.value} {answer.detail}")
+    raise TryAgainError(
+        f"the run {run_id} of {dag_id} was not started: {_reason(answer)}; the clock tries again within five minutes: "
+        f"see the import errors of {dag_id} in Airflow's web UI if it fails again"
+    )
 
 
-def _reason(error: Any) -> str:
-    """Return Airflow's own words."""
-    detail = error.error.detail or {}
-    inner = detail.get("detail")
-    # The API server's answer as FastAPI sends it: {"detail": {"reason", "message"}}.
-    inner = inner.get("detail", inner) if isinstance(inner, dict) else inner
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or detail.get("message") or error)
+def _reason(answer: ErrorResponse) -> str:
+    """Return Airflow's own words: the innermost of {"message", "detail": {"detail": {"reason", "message"}}}."""
+    words: Any = answer.error.value
+    inner: Any = answer.detail
+    while isinstance(inner, dict):
+        words = inner.get("message") or words
+        inner = inner.get("detail")
+    return str(inner or words)
