@@ -70,7 +70,7 @@ def start_announced_runs(
             if (aside := announcements.refuse(key)) is not None:
                 problems.refused(f"{error}; what was announced lies in {aside}: correct it and move it to pending/")
         except AnemoneError as error:
-            problems.failed(str(error))
+            problems.failed(f"{announcements.place(key)} starts no run now: {error}")
     problems.raise_any()
     return started
 

@@ -133,6 +133,7 @@ def test_a_start_that_airflow_refuses_keeps_none_of_the_others_and_is_tried_agai
     airflow_runs.refuses[refused.run_id] = "Dag with dag_id 'customize' has import errors and cannot be triggered"
     with pytest.raises(AirflowException, match=f"the run {refused.run_id} of customize was not started: Dag with") as e:
         start_customizations(asset_context())
+    assert str(e.value).startswith(f"{arrivals_of_platform().place(arrived(1).key)} starts no run now: ")
     assert not isinstance(e.value, AirflowFailException)
     assert len(airflow_runs.started) == 2
     airflow_runs.refuses.clear()
