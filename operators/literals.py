@@ -19,7 +19,7 @@ class LiteralFields:
     that ends like a template's, and reaches the task as it was given.
     """
 
-    literal_fields: ClassVar[frozenset[str]]
+    literal_fields: ClassVar[frozenset[str]] = frozenset()
 
     def _do_render_template_fields(
         self,

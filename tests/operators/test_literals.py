@@ -10,6 +10,7 @@ from airflow.sdk import DAG, BaseOperator, Param, XComArg
 from include.recipes import resolve
 from include.recipes.resolved import Section
 from operators import CanaryRolloutOperator, GateSensor, LocalJobOperator, stage
+from operators.literals import LiteralFields
 
 TEXTS = {
     "chat_template": "{% generation %}{{ bos_token }}{{ messages[0] }}",
@@ -97,6 +98,17 @@ def test_limits_and_policies_are_no_templates_and_what_a_dag_names_still_is(dag)
     )
     assert rendered(release).policy == {"quality": TEXTS}
     assert (release.target, release.drill) == ("kubectl", "slow")
+
+
+def test_a_subclass_that_names_no_literal_field_has_templates_as_any_operator(dag):
+    class Named(LiteralFields, BaseOperator):
+        template_fields = ("target",)
+
+        def __init__(self, *, target, **more):
+            super().__init__(**more)
+            self.target = target
+
+    assert rendered(Named(task_id="named", target="{{ params.model }}")).target == "kubectl"
 
 
 def test_a_section_of_a_pod_is_not_read_from_a_file(dag, monkeypatch):
