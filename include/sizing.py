@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from itertools import combinations
 from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from include.errors import ConfigurationError
 from include.platforms.cluster import Cluster
@@ -54,7 +57,7 @@ def require_gpus(sections: Mapping[str, Section | None], cluster: Cluster) -> No
         if gpus and gpus != processes:
             raise ConfigurationError(
                 f"{stage} runs {_many(processes, 'process')} on a node, and a pod of the size {name} has "
-                f"{_many(gpus, 'GPU')}: {_remedy(stage, processes, gpus, cluster, trains='processes' in config)}"
+                f"{_many(gpus, 'GPU')}: {_remedy(stage, config, gpus, cluster)}"
             )
 
 
@@ -76,7 +79,7 @@ def require_memory(config: Config, model: Mapping[str, Any], parameters: int, si
             f"{gib(memory.gradients)}, AdamW's moments {gib(memory.moments)}: {parameters / 1e9:.2f} billion "
             f"parameters, {config.method} in {config.dtype}, {config.strategy} over "
             f"{_many(config.processes, 'process')}), and one of the size {size} has {gib(gpu_memory)}: "
-            f"{' or '.join(_smaller(config))}"
+            f"{' or '.join(_ways(config, model, parameters, gpu_memory)) or 'choose a smaller base model'}"
         )
     return memory
 
@@ -184,26 +187,46 @@ class _Shape(NamedTuple):
             return None
 
 
-def _smaller(config: Config) -> list[str]:
-    """Return changes that reduce `Memory.state`, the smallest change first."""
-    found = []
-    if config.strategy == "ddp" and config.processes > config.nodes:
-        found.append("set finetune.strategy: fsdp2")
-    else:
-        found.append("train with strategy fsdp2 and more finetune.processes, in a size of more GPUs (sizes.finetune)")
-    if config.method == "sft":
-        found.append("set finetune.method: lora")
-    if config.dtype == "float32":
-        found.append("set finetune.dtype: bfloat16")
-    return found
+_SAVING = (("strategy", "fsdp2"), ("method", "lora"), ("dtype", "bfloat16"))
+_GPUS = (2, 4, 8, 16)
+"""Of one machine."""
 
 
-def _remedy(stage: str, processes: int, gpus: int, cluster: Cluster, *, trains: bool) -> str:
+def _ways(config: Config, model: Mapping[str, Any], parameters: int, gpu_memory: float) -> list[str]:
+    """Return the overrides of which each lets `Memory.state` fit by itself: as few keys as will do, or more GPUs."""
+
+    def fits(changes: Mapping[str, Any]) -> bool:
+        kept = config.model_dump(exclude={"lora"} if "method" in changes else set())
+        try:
+            changed = Config.model_validate({**kept, **changes})
+        except ValidationError:
+            return False
+        return training_memory(changed, model, parameters).state <= gpu_memory
+
+    saving = [(key, value) for key, value in _SAVING if getattr(config, key) != value]
+    tried = [[dict(chosen) for chosen in combinations(saving, count)] for count in range(1, len(saving) + 1)]
+    fewest: list[dict[str, str]] = next(filter(None, ([one for one in some if fits(one)] for some in tried)), [])
+    ways = [f"set {_overrides(changes)}" for changes in fewest]
+    more: list[dict[str, Any]] = [{"strategy": "fsdp2", "processes": gpus * config.nodes} for gpus in _GPUS]
+    enough = next((one for one in more if one["processes"] > config.processes and fits(one)), None)
+    if enough is not None and {"strategy": "fsdp2"} not in fewest:
+        gpus = enough["processes"] // config.nodes
+        ways.append(f"set {_overrides(enough)} in a size of {gpus} GPUs (sizes.finetune)")
+    return ways
+
+
+def _overrides(changes: Mapping[str, Any]) -> str:
+    return " and ".join(f"finetune.{key}: {value}" for key, value in changes.items())
+
+
+def _remedy(stage: str, config: Mapping[str, Any], gpus: int, cluster: Cluster) -> str:
+    nodes = config.get("nodes", 1)
+    processes = config.get("processes", 1) // nodes
     fitting = sorted(name for name, size in cluster.sizes.items() if size.gpus == processes)
     ways = [f"set sizes.{stage}: {fitting[0]}"] if fitting else []
-    if trains:
-        ways.append(f"let it have {_many(gpus, 'process')} a node ({stage}.processes)")
-    return " or ".join(ways) or f"the platform has no size of {_many(processes, 'GPU')}; add one"
+    if "processes" in config:
+        ways.append(f"set {stage}.processes: {gpus * nodes}")
+    return " or ".join(ways) or f"the platform has no size of {_many(processes, 'GPU')}: add one to its cluster.sizes"
 
 
 def _many(number: int, thing: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from include.errors import ConfigurationError
 from include.platforms import load_platform
-from include.platforms.cluster import Cluster, amount
+from include.platforms.cluster import Cluster, Size, amount
 from include.recipes import recipe_names, resolve
 from include.recipes.resolved import Section
 from include.sizing import require_gpus, require_memory, training_memory
@@ -26,9 +26,13 @@ PARAMETERS = 7_615_616_512
 A100 = 40 * GIB
 
 
+def given(changes: dict[str, Any]) -> dict[str, Any]:
+    usual = {"steps": 10, "learning_rate": 1e-5, "max_tokens": 2048, "chat_template": "x", "global_batch_size": 64}
+    return {**usual, "local_batch_size": 1, **changes}
+
+
 def config(**changes: Any) -> Config:
-    given = {"steps": 10, "learning_rate": 1e-5, "max_tokens": 2048, "chat_template": "x", "global_batch_size": 64}
-    return Config(**{**given, "local_batch_size": 1, **changes})
+    return Config(**given(changes))
 
 
 @pytest.fixture
@@ -86,18 +90,35 @@ def test_rows_and_recomputing_change_the_activations_only():
             {"method": "sft"},
             r"at least 113\.5 GiB on each GPU \(weights 28\.4 GiB, gradients 28\.4 GiB, AdamW's moments 56\.7 GiB: "
             r"7\.62 billion parameters, sft in float32, ddp over 1 process\), and one of the size gpu8 has 40\.0 GiB: "
-            r".*more finetune\.processes.* or set finetune\.method: lora or set finetune\.dtype: bfloat16",
+            r"set finetune\.method: lora or set finetune\.strategy: fsdp2 and finetune\.processes: 4 in a size of 4 "
+            r"GPUs \(sizes\.finetune\)$",
         ),
         (
             {"method": "sft", "processes": 8, "dtype": "bfloat16"},
-            r"set finetune\.strategy: fsdp2 or set finetune\.method",
+            r": set finetune\.strategy: fsdp2 or set finetune\.method: lora$",
         ),
-        ({"method": "sft", "strategy": "fsdp2", "processes": 2}, "56.7 GiB on each GPU"),
+        ({"method": "sft", "strategy": "fsdp2", "processes": 2}, r"56\.7 GiB on .*or set finetune\.dtype: bfloat16 or"),
     ],
 )
-def test_what_cannot_fit_is_refused_with_the_numbers_and_a_remedy(changes, says):
-    with pytest.raises(ConfigurationError, match=says):
-        require_memory(config(**changes), QWEN_7B, PARAMETERS, "gpu8", A100)
+@pytest.mark.parametrize("gpu_memory", [A100, 16 * GIB, 12 * GIB])
+@pytest.mark.remedy("set … in a size of … GPUs (sizes.finetune)")
+def test_what_cannot_fit_is_refused_with_the_numbers_and_remedies_that_help(changes, says, gpu_memory):
+    with pytest.raises(ConfigurationError, match=says if gpu_memory == A100 else "on each GPU") as refused:
+        require_memory(config(**changes), QWEN_7B, PARAMETERS, "gpu8", gpu_memory)
+    remedies = str(refused.value).rpartition("GiB: ")[2].split(" or ")
+    assert remedies
+    for remedy in remedies:
+        followed = dict(re.findall(r"finetune\.(\w+): (\w+)", remedy))
+        require_memory(Config.model_validate({**given(changes), **followed}), QWEN_7B, PARAMETERS, "gpu8", gpu_memory)
+        if gpus := re.search(r"in a size of (\d+) GPUs \(sizes\.finetune\)", remedy):
+            sizes = {"new": Size(cpu="1", memory="1Gi", gpus=int(gpus[1]))}
+            finetune = Section(job="finetune", config={"processes": int(followed["processes"]), "nodes": 1}, size="new")
+            require_gpus({"finetune": finetune}, CLUSTER.model_copy(update={"sizes": sizes}))
+
+
+def test_what_no_size_holds_needs_another_model():
+    with pytest.raises(ConfigurationError, match="has 0.1 GiB: choose a smaller base model$"):
+        require_memory(config(), QWEN_7B, PARAMETERS, "gpu8", GIB / 10)
 
 
 def test_long_rows_are_no_reason_since_a_smaller_micro_batch_is_tried():
@@ -151,7 +172,7 @@ def test_a_gpu_a_process_or_none_at_all_is_right(finetune, size):
             None,
             None,
             r"finetune runs 8 processes on a node, and a pod of the size gpu1 has 1 GPU: set sizes\.finetune: gpu8 or "
-            r"let it have 1 process a node \(finetune\.processes\)",
+            r"set finetune\.processes: 1$",
         ),
         (
             {"processes": 1, "nodes": 1},
@@ -159,20 +180,32 @@ def test_a_gpu_a_process_or_none_at_all_is_right(finetune, size):
             None,
             r"1 process on a node, .* gpu8 has 8 GPUs: set sizes\.finetune: gpu1",
         ),
-        ({"processes": 4, "nodes": 2}, "gpu8", None, r"2 processes on a node.*: let it have 8 processes a node"),
+        ({"processes": 4, "nodes": 2}, "gpu8", None, r"2 processes on a node.*: set finetune\.processes: 16"),
         ({"processes": 1, "nodes": 1}, None, "gpu8", r"evaluate runs 1 process .* set sizes\.evaluate: gpu1"),
         ({"processes": 1, "nodes": 1}, "gpu9", None, "size 'gpu9', which this platform lacks"),
     ],
 )
+@pytest.mark.remedy("set sizes.…: …", "set ….processes: …")
 def test_too_many_processes_and_idle_gpus_are_refused(finetune, size, evaluate, says):
     with pytest.raises(ConfigurationError, match=says) as refused:
         require_gpus(sections(finetune, size, evaluate), CLUSTER)
     if remedy := re.search(r"set sizes\.(\w+): (\w+)", str(refused.value)):
         sizes = {"finetune": size, "evaluate": evaluate, remedy[1]: remedy[2]}
         require_gpus(sections(finetune, sizes["finetune"], sizes["evaluate"]), CLUSTER)
-    if remedy := re.search(r"let it have (\d+) process(?:es)? a node", str(refused.value)):
-        more = {**finetune, "processes": int(remedy[1]) * finetune["nodes"]}
-        require_gpus(sections(more, size, evaluate), CLUSTER)
+    if remedy := re.search(r"set finetune\.processes: (\d+)", str(refused.value)):
+        require_gpus(sections({**finetune, "processes": int(remedy[1])}, size, evaluate), CLUSTER)
+
+
+@pytest.mark.remedy("add one to its cluster.sizes")
+def test_a_size_that_is_lacking_is_added_and_named():
+    sizes = {name: size for name, size in CLUSTER.sizes.items() if name != "gpu1"}
+    idle = sections({"processes": 8, "nodes": 1}, "gpu8", "gpu8")
+    with pytest.raises(ConfigurationError, match=r"has no size of 1 GPU: add one to its cluster\.sizes$"):
+        require_gpus(idle, CLUSTER.model_copy(update={"sizes": sizes}))
+    added = CLUSTER.model_copy(update={"sizes": {**sizes, "small": Size(cpu="1", memory="1Gi", gpus=1)}})
+    with pytest.raises(ConfigurationError, match=r": set sizes\.evaluate: small$"):
+        require_gpus(idle, added)
+    require_gpus(sections({"processes": 8, "nodes": 1}, "gpu8", "small"), added)
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names("finetune") if "gpu" in name])
