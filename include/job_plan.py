@@ -151,8 +151,8 @@ class JobPlan:
             return manifest
         if exit_code == ExitCode.KILLED:
             message = (
-                f"job {job} was killed (exit 137): most often memory ran out; lower {job}'s batch size, "
-                "give it more memory, or stop what else runs here"
+                f"job {job} was killed (exit 137): most often memory ran out; {self.spec.more_memory()}, or stop what "
+                "else runs here"
             )
             raise JobFailedError(message, retryable=True, exit_code=exit_code)
         message = failure_message or f"job {job} ended with exit code {exit_code} and no message: read its log above"

@@ -103,15 +103,22 @@ class JobSpec(Model, Generic[C, I]):
         kind: "job" is a pure function of its spec, so an existing result is reused; an "effect" changes the world
             or reads what others change, so it always runs and its record gets a name of its own each time.
         environment: which lock file (`requirements/<environment>.txt`), and on a cluster which image, runs it.
+        memory_key: the key of a recipe that is lowered where the job has run out of memory.
     """
 
     kind: ClassVar[Literal["job", "effect"]] = "job"
     environment: ClassVar[str] = "jobs"
+    memory_key: ClassVar[str | None] = None
 
     job: str
     config: C
     inputs: I
     output: Output
+
+    @classmethod
+    def more_memory(cls, more: str = "give it more memory") -> str:
+        """Return what to do where the job has run out of memory; `more`: how it gets more."""
+        return more if cls.memory_key is None else f"lower {cls.memory_key}, or {more}"
 
     @classmethod
     def observe(cls, config: C, access: Access | None = None) -> C:

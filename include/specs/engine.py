@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,7 +56,8 @@ class Config(Model):
     def _room_for_a_prompt(self) -> Config:
         if self.max_new_tokens >= self.max_tokens:
             raise ValueError(
-                f"max_new_tokens {self.max_new_tokens} leaves no room for a prompt within max_tokens {self.max_tokens}"
+                f"max_new_tokens {self.max_new_tokens} leaves no room for a prompt within max_tokens "
+                f"{self.max_tokens}: lower engine.max_new_tokens, or raise engine.max_tokens"
             )
         return self
 
@@ -85,4 +86,5 @@ class Spec(JobSpec[Config, Inputs]):
     "score_loss_upper": upper end of its 95 % interval}.
     """
 
+    memory_key: ClassVar[str | None] = "engine.batch_size"
     job: Literal["engine"] = "engine"

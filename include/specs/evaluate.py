@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -56,4 +56,5 @@ class Spec(JobSpec[Config, Inputs]):
     `answers.jsonl`: {"id", "label"?, "prompt", "reference", "answers": {name: text}} a line.
     """
 
+    memory_key: ClassVar[str | None] = "evaluate.batch_size"
     job: Literal["evaluate"] = "evaluate"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -83,7 +83,7 @@ class Config(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.method == "sft" and self.lora is not None:
-            raise ValueError("lora: belongs to method lora; remove it, or set method: lora")
+            raise ValueError("finetune.lora belongs to the method lora: remove it, or set finetune.method: lora")
         if self.global_batch_size % (self.local_batch_size * self.processes):
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of local_batch_size × processes "
@@ -94,19 +94,22 @@ class Config(Model):
         if self.strategy == "fsdp2" and self.processes == self.nodes > 1:
             raise ValueError(
                 f"strategy fsdp2 shards within a node, and {self.nodes} nodes with one process each leave nothing to "
-                "shard: set strategy: ddp, or more processes"
+                "shard: set finetune.strategy: ddp, or raise finetune.processes"
             )
         if self.activation_checkpointing and self.strategy == "ddp" and self.processes > 1:
             raise ValueError(
-                "activation_checkpointing of several processes needs strategy: fsdp2; remove it, or set the strategy"
+                "activation_checkpointing of several processes needs fsdp2: set finetune.strategy: fsdp2, or "
+                "finetune.activation_checkpointing: false"
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(
-                f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps: make it smaller than steps"
+                f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps: lower finetune.warmup_steps, "
+                "or raise finetune.steps"
             )
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower it"
+                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}: lower "
+                "finetune.min_learning_rate"
             )
         return self
 
@@ -124,4 +127,5 @@ class Spec(JobSpec[Config, Inputs]):
     `validation.jsonl`, one {"step", "loss"} a line. Losses are means over the answers' tokens, in nats.
     """
 
+    memory_key: ClassVar[str | None] = "finetune.local_batch_size"
     job: Literal["finetune"] = "finetune"

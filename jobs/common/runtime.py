@@ -114,7 +114,7 @@ def main(name: str, run: Callable[[Job[Any]], None]) -> None:
             _fail(ExitCode.TRY_AGAIN, f"no space left ({where}): free some, then clear this task")
         traceback.print_exc()
         if isinstance(error, MemoryError):
-            _fail(ExitCode.KILLED, "memory ran out: lower the batch size, or give the job more memory")
+            _fail(ExitCode.KILLED, f"memory ran out: {spec_class(name).more_memory()}")
         _fail(ExitCode.FAULT, f"{type(error).__name__}: {error} (a bug, or an unforeseen case; the traceback is above)")
 
 

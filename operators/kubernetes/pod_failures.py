@@ -18,7 +18,9 @@ from kubernetes.utils.quantity import parse_quantity
 from include.errors import ExitCode
 from include.job_environment import ERROR_PREFIX
 from include.job_plan import JobFailedError
-from operators.kubernetes.pod_spec import CONTAINER
+from include.specs import job_names, spec_class
+from include.specs.base import JobSpec
+from operators.kubernetes.pod_spec import CONTAINER, JOB_LABEL
 
 OVERDUE_SECONDS = 60.0
 """How long after its grace period a pod may still be there before its node counts as lost."""
@@ -129,9 +131,11 @@ def ended_by_cluster(pod: Any, container: str = CONTAINER) -> JobFailedError | N
         )
     if ended is not None and ended.reason == "OOMKilled":
         limit = next((found.resources.limits or {} for found in pod.spec.containers if found.name == container), {})
+        job = (pod.metadata.labels or {}).get(JOB_LABEL)
+        spec = spec_class(job) if job in job_names() else JobSpec
         return JobFailedError(
             f"pod {name} ran out of memory (limit {limit.get('memory', 'none')}, the volume at /dev/shm included): "
-            "lower the job's batch size, or give its size more memory in the platform's cluster.sizes",
+            + spec.more_memory("give its size more memory in the platform's cluster.sizes"),
             retryable=False,
         )
     if ended is not None and ended.reason in ("ContainerCannotRun", "StartError"):
@@ -271,7 +275,9 @@ def refusal(message: str, action: str, *, pods: int = 1) -> JobFailedError | Non
     """
     if "exceeded quota" in message:
         if _exceeds_hard_limit(message, pods):
-            remedy = "raise the quota, or request less" + (" (finetune.nodes)" if pods > 1 else "")
+            remedy = "raise the quota, or request less in the platform's cluster.sizes"
+            if pods > 1:
+                remedy = "raise the quota, or lower finetune.nodes"
             return JobFailedError(
                 f"the namespace's quota can never allow to {action} ({message}): {remedy}", retryable=False
             )
@@ -293,7 +299,8 @@ def refusal(message: str, action: str, *, pods: int = 1) -> JobFailedError | Non
         )
     if "priority class" in message.lower() or "priorityclass" in message.lower():
         return JobFailedError(
-            f"the cluster cannot {action} ({message}): create the PriorityClass, or take it from the size",
+            f"the cluster cannot {action} ({message}): create the PriorityClass, or take it from the size in "
+            "cluster.sizes",
             retryable=False,
         )
     if _NO_SERVICE_ACCOUNT.search(message):

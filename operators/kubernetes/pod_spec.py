@@ -27,6 +27,9 @@ CONTAINER = "base"
 
 SCRATCH = "/scratch"
 
+JOB_LABEL = "app.kubernetes.io/component"
+"""Label: the pod's job."""
+
 SPEC_ANNOTATION = "anemone/spec"
 """Annotation: URI of the spec that the pod works on, which names its output."""
 
@@ -115,7 +118,7 @@ def job_pod(spec: JobSpec, uri: str, platform: Platform, *, size: str | None = N
     labels = {
         **cluster.labels,
         "app.kubernetes.io/name": "anemone-job",
-        "app.kubernetes.io/component": spec.job,
+        JOB_LABEL: spec.job,
         "app.kubernetes.io/managed-by": "airflow",
     }
     return {

@@ -12,7 +12,7 @@ from include.gates import find_gate, gate_names
 from include.home import PROJECT
 from include.model import Model
 from include.release.rollouts import CanaryPolicy
-from include.specs import config_class, job_names
+from include.specs import config_class, job_names, spec_class
 
 ROOTS: dict[str, type[Model]] = {
     **{job: config_class(job) for job in job_names()},
@@ -36,6 +36,14 @@ def messages() -> list[tuple[str, str]]:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told
             ]
     return found
+
+
+def test_where_memory_ran_out_a_key_of_the_jobs_own_stage_is_named() -> None:
+    keys = {job: spec_class(job).memory_key for job in job_names()}
+    assert keys["finetune"] and keys["curate"] is None
+    for job, key in keys.items():
+        assert key is None or key.split(".") in [[job, name] for name in config_class(job).model_fields]
+        assert spec_class(job).more_memory("buy some") == (f"lower {key}, or buy some" if key else "buy some")
 
 
 NAMED = [

@@ -155,6 +155,7 @@ def full_disk(tmp_path):
     subprocess.run(["umount", path], check=True)
 
 
+@pytest.mark.remedy("free some, then clear this task")
 def test_no_disk_space_is_75_with_one_sentence_and_nothing_half_done(write_spec, full_disk, tmp_path):
     uri, name = write_spec("generate", {**CONFIG, "rows": 20_000})
     document = json.loads(Path(uri.removeprefix("file://")).read_text())
@@ -167,6 +168,8 @@ def test_no_disk_space_is_75_with_one_sentence_and_nothing_half_done(write_spec,
     assert "free some, then clear this task" in last_line(done)
     assert not (full_disk / "store" / name / "manifest.json").exists()
     assert not list((full_disk / "store").glob(f"{name}/attempts/*/files"))
+    subprocess.run(["mount", "-o", "remount,size=64m", full_disk], check=True)
+    assert run(f"file://{tmp_path}/spec.json").returncode == 0
 
 
 @pytest.mark.parametrize(("stated", "dirty"), [("0123abcd", False), ("0123abcd-dirty", True)])

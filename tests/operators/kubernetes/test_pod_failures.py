@@ -50,7 +50,7 @@ def disruption(reason, message=""):
 @pytest.mark.parametrize(
     ("found", "says", "again"),
     [
-        (pod(state=ended(137, reason="OOMKilled")), r"ran out of memory \(limit 3Gi.*batch size", False),
+        (pod(state=ended(137, reason="OOMKilled")), r"ran out of memory \(limit 3Gi.*: give its size more", False),
         (
             pod(reason="Evicted", message="The node was low on resource: memory.", state=ended(137)),
             "evicted from its node gpu-7, which ran short .*memory",

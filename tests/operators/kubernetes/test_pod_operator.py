@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -169,6 +170,7 @@ def test_the_jobs_own_sentence_and_exit_code_are_the_verdict(task, kubernetes, t
     assert kubernetes.pods == {}
 
 
+@pytest.mark.remedy("build both from one commit, then clear the task")
 def test_an_image_with_other_code_is_found_and_not_tried_again(task, kubernetes, platform):
     def other_image(pod):
         for entry in pod["spec"]["containers"][0]["env"]:
@@ -179,6 +181,8 @@ def test_an_image_with_other_code_is_found_and_not_tried_again(task, kubernetes,
     kubernetes.on_create = other_image
     with pytest.raises(AirflowFailException, match="the image anemone/jobs:older holds another code of job generate"):
         follow(task)
+    kubernetes.on_create = kubernetes.run
+    assert follow(task, context(try_number=2))
 
 
 def test_exit_0_without_an_artifact_is_no_success(task, kubernetes):
@@ -437,6 +441,86 @@ def test_a_pod_that_no_node_takes_says_the_schedulers_reason_and_goes(task, kube
     with pytest.raises(AirflowException, match=r"no node took pod .* within 1 s \(0/3 .*Insufficient nvidia.com/gpu"):
         follow(task, schedule_timeout_seconds=1)
     assert kubernetes.pods == {}
+
+
+def becomes(phase, **status):
+    """What happens to every new pod."""
+    return lambda kubernetes: setattr(kubernetes, "on_create", lambda pod: kubernetes.status(pod, phase, **status))
+
+
+def refused(message):
+    return lambda kubernetes: setattr(kubernetes, "refusal", (403, f'pods "x" is forbidden: {message}'))
+
+
+def each_size(**changes):
+    return lambda cluster: {"sizes": {name: size.model_copy(update=changes) for name, size in cluster.sizes.items()}}
+
+
+def resources(kind, **expected):
+    return lambda spec: expected.items() <= spec["containers"][0]["resources"][kind].items()
+
+
+WAITING = {"waiting": {"reason": "ErrImagePull", "message": "401 Unauthorized"}}
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no cpu"}
+FULL_DISK = 'Usage of EmptyDir volume "scratch" exceeds the limit "4Gi".'
+QUOTA = "exceeded quota: q, requested: requests.memory=9Gi, used: requests.memory=0, limited: requests.memory=1Gi"
+
+
+@pytest.mark.remedy(
+    "push it, or name another in the platform's cluster.images; a private registry needs cluster.image_pull_secrets",
+    "give its size more memory in the platform's cluster.sizes",
+    "give its size more scratch in the platform's cluster.sizes",
+    "add nodes, free some, or request less in the platform's cluster.sizes",
+    "raise the quota, or request less in the platform's cluster.sizes",
+    "change the platform's cluster.pod_template, or the namespace's level",
+    "create the PriorityClass, or take it from the size in cluster.sizes",
+    "create the service account, or name another in cluster.service_account",
+)
+@pytest.mark.parametrize(
+    ("fails", "says", "changes", "shown"),
+    [
+        (becomes("Pending", state=WAITING), "name another in the platform's cluster.images",
+         lambda cluster: {"images": {"jobs": "mine/jobs:2"}},
+         lambda spec: spec["containers"][0]["image"] == "mine/jobs:2"),
+        (becomes("Pending", state=WAITING), "a private registry needs cluster.image_pull_secrets",
+         lambda cluster: {"image_pull_secrets": ("registry",)},
+         lambda spec: spec["imagePullSecrets"] == [{"name": "registry"}]),
+        (becomes("Failed", state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+         "give its size more memory in the platform's cluster.sizes",
+         each_size(memory="9Gi"), resources("limits", memory="9Gi")),
+        (becomes("Failed", reason="Evicted", message=FULL_DISK),
+         "give its size more scratch in the platform's cluster.sizes", each_size(scratch="50Gi"),
+         lambda spec: {"sizeLimit": "50Gi"} in [volume.get("emptyDir") for volume in spec["volumes"]]),
+        (becomes("Pending", conditions=[UNSCHEDULABLE]), "or request less in the platform's cluster.sizes",
+         each_size(cpu="250m"), resources("requests", cpu="250m")),
+        (refused(QUOTA), "raise the quota, or request less in the platform's cluster.sizes",
+         each_size(memory="512Mi"), resources("requests", memory="512Mi")),
+        (refused('violates PodSecurity "restricted:latest"'), "change the platform's cluster.pod_template",
+         lambda cluster: {"pod_template": {"spec": {"containers": [{"name": "base"}], "hostUsers": False}}},
+         lambda spec: spec["hostUsers"] is False),
+        (refused("no PriorityClass with name training was found"), "or take it from the size in cluster.sizes",
+         each_size(priority_class=None), lambda spec: "priorityClassName" not in spec),
+        (refused('error looking up service account a/b: serviceaccount "b" not found'),
+         "name another in cluster.service_account", lambda cluster: {"service_account": {"jobs": "mine"}},
+         lambda spec: spec["serviceAccountName"] == "mine"),
+    ],
+)  # fmt: skip
+def test_the_next_pod_has_what_a_message_said_to_change(
+    task, kubernetes, platform, monkeypatch, fails, says, changes, shown
+):
+    def on(cluster):
+        found = platform.model_copy(update={"cluster": cluster})
+        monkeypatch.setattr("operators.job.current_platform", lambda: found)
+
+    on(platform.cluster.model_copy(update=each_size(priority_class="training")(platform.cluster)))
+    fails(kubernetes)
+    with pytest.raises(AirflowException, match=re.escape(says)):
+        follow(task, schedule_timeout_seconds=1)
+    kubernetes.refusal, kubernetes.on_create = None, lambda pod: None
+    on(platform.cluster.model_copy(update=changes(platform.cluster)))
+    deferred(task(), context(try_number=2))
+    (pod,) = kubernetes.pods.values()
+    assert shown(pod["spec"])
 
 
 def test_a_lost_node_is_noticed(task, kubernetes):

@@ -411,6 +411,18 @@ def test_a_training_that_may_not_be_watched_names_the_role(task, kubernetes):
         task().training_ended(context(), event)
 
 
+@pytest.mark.remedy("raise the quota, or lower finetune.nodes", "add nodes, free some, or lower finetune.nodes")
+def test_with_fewer_nodes_there_is_nothing_to_wait_for(task, kubernetes, monkeypatch):
+    monkeypatch.setattr(training_trigger, "STARTUP_FAILURE_SECONDS", 0.05)
+    kubernetes.on_job = refuse_pods(kubernetes, message=FULL.replace("limited: pods=4", "limited: pods=1"))
+    event = fires(deferred(task()))
+    with pytest.raises(AirflowFailException, match=r"raise the quota, or lower finetune\.nodes"):
+        task().training_ended(context(), event)
+    with pytest.raises(TaskDeferred):
+        task(nodes=1).execute(context(try_number=2))
+    assert kubernetes.jobs == {} and len(kubernetes.pods) == 1
+
+
 def test_a_reason_that_is_not_known_is_told_as_it_is(task, kubernetes):
     kubernetes.on_job = refuse_pods(kubernetes, message="the pod {} did not please me")
     event = fires(long_ago(deferred(task())))
