@@ -129,7 +129,7 @@ class Store:
         if digest is not None and manifest.content_digest != digest:
             raise ArtifactError(
                 f"{self.uri(name)} now holds other bytes than this run was planned with "
-                f"({manifest.content_digest[:12]}, planned {digest[:12]}): clear the task that makes it"
+                f"({manifest.content_digest[:12]}, planned {digest[:12]}): clear this task, which takes what is there"
             )
         with self._backend.open_files(manifest) as folder:
             yield folder

@@ -7,6 +7,8 @@ from typing import Any
 from include.gates import Gate, Limit, Verdict, is_number
 from include.model import Model
 
+_REMEDY = "run the DAG again with refresh: [check]"
+
 
 class Limits(Model):
     """None: the limits are in the suite of expectations that the data was checked against."""
@@ -24,7 +26,7 @@ def data_quality(result: Any) -> Verdict:
         are `rows`, and the observed value of each expectation by name.
     """
     if not isinstance(result, dict):
-        return Verdict("fail", ("the check's result is not an object: run the check again",))
+        return Verdict("fail", (f"the check's result is not an object: {_REMEDY}",))
     reasons: list[str] = []
     limits: list[Limit] = []
     figures: dict[str, float] = {}
@@ -38,7 +40,7 @@ def data_quality(result: Any) -> Verdict:
         expectations = []
     for number, expectation in enumerate(expectations):
         if not isinstance(expectation, dict):
-            reasons.append(f"expectation {number}: not an object: run the check again")
+            reasons.append(f"expectation {number}: not an object: {_REMEDY}")
             continue
         name = str(expectation.get("name") or f"expectation {number}")
         observed, limit = expectation.get("observed"), expectation.get("limit") or "unknown"
@@ -50,7 +52,7 @@ def data_quality(result: Any) -> Verdict:
         elif not is_number(observed):
             reasons.append(f"{name}: observed {observed}, limit {limit}: nothing was measured, so it does not count")
     if not reasons and result.get("success") is not True:
-        reasons.append("the check itself did not succeed, though every expectation did: run the check again")
+        reasons.append(f"the check itself did not succeed, though every expectation did: {_REMEDY}")
     return Verdict("fail" if reasons else "pass", tuple(reasons), figures, tuple(limits))
 
 

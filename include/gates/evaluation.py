@@ -103,7 +103,7 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     if missing:
         return [f"results.json has no figures for {', '.join(missing)}: {_REMEDY}"]
     if not rows:
-        return ["no held-out row was scored: give the recipe a held-out set, or a heldout_fraction"]
+        return ["no held-out row was scored: give the recipe a held-out set, or raise curate.heldout_fraction"]
     if results.get("rows") != len(rows):
         return [f"results.json speaks of {results.get('rows')} rows, scores.jsonl holds {len(rows)}: {_REMEDY}"]
     seen: set[Any] = set()
@@ -142,8 +142,7 @@ def _defects(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                 return [f"scores.jsonl line {number}: {name} was scored on no answer token: {_REMEDY}"]
     if unread_by := [name for name in models if not any(row["scores"][name]["tokens"] for row in rows)]:
         return [
-            f"every held-out row is longer than {unread_by[0]} takes: raise max_tokens in the recipe, or take shorter "
-            "rows"
+            f"every held-out row is longer than {unread_by[0]} takes: raise evaluate.max_tokens, or take shorter rows"
         ]
     return []
 
@@ -204,8 +203,8 @@ def _absolute(gate: EvaluationGate, figures: Mapping[str, float], rows: int) -> 
 def _lengths(gate: EvaluationGate, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{count:,} of {len(rows):,} held-out rows ({count / len(rows):.2%}) are too long for {name} to give the right "
-        f"answer, at most {gate.max_too_long:.2%} may be (max_too_long): raise evaluate.max_new_tokens or max_tokens, "
-        "or take shorter rows"
+        f"answer, at most {gate.max_too_long:.2%} may be (max_too_long): raise evaluate.max_new_tokens or "
+        "evaluate.max_tokens, or take shorter rows"
         for name, count in _too_long(rows).items()
         if count / len(rows) > gate.max_too_long
     ]

@@ -97,6 +97,6 @@ class GateSensor(LiteralFields, BaseSensorOperator):
         except ValidationError as error:
             key, _, problem = first_problem(error, "limits").partition(": ")
             raise ConfigurationError(
-                f"the recipe's gates.{self.gate}.{key} is not a limit ({problem}): correct the recipe"
+                f"the recipe's gates.{self.gate}.{key} is not a limit ({problem}): correct gates.{self.gate}.{key}"
             ) from None
         return gate.verdict(limits, self.artifact, partial(store.read_bytes, name))

@@ -7,7 +7,7 @@ import pytest
 from include import platforms
 from include.errors import ConfigurationError
 from include.home import PROJECT
-from include.platforms.cluster import Cluster, amount
+from include.platforms.cluster import Cluster, Size, amount
 
 REST = """
 operator: operators.LocalJobOperator
@@ -107,6 +107,15 @@ def test_a_platform_that_cannot_be_read_is_one_clear_error(folder):
         ConfigurationError, match=r"the platform odd\.yaml cannot be read \(no YAML: line 3, column 1: "
     ):
         platforms.load_platform("odd")
+
+
+@pytest.mark.remedy("add … to cluster.images")
+def test_a_job_without_an_image_says_which_one_is_lacking():
+    sizes = {"small": Size(cpu="1", memory="1Gi")}
+    cluster = Cluster(namespace="n", images={}, sizes=sizes, stages={"default": "small"})
+    with pytest.raises(ConfigurationError, match=r"no image for the job finetune: add nemo to cluster\.images"):
+        cluster.image("finetune", "nemo")
+    assert cluster.model_copy(update={"images": {"nemo": "nemo:1"}}).image("finetune", "nemo") == "nemo:1"
 
 
 def test_an_unknown_platform_is_answered_with_the_known_ones():

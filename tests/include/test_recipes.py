@@ -322,3 +322,27 @@ def test_a_wrong_recipe_or_key_is_named_with_the_nearest(name, overrides, says):
     with pytest.raises(ConfigurationError) as error:
         resolve(name, overrides)
     assert says in str(error.value)
+
+
+@pytest.mark.remedy("the override … does not name a key of the recipe: write it as finetune.steps")
+@pytest.mark.remedy("lower engine.max_new_tokens, or raise engine.max_tokens")
+@pytest.mark.parametrize(
+    ("overrides", "says", "followed"),
+    [
+        (
+            {"finetune.steps.more": 9},
+            "does not name a key of the recipe: write it as finetune.steps",
+            [{"finetune.steps": 90}],
+        ),
+        (
+            {"engine.max_new_tokens": 96},
+            "within max_tokens 96: lower engine.max_new_tokens, or raise engine.max_tokens",
+            [{"engine.max_new_tokens": 95}, {"engine.max_new_tokens": 96, "engine.max_tokens": 97}],
+        ),
+    ],
+)
+def test_an_override_that_a_message_names_is_taken(overrides, says, followed):
+    with pytest.raises(ConfigurationError, match=f"{says}$"):
+        resolve(DEMO, overrides)
+    for changed in followed:
+        assert resolve(DEMO, changed).overrides == changed

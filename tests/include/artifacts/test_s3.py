@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,29 @@ def test_a_conflict_of_writers_is_tried_again(store: Store, proxy: Proxy) -> Non
     assert store.create("claims/one", b"first")
     assert not store.create("claims/one", b"first"), "equal bytes, another writer"
     assert store.read_file("claims/one") == b"first"
+
+
+@pytest.mark.remedy("is created and deleted by others meanwhile: clear this task")
+@pytest.mark.remedy("was made and removed meanwhile: clear this task")
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault("PUT", "manifest.json", "refuse", 3, 412, "PreconditionFailed"), "created and deleted by others"),
+        (Fault("GET", "manifest.json", "refuse", 1, 404, "NoSuchKey"), "made and removed"),
+    ],
+    ids=["before it is asked for", "before it is read"],
+)
+def test_what_others_make_and_remove_is_made_by_the_cleared_task(
+    store: Store, proxy: Proxy, record: dict[str, Any], commit: Callable[..., Manifest], fault: Fault, says: str
+) -> None:
+    if fault.method == "GET":
+        commit("model-1", {"a": "another's"})
+    proxy.faults.append(replace(fault))
+    with store.attempt("model-1") as attempt, pytest.raises(TryAgainError, match=f"{says} meanwhile: clear this task"):
+        attempt.commit(**record)
+    store.remove_path("model-1/manifest.json")
+    with store.attempt("model-1") as attempt:
+        assert attempt.commit(**record)[1]
 
 
 def test_a_server_without_conditional_writes_is_refused(store: Store, proxy: Proxy) -> None:

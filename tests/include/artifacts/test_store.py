@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -357,6 +358,17 @@ def test_other_bytes_than_planned_are_refused(store, commit):
 def test_a_missing_artifact_says_what_to_do(store):
     with pytest.raises(ArtifactError, match="does not exist: clear the task that makes it"), store.open_files("gone"):
         pass
+
+
+@pytest.mark.remedy("is gone, with all that was written into it: clear this task")
+def test_a_cleared_task_writes_anew_what_is_gone(store, provenance):
+    record = {"job": "test", "code": "0", "provenance": provenance}
+    with store.attempt("data-1") as attempt:
+        shutil.rmtree(attempt.files)
+        with pytest.raises(TryAgainError, match="is gone, with all that was written into it: clear this task"):
+            attempt.commit(**record)
+    with store.attempt("data-1") as attempt:
+        assert attempt.commit(**record)[1]
 
 
 def test_links_are_not_committed(store, provenance):

@@ -145,7 +145,7 @@ def test_more_of_them_than_the_limit_stop_the_run() -> None:
     assert verdict.outcome == "fail"
     assert verdict.reasons == (
         "11 of 1,000 held-out rows (1.10%) are too long for base_few_shot to give the right answer, at most 1.00% may "
-        "be (max_too_long): raise evaluate.max_new_tokens or max_tokens, or take shorter rows",
+        "be (max_too_long): raise evaluate.max_new_tokens or evaluate.max_tokens, or take shorter rows",
     )
 
 
@@ -186,7 +186,7 @@ def test_rows_that_are_all_too_long_decide_nothing_else() -> None:
         row["scores"]["tuned"].update(exact_match=0, too_long=1, loss=None, tokens=0)
     verdict = judge_evaluation(GATE, results, scores)
     assert verdict.outcome == "fail"
-    assert verdict.reasons[0].startswith("every held-out row is longer than tuned takes: raise max_tokens")
+    assert verdict.reasons[0].startswith("every held-out row is longer than tuned takes: raise evaluate.max_tokens")
 
 
 def test_too_few_rows_do_not_hide_a_failure() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -128,14 +129,32 @@ def test_an_unknown_gate_is_an_error_of_the_dag(store):
         gate(store, kind="data_qualty")
 
 
-def test_limits_that_are_none_and_rows_that_are_no_json_end_the_run(store, commit):
-    commit("evaluate-1", {**evaluation(0.85), "scores.jsonl": "{}\n{"})
-    with pytest.raises(
-        AirflowFailException, match=r"gates\.evaluation\.min_rows is not a limit \(.*correct the recipe"
-    ):
+@pytest.mark.remedy("correct gates.….…")
+def test_a_limit_that_is_none_is_named_with_its_key(store, commit):
+    commit("evaluate-1", evaluation(0.85))
+    with pytest.raises(AirflowFailException, match=r"is not a limit \(.*: correct gates\.") as refused:
         gate(store, "evaluate-1", "evaluation", gates={"evaluation": {"min_rows": "many"}}).execute({})
-    with pytest.raises(AirflowFailException, match=r"evaluate-1: scores\.jsonl is not JSON .* Param refresh"):
-        gate(store, "evaluate-1", "evaluation").execute({})
+    _, named, key = str(refused.value).rpartition("correct ")[2].split(".")
+    gate(store, "evaluate-1", "evaluation", gates={named: {key: 600}}).execute({})
+
+
+@pytest.mark.remedy("run the DAG again with refresh: [check]", "run the DAG again with refresh: [evaluate]")
+@pytest.mark.remedy("run the DAG again with the Param refresh naming the stage that made it")
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "says"),
+    [
+        ("data_quality", {"result.json": json.dumps(result(rows=(True, 10, 5)))}, {"result.json": "[]"}, "[check]"),
+        ("evaluation", evaluation(0.85), {"results.json": "{}"}, "[evaluate]"),
+        ("evaluation", evaluation(0.85), {"scores.jsonl": "{"}, "naming the stage"),
+    ],
+)
+def test_what_cannot_be_judged_is_judged_once_it_is_made_anew(store, commit, kind, good, bad, says):
+    commit("made-1", {**good, **bad})
+    with pytest.raises(AirflowFailException, match=rf"run the DAG again with .*refresh.*{re.escape(says)}"):
+        gate(store, "made-1", kind).execute({})
+    # The name that the Param gives it is another one: see tests/dags/test_integrity.py.
+    commit("made-2", good)
+    gate(store, "made-2", kind).execute({})
 
 
 @pytest.mark.parametrize("name", gate_names())
