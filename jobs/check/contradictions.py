@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ConfigurationError
 from include.specs.check import Config, Serving
 from jobs.check.conversion import require_convertible
-from jobs.common.base_model import positions, require_embeddings, require_positions
+from jobs.common.base_model import require_embeddings, require_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,13 +30,13 @@ def require_consistent(config: Config) -> None:
     if evaluation.rows < evaluation.min_rows:
         raise ConfigurationError(
             f"evaluate.rows is {evaluation.rows}, and the evaluation gate decides nothing below {evaluation.min_rows} "
-            "held-out rows (gates.evaluation.min_rows): raise evaluate.rows in the recipe"
+            f"held-out rows (gates.evaluation.min_rows): raise evaluate.rows to {evaluation.min_rows}"
         )
     if serving is not None and serving.max_new_tokens < evaluation.max_new_tokens:
         raise ConfigurationError(
             f"engine.max_new_tokens is {serving.max_new_tokens}, less than the {evaluation.max_new_tokens} of the "
             "evaluation (evaluate.max_new_tokens), whose answers the engine has to give again: raise "
-            "engine.max_new_tokens in the recipe"
+            f"engine.max_new_tokens to {evaluation.max_new_tokens}"
         )
 
 
@@ -49,13 +49,17 @@ def require_room(serving: Serving, rows: Sequence[Row], asked: Sequence[Asked]) 
     Raises:
         ConfigurationError: a row's prompt and answer are over the engine's `max_tokens`.
     """
-    for row, one in zip(rows[: serving.rows], asked, strict=False):
-        if not one.too_long and len(one.prompt) + one.room > serving.max_tokens:
-            raise ConfigurationError(
-                f"engine.max_tokens: held-out row {row['id']} has a prompt of {len(one.prompt)} tokens, which with the "
-                f"{one.room} new ones that the evaluation allows is over {serving.max_tokens}: raise engine.max_tokens "
-                "in the recipe"
-            )
+    answered = [(row, one) for row, one in zip(rows[: serving.rows], asked, strict=False) if not one.too_long]
+    if not answered:
+        return
+    row, one = max(answered, key=lambda pair: len(pair[1].prompt) + pair[1].room)
+    needed = len(one.prompt) + one.room
+    if needed > serving.max_tokens:
+        raise ConfigurationError(
+            f"engine.max_tokens: held-out row {row['id']} has a prompt of {len(one.prompt)} tokens, which with the "
+            f"{one.room} new ones that the evaluation allows is over {serving.max_tokens}: raise engine.max_tokens to "
+            f"{needed}"
+        )
 
 
 def require_base(config: Config, base: Path, model: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -76,11 +80,7 @@ def require_base(config: Config, base: Path, model: dict[str, Any], tokenizer: P
             "tokenizer_config.json"
         )
     if config.training is not None:
-        require_positions(model, config.training.max_tokens)
+        require_positions(model, config.training.max_tokens, "finetune")
     if config.serving is not None:
-        if config.serving.max_tokens > positions(model):
-            raise ConfigurationError(
-                f"engine.max_tokens {config.serving.max_tokens} is more than the base model's {positions(model)} "
-                "positions: lower it in the recipe"
-            )
+        require_positions(model, config.serving.max_tokens, "engine")
         require_convertible(base, str(model.get("model_type")))

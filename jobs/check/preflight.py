@@ -59,9 +59,10 @@ def _training(training: Training) -> list[Expectation]:
 def _evaluation(evaluation: Evaluation, funnel: dict[str, Any]) -> list[Expectation]:
     share = max(0.0, 1 - evaluation.max_too_long - 1e-9)
     too_long = "held-out rows that are too long to be answered count as wrong"
+    remedy = "raise evaluate.max_new_tokens or evaluate.max_tokens"
     return [
         _figure("rows_held_out", "rows_heldout", _rows_needed(evaluation, funnel), evaluation.min_rows),
-        _empty("held_out_too_long", "too_long", f"{too_long}: evaluate.max_new_tokens, max_tokens", share),
+        _empty("held_out_too_long", "too_long", f"{too_long}: {remedy}", share),
         _empty("held_out_few_shot", "too_long_few_shot", f"{too_long}, after a training example, too", share),
     ]
 
@@ -87,7 +88,7 @@ def _rows_needed(evaluation: Evaluation, funnel: dict[str, Any]) -> str:
     if alike is not None and max(rows, evaluation.min_rows) < alike:
         said += f"; to show that a model is as good as a champion takes {alike:,}: {remedy(alike)}"
         if evaluation.rows < alike:
-            said += f", and raise evaluate.rows from {evaluation.rows:,}"
+            said += f", and raise evaluate.rows to {alike}"
     return said
 
 

@@ -35,15 +35,19 @@ def positions(model: Mapping[str, Any]) -> int:
     return model.get("max_position_embeddings") or model.get("n_positions") or sys.maxsize
 
 
-def require_positions(model: Mapping[str, Any], max_tokens: int) -> None:
-    """Refuse to train on conversations that the model has no positions for.
+def require_positions(model: Mapping[str, Any], max_tokens: int, stage: str) -> None:
+    """Refuse to take conversations that the model has no positions for.
+
+    Args:
+        stage: whose `max_tokens` it is.
 
     Raises:
         ConfigurationError: `max_tokens` is beyond them.
     """
     if max_tokens > positions(model):
         raise ConfigurationError(
-            f"max_tokens {max_tokens} is more than the base model's {positions(model)} positions: lower it"
+            f"{stage}.max_tokens {max_tokens} is more than the base model's {positions(model)} positions: lower "
+            f"{stage}.max_tokens to {positions(model)}"
         )
 
 

@@ -27,7 +27,7 @@ def load_tokenizer(model_folder: Path, chat_template: str) -> PreTrainedTokenize
         DataError: the folder holds no tokenizer, or a damaged one.
     """
     if not chat_template.strip():
-        raise ConfigurationError("chat_template: it is empty; name a template of include/templates in the recipe")
+        raise ConfigurationError("chat_template: it is empty; name a file of include/templates/ as chat_template")
     if not _GENERATION.search(chat_template):
         raise ConfigurationError(
             "chat_template: it has no {% generation %} block, so nothing in it marks the tokens to train on; "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 """{"id", "messages": [{"role", "content"}, …, {"role": "assistant", "content"}], "label"?}."""
 
+_REMEDY = "run customize again with refresh: [curate]"
+
 
 def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     """Return the first `limit` rows of a curated JSONL file.
@@ -27,7 +29,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         DataError: the file is missing or empty, a line is not such a row, or an id is there twice.
     """
     if not path.is_file():
-        raise DataError(f"the curated data set holds no {path.name}: clear the task that curates it")
+        raise DataError(f"the curated data set holds no {path.name}: {_REMEDY}")
     rows: list[Row] = []
     seen: set[str] = set()
     with path.open(encoding="utf-8") as lines:
@@ -43,9 +45,9 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
             seen.add(row["id"])
             rows.append(row)
     if not rows:
+        remedy = "give the recipe a held-out set, or raise curate.heldout_fraction"
         raise DataError(
-            f"the curated data set's {path.name} is empty: give the recipe a held-out set, or raise the fractions "
-            "that curation splits off"
+            f"the curated data set's {path.name} is empty: {remedy if path.stem == 'heldout' else 'bring more rows'}"
         )
     return rows
 
@@ -64,8 +66,7 @@ def _parse(line: str, where: str) -> Row:
         sound = False
     if not sound:
         raise DataError(
-            f'{where} is not {{"id", "messages": […, {{"role": "assistant", "content": text}}]}}: '
-            "clear the task that curates the data set"
+            f'{where} is not {{"id", "messages": […, {{"role": "assistant", "content": text}}]}}: {_REMEDY}'
         )
     if not messages[-1]["content"].strip():
         raise DataError(
@@ -177,15 +178,27 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row) -> Conversation:
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], max_tokens: int, count: int | None = None
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], max_tokens: int, count: int | None = None, *, stage: str
 ) -> list[Conversation]:
     """Encode the first `count` rows that have at most `max_tokens` tokens; by default all of them.
+
+    Args:
+        stage: whose `max_tokens` it is.
 
     Raises:
         DataError: no row is so short; or the template cannot render one, or renders its answer to no token.
     """
-    encoded = (encode_row(tokenizer, row) for row in rows)
-    found = list(islice((one for one in encoded if len(one.ids) <= max_tokens), count))
+    shortest = sys.maxsize
+    found: list[Conversation] = []
+    for row in rows:
+        one = encode_row(tokenizer, row)
+        shortest = min(shortest, len(one.ids))
+        if len(one.ids) <= max_tokens:
+            found.append(one)
+            if len(found) == count:
+                break
     if not found:
-        raise DataError(f"every held-out row is over max_tokens, {max_tokens}: raise max_tokens in the recipe")
+        raise DataError(
+            f"every held-out row is over {stage}.max_tokens, {max_tokens}: raise {stage}.max_tokens to {shortest}"
+        )
     return found

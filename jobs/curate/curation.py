@@ -111,6 +111,6 @@ def _nothing_left(curated: Curated) -> str:
         for reason, count in counts.most_common(4)
     )
     return (
-        f"none of the {curated.read} rows is left after curation: {reasons}; correct the data, or the mapping and "
-        "filters of the recipe"
+        f"none of the {curated.read} rows is left after curation: {reasons}; correct the data, or curate.mapping and "
+        "curate.filters"
     )

@@ -37,7 +37,7 @@ def run(job: Job[Spec]) -> None:
     tokenizer = _load_tokenizer(folder)
     prompts = [encode_prompt(tokenizer, row["messages"]) for row in reference.rows]
     _require_room(reference, prompts, config.max_tokens)
-    conversations = encode_rows(tokenizer, reference.rows, config.max_tokens, config.parity.prompts)
+    conversations = encode_rows(tokenizer, reference.rows, config.max_tokens, config.parity.prompts, stage="engine")
     job.event("held_out", rows=len(prompts), asked=config.rows)
 
     builder = engine_builder(config.builder, config.compute_type)
@@ -86,7 +86,10 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise DataError(f"{folder} does not exist: the artifact holds no model folder; give one of a merge")
     require_safetensors(folder)
     if not (folder / text.TEMPLATE).is_file():
-        raise DataError(f"{folder} holds no {text.TEMPLATE}, so the model's prompts are unknown: merge it again")
+        raise DataError(
+            f"{folder} holds no {text.TEMPLATE}, so the model's prompts are unknown: run customize again with "
+            "refresh: [merge]"
+        )
     return load_tokenizer(folder, (folder / text.TEMPLATE).read_text(encoding="utf-8"))
 
 

@@ -41,7 +41,10 @@ class CTranslate2Builder:
         try:
             _Converter(str(model)).convert(str(engine), quantization=quantization)
         except OSError as error:
-            raise DataError(f"{model} cannot be read ({' '.join(str(error).split())[:300]}): merge it anew") from error
+            raise DataError(
+                f"{model} cannot be read ({' '.join(str(error).split())[:300]}): run customize again with refresh: "
+                "[merge]"
+            ) from error
         except (ValueError, NotImplementedError) as error:
             raise ConfigurationError(
                 f"CTranslate2 {ctranslate2.__version__} does not convert this model "

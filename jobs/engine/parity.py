@@ -109,7 +109,9 @@ def require(agreement: Agreement, config: Config) -> None:
         and agreement.score_loss <= limits.max_score_loss
     )
     if not kept:
-        exact = "engine.compute_type: float32, or with " if config.compute_type != "float32" else ""
+        remedy = "run release with the override engine.compute_type: float32, or with other limits in engine.parity"
+        if config.compute_type == "float32":
+            remedy = "run release with other limits in engine.parity among its overrides"
         raise DivergenceError(
             f"the engine does not agree with the merged model: mean KL {agreement.mean_kl:.3g} nats (limit "
             f"{limits.max_mean_kl:g}), same top token {agreement.top1_agreement:.4f} (limit {limits.min_top1:g}), over "
@@ -117,6 +119,5 @@ def require(agreement: Agreement, config: Config) -> None:
             f"{agreement.same_text:.4f} (limit {limits.min_same_text:g}), exact match "
             f"{agreement.merged_exact_match:.4f} → {agreement.engine_exact_match:.4f}, {agreement.lost} rows lost and "
             f"{agreement.won} won, a loss of {agreement.score_loss:.4f} (limit {limits.max_score_loss:g}; 95% interval "
-            f"up to {agreement.score_loss_upper:.4f}), over {agreement.rows} rows; nothing was committed: run "
-            f"release with the override {exact}other limits in engine.parity"
+            f"up to {agreement.score_loss_upper:.4f}), over {agreement.rows} rows; nothing was committed: {remedy}"
         )

@@ -14,6 +14,7 @@ from jobs.common.runtime import Job
 
 _MODEL = "tuned"
 """The name of the merged model in an evaluation."""
+_REMEDY = "run customize again with refresh: [evaluate]"
 
 
 class Reference(NamedTuple):
@@ -58,14 +59,12 @@ def read_reference(job: Job[Spec]) -> Reference:
         right = {row: bool(score["exact_match"]) for row, score in scores.items() if not score.get("too_long")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{job.spec.inputs.evaluation.uri} holds no answers and scores of the tuned model ({error!r}): clear the "
-            "task that evaluates"
+            f"{job.spec.inputs.evaluation.uri} holds no answers and scores of the tuned model ({error!r}): {_REMEDY}"
         ) from error
     answered = [row for row in rows if row["id"] in texts and row["id"] in right]
     if not answered:
         raise DataError(
-            f"{job.spec.inputs.evaluation.uri} answered none of the first {len(rows)} held-out rows: clear the task "
-            "that evaluates"
+            f"{job.spec.inputs.evaluation.uri} answered none of the first {len(rows)} held-out rows: {_REMEDY}"
         )
     return Reference(
         rows=answered,
@@ -86,7 +85,7 @@ def _evaluated_with(spec: Spec) -> dict[str, Any]:
     store, name = Store.of(spec.inputs.evaluation.uri)
     manifest = store.manifest(name)
     if manifest is None:
-        raise DataError(f"{spec.inputs.evaluation.uri} does not exist: clear the task that evaluates")
+        raise DataError(f"{spec.inputs.evaluation.uri} does not exist: run customize again, which evaluates anew")
     for evaluated, ours, what in (("tuned", spec.inputs.merged, "model"), ("data", spec.inputs.data, "data set")):
         recorded = manifest.inputs.get(evaluated)
         if recorded is None or recorded.digest != ours.digest:

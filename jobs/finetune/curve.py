@@ -15,6 +15,9 @@ VALIDATION = "validation.jsonl"
 _UNLEARNED = 0.9
 """Share of ln(vocabulary) above which a loss is as good as guessing among all tokens."""
 
+_ROSE = 1.2
+"""Ratio of the last losses to the first above which they rose; below, batches differ by as much."""
+
 
 @dataclass
 class Curve:
@@ -56,7 +59,7 @@ class Curve:
             if not math.isfinite(value):
                 raise DivergenceError(
                     f"training diverged: the {name} at step {step} is {value} (learning rate {learning_rate:.3g}): "
-                    "lower learning_rate, or lengthen warmup_steps"
+                    "lower finetune.learning_rate"
                 )
         self.training.append(
             {"step": step, "loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tokens": tokens}
@@ -70,7 +73,7 @@ class Curve:
         """
         if not math.isfinite(loss):
             raise DivergenceError(
-                f"training diverged: the validation loss at step {step} is {loss}: lower learning_rate"
+                f"training diverged: the validation loss at step {step} is {loss}: lower finetune.learning_rate"
             )
         best = self.best
         self.validation.append({"step": step, "loss": loss})
@@ -82,11 +85,14 @@ class Curve:
         Raises:
             DivergenceError: they are.
         """
-        guessing = math.log(vocab_size)
+        guessing, began = math.log(vocab_size), self.training[0]["loss"]
         if self.final_loss > _UNLEARNED * guessing:
+            remedy = "raise finetune.learning_rate, or finetune.steps"
+            if self.final_loss > _ROSE * began:
+                remedy = "lower finetune.learning_rate"
             raise DivergenceError(
-                f"training learned nothing: the loss ended at {self.final_loss:.3f}, guessing gives "
-                f"{guessing:.3f} (ln of {vocab_size} tokens): lower learning_rate, or train for more steps"
+                f"training learned nothing: the loss began at {began:.3f} and ended at {self.final_loss:.3f}, guessing "
+                f"gives {guessing:.3f} (ln of {vocab_size} tokens): {remedy}"
             )
 
 

@@ -61,8 +61,8 @@ def encode_file(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
                 ) from None
             if len(tokens) > max_tokens:
                 raise DataError(
-                    f"{where} has {len(tokens)} tokens, max_tokens is {max_tokens}: "
-                    "raise max_tokens, or take the row out of the data set"
+                    f"{where} has {len(tokens)} tokens, finetune.max_tokens is {max_tokens}: "
+                    "raise finetune.max_tokens, or take the row out of the data set"
                 )
             if not any(mask):
                 raise DataError(f"{where} has no token to train on: give it an assistant message with text")

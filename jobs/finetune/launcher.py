@@ -62,7 +62,7 @@ def launch(plan: Plan, store: Store, report: Report, nodes: NodeGroup) -> Result
                 smaller = "" if rows is None else f", set finetune.local_batch_size: {rows}"
                 raise MemoryExhaustedError(
                     f"{error}, with finetune.local_batch_size {plan.micro_batch} at last: give the job more memory"
-                    f"{smaller}, or lower finetune.max_tokens"
+                    f"{smaller}, or take the longest rows out of the data set"
                 ) from None
             advice = f"finetune.local_batch_size: {rows}"
             report("out_of_memory", reason=str(error), local_batch_size=plan.micro_batch, next=rows, recipe=advice)

@@ -375,7 +375,8 @@ def join(config: Config) -> Iterator[NodeGroup]:
     if count != config.nodes:
         raise ConfigurationError(
             f"finetune.nodes is {config.nodes}, and this process was started as one of {count} ({NODES}): several "
-            "nodes train on a cluster only, where the operator starts as many; correct finetune.nodes, or the platform"
+            "nodes train on a cluster only, where the operator starts as many; set "
+            f"finetune.nodes: {count}, or correct the platform"
         )
     if count == 1:
         yield NodeGroup()

@@ -289,7 +289,7 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
             )
         raise DivergenceError(
             f"training diverged: the loss at step {step} is {loss} (learning rate {self.learning_rate:.3g}) for "
-            f"{self._names(mine)}: lower learning_rate, or lengthen warmup_steps"
+            f"{self._names(mine)}: lower finetune.learning_rate"
         )
 
     @property
@@ -324,8 +324,8 @@ class FinetuneRecipe(TrainFinetuneRecipeForNextTokenPrediction):
                 values = weight.to_local() if isinstance(weight, DTensor) else weight
                 if weight.requires_grad and not values.isfinite().all():
                     raise DivergenceError(
-                        f"training diverged: the weight {name} is not finite after step {step}: lower learning_rate, "
-                        "or lengthen warmup_steps"
+                        f"training diverged: the weight {name} is not finite after step {step}: lower "
+                        "finetune.learning_rate"
                     )
 
     def _keep_best(self, step: int) -> None:

@@ -51,7 +51,7 @@ def _prepare(job: Job[Spec]) -> Plan:
     config, base, data = job.spec.config, job.input("base") / "model", job.input("data")
     model = read_config(base)
     refuse_code(base)
-    require_positions(model, config.max_tokens)
+    require_positions(model, config.max_tokens, "finetune")
     tokenizer = load_tokenizer(base, config.chat_template)
     require_embeddings(model, tokenizer)
     plan = Plan(
@@ -67,7 +67,7 @@ def _prepare(job: Job[Spec]) -> Plan:
         if count.rows < config.processes:
             raise DataError(
                 f"{part}.jsonl has {count.rows} rows for {config.processes} processes: "
-                "give it more rows, or lower processes"
+                f"give it more rows, or lower finetune.processes to {count.rows}"
             )
         job.event("rows", part=part, rows=count.rows, tokens=count.tokens, longest=count.longest)
     return plan

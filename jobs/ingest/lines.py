@@ -114,7 +114,7 @@ class LineChecker:
         if len(self._line) + len(piece) > self._max_row_bytes:
             raise DataError(
                 f"{self._path}, line {self._number}: longer than ingest.max_row_bytes ({self._max_row_bytes}); "
-                "remove or split the row, or raise that"
+                "remove or split the row, or raise ingest.max_row_bytes"
             )
         self._line += piece
 

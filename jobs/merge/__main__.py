@@ -34,7 +34,7 @@ def run(job: Job[Spec]) -> None:
     source, adapter = (tuned / "model", None) if (tuned / "model").is_dir() else (base, tuned / "adapter")
 
     tokenizer = load_tokenizer(source, config.chat_template)
-    conversations = encode_rows(tokenizer, rows, config.max_tokens, config.parity.prompts)
+    conversations = encode_rows(tokenizer, rows, config.max_tokens, config.parity.prompts, stage="merge")
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     from jobs.merge.layerwise import stream_weights
@@ -59,7 +59,7 @@ def run(job: Job[Spec]) -> None:
     agreement = compare(merged, conversations, pad_id, job.scratch)
     job.metrics.update(agreement._asdict())
     job.event("compared", progress=1.0, **agreement._asdict())
-    require(agreement, config.parity)
+    require(agreement, config)
     (job.output / "parity.json").write_text(json.dumps(agreement._asdict(), indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from include.errors import DivergenceError
-from include.specs.merge import Parity
+from include.specs.merge import Config
 from jobs.common.causal_lm import Conversation, answer_logits
 
 if TYPE_CHECKING:
@@ -67,22 +67,26 @@ def _agreement(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], prompts: int)
     return Agreement(prompts, positions, largest, divergence / positions, same / positions)
 
 
-def require(agreement: Agreement, limits: Parity) -> None:
-    """Refuse an agreement that exceeds a limit; NaN exceeds all of them.
+def require(agreement: Agreement, config: Config) -> None:
+    """Refuse an agreement that exceeds a limit of `config.parity`; NaN exceeds all of them.
 
     Raises:
         DivergenceError: with all figures and limits.
     """
+    limits = config.parity
     kept = (
         agreement.max_logit_difference <= limits.max_logit_difference
         and agreement.mean_kl <= limits.max_kl
         and agreement.top1_agreement >= limits.min_top1
     )
     if not kept:
+        remedy = "set merge.dtype: float32, or other limits in merge.parity"
+        if config.dtype == "float32":
+            remedy = "set other limits in merge.parity"
         raise DivergenceError(
             f"the merged model does not agree with the unmerged one: largest logit difference "
             f"{agreement.max_logit_difference:.3g} (limit {limits.max_logit_difference:g}), mean KL "
             f"{agreement.mean_kl:.3g} nats (limit {limits.max_kl:g}), same top token {agreement.top1_agreement:.4f} "
             f"(limit {limits.min_top1:g}), over {agreement.positions} answer tokens of {agreement.prompts} held-out "
-            "rows; nothing was committed: check merge.dtype and the limits in merge.parity"
+            f"rows; nothing was committed: {remedy}"
         )

@@ -79,7 +79,9 @@ def fit(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, dict[str, torch
     try:
         tensors = load_file(weights)
     except SafetensorError as error:
-        raise DataError(f"{weights} is not a whole safetensors file ({error}): tune anew") from None
+        raise DataError(
+            f"{weights} is not a whole safetensors file ({error}): run the DAG again with refresh: [finetune]"
+        ) from None
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise DivergenceError(

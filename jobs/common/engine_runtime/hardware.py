@@ -71,5 +71,6 @@ def require_hardware(build: Mapping[str, Any]) -> None:
             differences.append(f"without {', '.join(additional)}, which this CPU has")
     if differences:
         raise HardwareError(
-            f"the engine was built {'; and '.join(differences)}: build it here (refresh the stage engine)"
+            f"the engine was built {'; and '.join(differences)}: run release with refresh: [engine] where engines are "
+            "built on such a machine"
         )

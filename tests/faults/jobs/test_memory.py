@@ -105,6 +105,6 @@ def test_never_enough(
     memory_limit.set(memory_limit.used + 8 * MiB)
     assert job.wait() == 137, job.output
     assert tried(job) == [16, 8, 4]
-    assert "give the job more memory, set finetune.local_batch_size: 2, or lower finetune.max_tokens" in job.error
+    assert "give the job more memory, set finetune.local_batch_size: 2, or take the longest rows out" in job.error
     assert job.manifest is None
     reads(job.message)

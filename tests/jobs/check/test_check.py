@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,11 @@ def whole_base(make_artifact: Callable[..., Artifact], tmp_path: Path) -> Callab
 
 @pytest.fixture
 def curated(make_artifact: Callable[..., Artifact]) -> Callable[..., Artifact]:
-    def make(splits: dict[str, list[dict[str, Any]]], **funnel: Any) -> Artifact:
-        sizes = {name: len(members) for name, members in splits.items()}
-        files = {f"{name}.jsonl": jsonl(members) for name, members in splits.items()}
+    def make(splits: dict[str, list[dict[str, Any]]], name: str = "curated", **funnel: Any) -> Artifact:
+        sizes = {split: len(members) for split, members in splits.items()}
+        files = {f"{split}.jsonl": jsonl(members) for split, members in splits.items()}
         files["funnel.json"] = json.dumps({**FUNNEL, "splits": sizes, **funnel})
-        return make_artifact("curated", files)
+        return make_artifact(name, files)
 
     return make
 
@@ -237,6 +238,53 @@ def test_of_two_expectations_of_which_none_is_the_stricter_both_stay() -> None:
     assert expectations["token_length_needed"] == {"column": "tokens", "min_value": 1, "max_value": 90}
 
 
+@pytest.mark.remedy("raise evaluate.max_new_tokens or evaluate.max_tokens")
+@pytest.mark.parametrize(
+    ("long", "key", "more"),
+    [
+        (conversation("f" * 16, "say it", "kubectl " + "logs " * 6), "max_new_tokens", 0),
+        (conversation("e" * 16, "show " + "the pods " * 12, "kubectl get"), "max_tokens", 24),
+    ],
+    ids=["answer", "prompt"],
+)
+def test_a_length_that_is_raised_lets_a_long_row_be_answered(run_here, curated, whole_base, long, key, more) -> None:
+    splits = {"train": rows(0, 250), "validation": rows(300, 10), "heldout": [*rows(5000, 9), long]}
+    inputs = {"curated": curated(splits, read=280, kept=270, removed={}), "base": whole_base()}
+    said = told(run_here("check", whole_config(evaluation={"min_rows": 5}), inputs))["held_out_too_long"]
+    assert "raise evaluate.max_new_tokens or evaluate.max_tokens" in said
+    enough = int(re.search(r"(?:answer|prompt) of (\d+) tokens", said)[1]) + more
+    followed = whole_config(evaluation={"min_rows": 5, key: enough}, serving={key: enough})
+    assert "held_out_too_long" not in told(run_here("check", followed, inputs))
+
+
+@pytest.mark.remedy(", and raise evaluate.rows to …")
+def test_rows_that_are_too_few_to_compare_a_champion_are_raised() -> None:
+    from include.specs.check import Config
+    from jobs.check.preflight import with_preflight
+
+    def said(evaluated: int) -> str:
+        config = Config.model_validate(whole_config(evaluation={"rows": evaluated}))
+        funnel = {"kept": 1100, "splits": {"train": 900, "validation": 100, "heldout": 100}}
+        (found,) = (one for one in with_preflight(config, funnel).expectations if one.meta.name == "rows_held_out")
+        return found.description
+
+    remedy = re.search(r", and raise evaluate\.rows to (\d+)$", said(100))
+    assert "evaluate.rows" not in said(int(remedy[1]))
+
+
+@pytest.mark.remedy("run the DAG again with refresh: [curate]")
+def test_what_another_version_curated_is_checked_once_it_is_curated_anew(
+    refused, run_here, curated, whole_base
+) -> None:
+    splits = {"train": rows(0, 12), "validation": rows(20, 2), "heldout": rows(5000, 3)}
+    inputs = {"curated": curated(splits, removed={"odd": 1}), "base": whole_base()}
+    assert "another version of curation" in (message := refused("check", whole_config(), inputs))
+    assert message.endswith("run the DAG again with refresh: [curate]")
+    run_here("check", whole_config(), {**inputs, "curated": curated(splits, "curated-anew")})
+
+
+@pytest.mark.remedy("raise evaluate.rows to …", "raise engine.max_new_tokens to …", "raise engine.max_tokens to …")
+@pytest.mark.remedy("lower ….max_tokens to …")
 @pytest.mark.parametrize(
     ("changes", "model", "code", "says"),
     [
@@ -244,18 +292,24 @@ def test_of_two_expectations_of_which_none_is_the_stricter_both_stay() -> None:
         ({"serving": {"max_new_tokens": 12}}, {}, 64, "engine.max_new_tokens is 12, less than the 24 of the"),
         ({"serving": {"max_tokens": 60}}, {}, 64, "engine.max_tokens: held-out row 0000000000001388 has a prompt of"),
         ({"serving": {"max_tokens": 257}}, {}, 64, "engine.max_tokens 257 is more than the base model's 256 positions"),
-        ({"training": {"max_tokens": 257}}, {}, 64, "max_tokens 257 is more than the base model's 256 positions"),
+        ({"training": {"max_tokens": 257}}, {}, 64, "finetune.max_tokens 257 is more than the base model's 256"),
         ({}, {"vocab_size": 261}, 65, "the base model's tokenizer has 262 tokens, the model embeds 261"),
         ({}, {"auto_map": {"AutoModel": "x.X"}}, 65, "auto_map"),
         ({}, {"model_type": "deepseek_v3"}, 64, "converts no model of type 'deepseek_v3', so no engine could be built"),
     ],
 )
 def test_what_cannot_go_together_whatever_the_rows_are_is_one_error(
-    refused, curated, whole_base, changes, model, code, says
+    refused, run_here, curated, whole_base, changes, model, code, says
 ) -> None:
     data = curated({"train": rows(0, 12), "validation": rows(20, 2), "heldout": rows(5000, 3)})
-    message = refused("check", whole_config(**changes), {"curated": data, "base": whole_base(**model)}, code)
+    inputs = {"curated": data, "base": whole_base(**model)}
+    message = refused("check", whole_config(**changes), inputs, code)
     assert says in message
+    if changes:
+        stage, key, value = re.search(r": (?:raise|lower) (\w+)\.(\w+) to (\d+)$", message).groups()
+        (ours,) = changes
+        assert {"evaluate": "evaluation", "engine": "serving", "finetune": "training"}[stage] == ours
+        run_here("check", whole_config(**{ours: {**changes[ours], key: int(value)}}), inputs)
 
 
 def test_kinds_of_which_an_engine_can_be_built_are_not_refused(tmp_path: Path) -> None:

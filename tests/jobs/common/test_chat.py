@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from include.errors import ConfigurationError, DataError
+from include.home import PROJECT
+from include.recipes import resolve
 from jobs.common.chat import encode, encode_prompt, load_tokenizer
 from tests.jobs.models import TEMPLATE, trained_tokenizer
 
@@ -26,6 +28,15 @@ def tokenizer(folder: Path) -> Any:
 
 def messages(*texts: tuple[str, str]) -> list[dict[str, str]]:
     return [{"role": role, "content": text} for role, text in texts]
+
+
+@pytest.mark.remedy("chat_template: it is empty; name a file of include/templates/ as chat_template")
+@pytest.mark.parametrize("name", sorted(path.name for path in (PROJECT / "include" / "templates").iterdir()))
+def test_an_empty_template_has_any_of_ours_in_its_place(folder: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="name a file of include/templates/ as chat_template$"):
+        load_tokenizer(folder, " \n")
+    recipe = resolve("demo/0.8M_lora_cpu", {"chat_template": name})
+    load_tokenizer(folder, recipe.section("finetune").config["chat_template"])
 
 
 def test_a_conversation_renders_as_the_template_says(tokenizer: Any) -> None:

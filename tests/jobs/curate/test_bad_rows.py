@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from include.errors import DataError
 from include.specs.curate import Config
+from jobs.common.heldout import read_rows as held_out
 from jobs.curate.curation import curate
 from jobs.curate.output import write
 from jobs.curate.parsing import read_rows
@@ -141,13 +144,43 @@ def is_removed(found: dict[str, Any], line: int, reason: str, detail: str, reads
     reads(f"{found['file']}, line {found['line']}: {found['reason']}: {found['detail']}")
 
 
-def useless(when: str, rows: list[Any], held_out: list[Any] | None, *words: str) -> Any:
+def useless(when: str, rows: list[Any], excluded: list[Any] | None, *words: str) -> Any:
     mark = scenario(given="a data set that curate reads", when=when, then=TOLD)
-    return pytest.param(rows, held_out, words, id=when, marks=mark)
+    return pytest.param(rows, excluded, words, id=when, marks=mark)
+
+
+@pytest.mark.remedy("correct the data, or curate.mapping and curate.filters")
+@pytest.mark.parametrize(
+    ("more", "config", "corrected"),
+    [
+        ({"answer": "kubectl get pods"}, {"mapping": {"prompt": "prompt", "completion": "other"}},
+         {"mapping": {"prompt": "prompt", "completion": "answer"}}),
+        ({"completion": "kubectl get pods"}, {"filters": {"min_words": 50}}, {"filters": {"min_words": 2}}),
+    ],
+    ids=["mapping", "filters"],
+)  # fmt: skip
+def test_data_that_can_be_used_once_the_recipe_is_corrected(
+    make_artifact, refused, run_here, more, config, corrected
+) -> None:
+    rows = [{"prompt": f"show the pod {n} of team blue", "other": 7, **more} for n in range(20)]
+    inputs = {"data": make_artifact("data", {"data.jsonl": jsonl(*rows)})}
+    assert refused("curate", config, inputs).endswith("correct the data, or curate.mapping and curate.filters")
+    assert json.loads((run_here("curate", corrected, inputs) / "funnel.json").read_text())["kept"] > 0
+
+
+@pytest.mark.remedy("give the recipe a held-out set, or raise curate.heldout_fraction")
+def test_without_held_out_rows_there_are_two_ways_to_some(make_artifact, run_here) -> None:
+    inputs = {"data": make_artifact("data", {"data.jsonl": jsonl(*PAIRS)})}
+    says = "is empty: give the recipe a held-out set, or raise curate.heldout_fraction"
+    with pytest.raises(DataError, match=f"{re.escape(says)}$"):
+        held_out(run_here("curate", {"heldout_fraction": 0}, inputs) / "heldout.jsonl")
+    assert held_out(run_here("curate", {"heldout_fraction": 0.2}, inputs) / "heldout.jsonl")
+    inputs["heldout"] = make_artifact("heldout", {"data.jsonl": jsonl(LONG)})
+    assert held_out(run_here("curate", {"heldout_fraction": 0}, inputs) / "heldout.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("rows", "held_out", "words"),
+    ("rows", "excluded", "words"),
     [
         useless("every output is an object", [{"input": "show", "output": {"a": n}} for n in range(9)], None,
                 "none of the 9 rows is left", "wrong_type 9 (first: data.jsonl, line 1: output is an object"),
@@ -158,9 +191,9 @@ def useless(when: str, rows: list[Any], held_out: list[Any] | None, *words: str)
                 "held-out set: data.jsonl, line 3: completion is null", "correct the row"),
     ],
 )  # fmt: skip
-def test_data_of_which_nothing_can_be_used(make_artifact, refused, rows, held_out, words) -> None:
+def test_data_of_which_nothing_can_be_used(make_artifact, refused, rows, excluded, words) -> None:
     inputs = {"data": make_artifact("data", {"data.jsonl": jsonl(*rows)})}
-    if held_out:
-        inputs["heldout"] = make_artifact("heldout", {"data.jsonl": jsonl(*held_out)})
+    if excluded:
+        inputs["heldout"] = make_artifact("heldout", {"data.jsonl": jsonl(*excluded)})
     message = refused("curate", {}, inputs)
     assert all(word in message for word in words), message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -35,16 +36,29 @@ def test_named_columns_are_taken():
     assert found == Columns(("question", "reply"), "topic")
 
 
-@pytest.mark.parametrize(
-    ("mapping", "sentence"),
-    [
-        (Mapping(prompt="ask", completion="reply"), "no row has ask and reply"),
-        (Mapping(prompt="question", completion="reply", label="topic"), "label column topic"),
-    ],
+@pytest.mark.remedy(
+    "set curate.mapping.prompt and curate.mapping.completion, or curate.mapping.messages, to the columns' names",
+    "correct curate.mapping.label, or leave it out",
 )
-def test_columns_that_no_row_has_are_named(mapping, sentence):
-    with pytest.raises(DataError, match=sentence):
-        find_columns(lines({"question": "q", "reply": "r"}), mapping, where="data set")
+@pytest.mark.parametrize(
+    ("row", "mapping", "says", "keys"),
+    [
+        ({"question": "q", "reply": "r"}, {"prompt": "ask", "completion": "reply"}, "no row has ask and reply",
+         [["prompt", "completion"]]),
+        ({"chat": []}, {}, "no row has .*or curate.mapping.messages", [["messages"]]),
+        ({"prompt": "q", "completion": "r", "kind": "k"}, {"label": "topic"}, "no row has the label column topic",
+         [["label"], []]),
+    ],
+)  # fmt: skip
+def test_columns_that_no_row_has_are_named_with_those_that_it_has(row, mapping, says, keys):
+    with pytest.raises(DataError, match=says) as refused:
+        find_columns(lines(row), Mapping(**mapping), where="data set")
+    columns = re.search(r"columns found: ([^)]*)", str(refused.value))[1].split(", ")
+    for followed in keys:
+        assert all(f"curate.mapping.{key}" in str(refused.value) for key in followed)
+        named = Mapping(**dict(zip(followed, columns[-len(followed) :], strict=False)))
+        found = find_columns(lines(row), named, where="data set")
+        assert {*found.content, found.label} <= {*columns, None}
 
 
 @pytest.mark.parametrize("mapping", [{"prompt": "a"}, {"messages": "m", "prompt": "a", "completion": "b"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from include.artifacts.naming import file_digest
-from include.errors import ConfigurationError, DataError, DivergenceError
+from include.artifacts.store import Store
+from include.errors import AnemoneError, ConfigurationError, DataError, DivergenceError
 from include.events import parse_fields
 from include.specs.base import Artifact
 from jobs.common.engine_runtime import text
@@ -150,6 +152,7 @@ def test_an_evaluation_of_another_model_is_refused(
         build(config, evaluation=evaluated(other, data))
 
 
+@pytest.mark.remedy("run release with the override engine.max_new_tokens: …")
 def test_limits_that_the_evaluation_went_beyond_are_refused(build: Build, config: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"max_new_tokens: 23 is less than the 24") as refused:
         build({**config, "max_new_tokens": 23})
@@ -163,6 +166,7 @@ def followed(refusal: Exception) -> dict[str, Any]:
     return {remedy[1]: int(remedy[2]) if remedy[2].isdecimal() else remedy[2]}
 
 
+@pytest.mark.remedy("run release with the override engine.max_tokens: …")
 @pytest.mark.parametrize(
     ("max_tokens", "named"),
     [(46, "has a prompt of .* is over 46: run release"), (129, "129 is more than the model's 128")],
@@ -175,11 +179,85 @@ def test_a_length_that_does_not_fit_is_refused(
     build({**config, **followed(refused.value)})
 
 
-def test_what_int8_loses_float32_keeps(build: Build, config: dict[str, Any]) -> None:
+@pytest.mark.remedy("run release with the override engine.compute_type: float32, or with other limits in engine.parity")
+@pytest.mark.remedy("run release with other limits in engine.parity among its overrides")
+def test_what_int8_loses_float32_keeps_and_other_limits_allow(build: Build, config: dict[str, Any]) -> None:
     strict = {**config, "parity": {"max_mean_kl": 1e-9}}
-    with pytest.raises(DivergenceError) as refused:
+    with pytest.raises(DivergenceError, match=r"or with other limits in engine\.parity$") as refused:
         build({**strict, "compute_type": "int8"})
     build({**strict, **followed(refused.value)})
+    build({**config, "compute_type": "int8", "parity": {"max_mean_kl": loosened(refused.value)}})
+
+    exact = {**config, "compute_type": "float32"}
+    with pytest.raises(DivergenceError, match=r"with other limits in engine\.parity among its overrides$") as refused:
+        build({**exact, "parity": {"max_mean_kl": 1e-20}})
+    build({**exact, "parity": {"max_mean_kl": loosened(refused.value)}})
+
+
+def loosened(refusal: Exception) -> float:
+    """A limit that the mean KL in a message keeps."""
+    return 1.1 * float(re.search(r"mean KL (\S+) nats", str(refusal))[1])
+
+
+@pytest.mark.remedy("run customize again with refresh: [evaluate]")
+@pytest.mark.remedy("does not exist: run customize again, which evaluates anew")
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({}, "holds no answers and scores .*: run customize again with refresh"),
+        (
+            {"id": "other", "answers": {"tuned": ""}, "scores": {"tuned": {"exact_match": 0}}},
+            "none of the first 11 .*: run",
+        ),
+        (None, "does not exist: run customize again, which evaluates anew$"),
+    ],
+    ids=["of another shape", "of other rows", "gone"],
+)
+def test_answers_that_are_not_there_are_given_anew(
+    build: Build,
+    config: dict[str, Any],
+    merged: Artifact,
+    data: Artifact,
+    evaluated: Any,
+    make_artifact: Any,
+    line: dict[str, Any] | None,
+    says: str,
+) -> None:
+    before = evaluated(merged, data)
+    manifest = Store.of(before.uri)[0].manifest(Store.of(before.uri)[1])
+    if line is None:
+        shutil.rmtree(before.uri.removeprefix("file://"))
+    else:
+        files = dict.fromkeys(("answers.jsonl", "scores.jsonl"), json.dumps(line) + "\n")
+        before = make_artifact("odd", files, config=manifest.config, inputs=manifest.inputs)
+    with pytest.raises(DataError, match=says):
+        build(config, evaluation=before)
+    build(config, evaluation=evaluated(merged, data))
+
+
+@pytest.mark.remedy("run customize again with refresh: [merge]")
+def test_a_merged_model_without_its_template_is_merged_anew(
+    build: Build, config: dict[str, Any], merged: Artifact, make_artifact: Any
+) -> None:
+    kept = {path for path in (_folder_of(merged) / "model").iterdir() if path.name != "chat_template.jinja"}
+    partial = make_artifact("partial", {f"model/{path.name}": path.read_bytes() for path in kept})
+    with pytest.raises(DataError, match=r"run customize again with refresh: \[merge\]$"):
+        build(config, merged=partial)
+    build(config)
+
+
+@pytest.mark.remedy("CTranslate2 cannot open the engine that it just wrote (…): clear this task")
+def test_an_engine_that_could_not_be_opened_is_built_by_the_cleared_task(
+    build: Build, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        monkeypatch.context() as broken,
+        pytest.raises(AnemoneError, match="cannot open the engine .*: clear this task"),
+    ):
+        # The process that opens it does not start.
+        broken.setenv("PYTHONHOME", "/nowhere")
+        build(config)
+    build(config)
 
 
 def test_a_tokenizer_that_serving_would_read_otherwise_is_refused(

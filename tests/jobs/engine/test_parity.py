@@ -71,7 +71,7 @@ def test_an_engine_in_float32_agrees_to_rounding(
     builder = CTranslate2Builder("float32")
     builder.build(copy_of(model, tmp_path / "model", tokenizer), tmp_path / "engine")
     engine = builder.open(tmp_path / "engine", served(tokenizer))
-    conversations = encode_rows(tokenizer, rows, 128)
+    conversations = encode_rows(tokenizer, rows, 128, stage="engine")
     found = divergence(model, engine, conversations, pad_id=0)
     assert found.positions == sum(sum(row.mask) for row in conversations)
     assert 0 <= found.mean_kl < 1e-9
@@ -118,7 +118,7 @@ def test_perturbed_weights_are_found_and_refused(
     builder = CTranslate2Builder("float32")
     builder.build(copy_of(other, tmp_path / "model", tokenizer), tmp_path / "engine")
     engine = builder.open(tmp_path / "engine", served(tokenizer))
-    found = divergence(model, engine, encode_rows(tokenizer, rows, 128), pad_id=0)
+    found = divergence(model, engine, encode_rows(tokenizer, rows, 128, stage="engine"), pad_id=0)
     assert found.mean_kl > CONFIG.parity.max_mean_kl
     with pytest.raises(DivergenceError, match=r"mean KL .* \(limit 0\.001\)"):
         require(agreement(3, found, [RIGHT]), CONFIG)

@@ -274,6 +274,8 @@ LONG_PROMPT = conversation("long-prompt", "show " + "the web " * 10, "get web")
     when="the right answer of one row is longer than evaluate.max_new_tokens, and another row than max_tokens",
     then="both count as unfinished and wrong, the other rows are scored as ever, and the gate judges the share",
 )
+@pytest.mark.remedy("raise evaluate.max_new_tokens or evaluate.max_tokens, or take shorter rows")
+@pytest.mark.remedy("raise evaluate.max_tokens, or take shorter rows")
 def test_a_row_that_is_too_long_counts_as_wrong(
     evaluate: Evaluate,
     config: dict[str, Any],
@@ -281,9 +283,9 @@ def test_a_row_that_is_too_long_counts_as_wrong(
     reads: Callable[[object], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def scored(*asked: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def scored(*asked: dict[str, Any], **raised: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         files = {"heldout.jsonl": jsonl(asked), "train.jsonl": jsonl(KNOWN[:3])}
-        folder = evaluate(config, data=make_artifact(f"data-{len(asked)}", files))
+        folder = evaluate({**config, **raised}, data=make_artifact(f"data-{len(asked)}", files))
         return json.loads((folder / "results.json").read_text()), lines(folder / "scores.jsonl")
 
     _, without = scored(*KNOWN)
@@ -309,6 +311,12 @@ def test_a_row_that_is_too_long_counts_as_wrong(
     assert "2 of 8 held-out rows (25.00%) are too long for tuned to give the right answer" in verdict.summary
     reads(next(reason for reason in verdict.reasons if "tuned" in reason))
     assert judge_evaluation(gate.model_copy(update={"max_too_long": 0.25}), results, scores).passed
+    raised = judge_evaluation(gate, *scored(*KNOWN, LONG_ANSWER, LONG_PROMPT, max_tokens=160, max_new_tokens=60))
+    assert "too long for tuned" not in raised.summary
+
+    nothing = judge_evaluation(gate, *scored(*KNOWN, max_tokens=4))
+    assert "takes: raise evaluate.max_tokens, or take shorter rows" in nothing.summary
+    assert judge_evaluation(gate, *scored(*KNOWN)).figures["too_long"] == 0
 
 
 def test_examples_that_leave_no_room_are_too_long_for_few_shot_alone(

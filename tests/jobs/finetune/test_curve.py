@@ -43,8 +43,10 @@ def test_best_is_the_first_of_the_lowest() -> None:
 def test_learned_is_judged_by_the_last_tenth() -> None:
     guessing = math.log(1000)
     curve(*[guessing] * 90, *[guessing * 0.89] * 10).check_learned(1000)
-    with pytest.raises(DivergenceError, match=r"guessing gives 6\.908"):
+    with pytest.raises(DivergenceError, match=r"guessing gives 6\.908 .*: lower finetune\.learning_rate$"):
         curve(*[1.0] * 90, *[guessing * 0.91] * 10).check_learned(1000)
+    with pytest.raises(DivergenceError, match=r": raise finetune\.learning_rate, or finetune\.steps$"):
+        curve(*[guessing] * 90, *[guessing * 0.91] * 10).check_learned(1000)
 
 
 def test_written_and_read_back_is_the_same(tmp_path: Path) -> None:

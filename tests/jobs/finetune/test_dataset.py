@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ def encode(tmp_path: Path, tokenizer: Any) -> Callable[..., Any]:
     def run(*rows: Any, max_tokens: int = 64) -> Any:
         file = tmp_path / "train.jsonl"
         file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in rows))
+        shutil.rmtree(tmp_path / "rows", ignore_errors=True)
         return encode_file(file, tokenizer, max_tokens, tmp_path / "rows")
 
     return run
@@ -62,6 +65,16 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_trained_on(
         assert batch["input_ids"][1, lengths[1] :].tolist() == [tokenizer.pad_token_id] * (lengths[0] - lengths[1])
         assert set(batch["labels"][1, lengths[1] :].tolist()) == {IGNORE}
         assert batch["attention_mask"].sum(1).tolist() == lengths
+
+
+@pytest.mark.remedy("raise finetune.max_tokens, or take the row out of the data set")
+def test_a_row_that_is_too_long_is_taken_by_a_longer_limit_or_left_out(encode: Callable) -> None:
+    good, long = conversation("a", "get", "kubectl get"), conversation("b", "pod " * 80, "kubectl get")
+    with pytest.raises(DataError, match=r"raise finetune\.max_tokens, or take the row out of the data set$") as refused:
+        encode(good, long)
+    tokens = int(re.search(r"row 2 \(id b\) has (\d+) tokens, finetune\.max_tokens is 64", str(refused.value))[1])
+    assert encode(good).rows == 1
+    assert encode(good, long, max_tokens=tokens).longest == tokens
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ import torch
 from include.specs.finetune import Config
 from jobs.finetune.memory import is_exhausted, kernel_kills, smaller_micro_batch
 from tests.jobs.finetune.memory_limit import MemoryLimit
+from tests.jobs.models import conversation, jsonl
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,33 @@ def test_torchs_own_refusal_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as other:
         torch.empty(2) @ torch.empty(3)
     assert not is_exhausted(other.value)
+
+
+@pytest.mark.remedy(", set finetune.local_batch_size: …")
+def test_a_smaller_micro_batch_than_was_tried_at_last_is_named_and_fits(
+    start: Callable, config: dict[str, Any], make_artifact: Callable, base_folder: Path, memory_limit: MemoryLimit
+) -> None:
+    rows = [conversation(f"row-{n}", "get pod " + "x" * 800, f"kubectl get web-{n}") for n in range(64)]
+    shape = json.loads((base_folder / "model" / "config.json").read_text()) | {"max_position_embeddings": 1024}
+    inputs = {
+        "base": make_artifact("long-base", {"model/config.json": json.dumps(shape)}, base_folder),
+        "data": make_artifact("long-rows", {"train.jsonl": jsonl(rows), "validation.jsonl": jsonl(rows[:4])}),
+    }
+    settings = {"steps": 3, "warmup_steps": 0, "learning_rate": 0.05, "global_batch_size": 32, "max_tokens": 1024}
+    hungry = {**config, **settings, "local_batch_size": 32}
+    one_step = start({**hungry, "steps": 1, "local_batch_size": 2}, **inputs)
+    memory_limit.hold(one_step.pid)
+    one_step.wait()
+    memory_limit.set(memory_limit.peak + (12 << 20))
+    job = start(hungry, **inputs)
+    memory_limit.hold(job.pid)
+    assert job.wait() == 137, job.output
+    remedy = re.search(
+        r"give the job more memory, set finetune\.local_batch_size: (\d+), or take the longest", job.error
+    )
+    again = start({**hungry, "local_batch_size": int(remedy[1])}, **inputs)
+    memory_limit.hold(again.pid)
+    assert again.wait() == 0, again.output
 
 
 def test_what_the_kernel_kills_counts_in_its_own_cgroup_and_not_in_a_neighbours(memory_limit: MemoryLimit) -> None:

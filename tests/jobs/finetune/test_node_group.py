@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from include.errors import ConfigurationError
 from include.specs.base import Artifact
 from include.specs.finetune import Config as Finetune
-from jobs.finetune.node_group import join_timeout, stopping_seconds
+from jobs.finetune.node_group import join, join_timeout, stopping_seconds
 
 Config = dict[str, Any]
 
@@ -61,6 +63,19 @@ def test_what_only_one_node_cannot_read_is_the_verdict_of_both(
     assert (first.wait(), second.wait()) == (65, 65), first.output + second.output
     assert first.message == second.message
     assert first.manifest is None
+
+
+@pytest.mark.remedy("set finetune.nodes: …, or correct the platform")
+def test_a_process_by_itself_is_one_node() -> None:
+    with pytest.raises(ConfigurationError, match=r"started as one of 1 ") as refused, join(asked(nodes=2)):
+        pass
+    nodes = int(re.search(r"set finetune\.nodes: (\d+), or correct the platform$", str(refused.value))[1])
+    with join(asked(nodes=nodes)) as group:
+        assert group.count == nodes
+
+
+def asked(**values: int) -> Finetune:
+    return Finetune.model_construct(**values)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def _silence(row: dict[str, Any]) -> None:
         untrainable("a row has no assistant", lambda rows: _silence(rows[0]),
                     "row 1 (id row-0)", "no token to train on", "give it an assistant message"),
         untrainable("there are fewer rows than ranks", lambda rows: rows.__delitem__(slice(1, None)),
-                    "train.jsonl has 1 rows for 2 processes", "lower processes", processes=2, local_batch_size=4),
+                    "train.jsonl has 1 rows for 2 processes", "lower finetune.processes to 1",
+                    processes=2, local_batch_size=4),
         untrainable("there are no rows", list.clear, "train.jsonl has no rows", "what curation removed"),
     ],
 )  # fmt: skip
@@ -65,7 +66,7 @@ def template(when: str, text: str, code: int, *words: str) -> Any:
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        template("it is empty", " \n", 64, "chat_template: it is empty", "name a template"),
+        template("it is empty", " \n", 64, "chat_template: it is empty", "name a file of include/templates/"),
         template("it marks nothing to train on", "{{ messages }}", 64, "no {% generation %} block"),
         template("it does not parse", "{% generation %}{{ oops {% endgeneration %}", 64, "not valid Jinja"),
         template("it reaches for Python's inside", REPLY + "{{ ''.__class__.__mro__[1].__subclasses__() }}", 64,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,20 +154,51 @@ def test_lora_in_two_processes(start: Callable, config: Config, strategy: str) -
     assert (job.files / "adapter" / "adapter_model.safetensors").stat().st_size > 17408 * 4
 
 
+@pytest.mark.remedy("lower finetune.learning_rate")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_no_number_is_a_divergence(start: Callable, config: Config, processes: int) -> None:
-    job = start({**config, "learning_rate": 1e30, "local_batch_size": 4, "processes": processes, "validate_every": 12})
+    settings = {**config, "local_batch_size": 4, "processes": processes, "validate_every": 12}
+    job = start({**settings, "learning_rate": 1e30})
     assert job.wait() == 70
     assert job.error.startswith("error: training diverged: the ")
-    assert "lower learning_rate" in job.error
+    assert "lower finetune.learning_rate" in job.error
     assert job.manifest is None
+    lowered = start({**settings, "learning_rate": 0.02})
+    assert lowered.wait() == 0, lowered.output
 
 
-def test_a_loss_that_stays_at_guessing_is_a_divergence(start: Callable, config: Config) -> None:
-    job = start({**config, "learning_rate": 1e-9, "min_learning_rate": 0.0})
+@pytest.mark.remedy("raise finetune.learning_rate, or finetune.steps")
+@pytest.mark.parametrize(
+    ("too_little", "raised"),
+    [({"learning_rate": 1e-9}, {"learning_rate": 0.02}), ({"steps": 1}, {"steps": 12})],
+    ids=["learning_rate", "steps"],
+)
+def test_a_loss_that_stays_at_guessing_is_a_divergence(
+    start: Callable, config: Config, too_little: Config, raised: Config
+) -> None:
+    settings = {**config, "min_learning_rate": 0.0, "warmup_steps": 0}
+    job = start({**settings, **too_little})
     assert job.wait() == 70, job.output
     assert f"guessing gives {math.log(320):.3f}" in job.error
+    assert job.error.endswith("raise finetune.learning_rate, or finetune.steps")
     assert job.manifest is None
+    more = start({**settings, **raised})
+    assert more.wait() == 0, more.output
+
+
+@pytest.mark.remedy("give it more rows, or lower finetune.processes to …")
+def test_fewer_rows_than_ranks_are_trained_on_in_fewer(
+    start: Callable, config: Config, make_artifact: Callable, data: Artifact
+) -> None:
+    rows = (Path(data.uri.removeprefix("file://")) / "attempts").rglob("train.jsonl")
+    first, *_ = next(rows).read_text().splitlines(keepends=True)
+    one = make_artifact("one-row", {"train.jsonl": first, "validation.jsonl": first * 2})
+    pair = {**config, "processes": 2, "local_batch_size": 4}
+    job = start(pair, data=one)
+    assert job.wait() == 65, job.output
+    remedy = re.search(r"train\.jsonl has 1 rows for 2 processes: .*lower finetune\.processes to (\d)$", job.error)
+    fewer = start({**pair, "processes": int(remedy[1])}, data=one)
+    assert fewer.wait() == 0, fewer.output
 
 
 def test_the_same_spec_gives_the_same_bytes(start: Callable, config: Config, store: Store) -> None:

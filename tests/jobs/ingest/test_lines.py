@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +25,8 @@ DATA = st.lists(LINE, max_size=8).flatmap(
 )
 
 
-def verdict(chunks: list[bytes]) -> int | DataError:
-    checker = LineChecker("a.jsonl", max_row_bytes=1024)
+def verdict(chunks: list[bytes], max_row_bytes: int = 1024) -> int | DataError:
+    checker = LineChecker("a.jsonl", max_row_bytes=max_row_bytes)
     try:
         for chunk in chunks:
             checker.feed(chunk)
@@ -55,9 +56,14 @@ def test_where_the_chunks_end_makes_no_difference(data: bytes, size: int) -> Non
     assert isinstance(whole, DataError) or whole == parts
 
 
+@pytest.mark.remedy("remove or split the row, or raise ingest.max_row_bytes")
 def test_a_row_that_is_too_long_is_refused_with_its_place() -> None:
-    refused = str(verdict([GOOD + b'{"prompt": "' + b"x" * 2000 + b'"}\n']))
+    data = [GOOD + b'{"prompt": "' + b"x" * 2000 + b'"}\n']
+    refused = str(verdict(data))
     assert refused.startswith("a.jsonl, line 2: longer than ingest.max_row_bytes (1024)")
+    assert refused.endswith("remove or split the row, or raise ingest.max_row_bytes")
+    assert verdict(data, max_row_bytes=2048) == 2
+    assert verdict([GOOD]) == 1
 
 
 def test_a_last_row_that_is_only_unwieldy_was_not_cut_off() -> None:

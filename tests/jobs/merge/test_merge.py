@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,15 +137,31 @@ def test_a_fully_tuned_model_is_taken_as_it_is(
     assert all(merged[name].equal(given[name]) for name in given)
 
 
+@pytest.mark.remedy("set merge.dtype: float32, or other limits in merge.parity")
 def test_weights_rounded_to_bfloat16_fail_the_limits_of_float32(
     merge: Merge, config: dict[str, Any], base: Artifact, tuned: Artifact, data: Artifact
 ) -> None:
-    with pytest.raises(DivergenceError, match=r"largest logit difference .* \(limit 0.001\).*nothing was committed"):
-        merge({**config, "dtype": "bfloat16"}, base=base, tuned=tuned, data=data)
+    inputs = {"base": base, "tuned": tuned, "data": data}
+    says = r"difference .* \(limit 0.001\).*nothing was committed: set merge\.dtype: float32, or other limits in merge"
+    with pytest.raises(DivergenceError, match=says):
+        merge({**config, "dtype": "bfloat16"}, **inputs)
     loose = {"prompts": 20, "max_logit_difference": 1.0, "max_kl": 0.1, "min_top1": 0.5}
-    folder = merge({**config, "dtype": "bfloat16", "parity": loose}, base=base, tuned=tuned, data=data)
+    folder = merge({**config, "dtype": "bfloat16", "parity": loose}, **inputs)
     parity = json.loads((folder / "parity.json").read_text())
     assert 1e-3 < parity["max_logit_difference"] < 1.0
+    merge({**config, "dtype": "float32"}, **inputs)
+
+
+@pytest.mark.remedy("set other limits in merge.parity")
+def test_limits_that_nothing_keeps_are_named_as_what_to_set(
+    merge: Merge, config: dict[str, Any], base: Artifact, tuned: Artifact, data: Artifact
+) -> None:
+    inputs = {"base": base, "tuned": tuned, "data": data}
+    strict = {"prompts": 20, "max_logit_difference": 1e-12}
+    with pytest.raises(DivergenceError, match=r"nothing was committed: set other limits in merge\.parity$") as refused:
+        merge({**config, "parity": strict}, **inputs)
+    found = float(re.search(r"largest logit difference (\S+) ", str(refused.value))[1])
+    merge({**config, "parity": {**strict, "max_logit_difference": 1.1 * found}}, **inputs)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +261,15 @@ def test_pickles_are_refused(
     assert not marker.exists()
 
 
-def test_an_adapter_of_nan_is_refused(
-    merge: Merge, config: dict[str, Any], base: Artifact, data: Artifact, adapter_folder: Path, make_artifact: Any
+@pytest.mark.remedy("the training diverged; lower finetune.learning_rate")
+def test_an_adapter_of_nan_is_refused_and_one_that_did_not_diverge_is_taken(
+    merge: Merge,
+    config: dict[str, Any],
+    base: Artifact,
+    tuned: Artifact,
+    data: Artifact,
+    adapter_folder: Path,
+    make_artifact: Any,
 ) -> None:
     from safetensors.torch import load_file, save
 
@@ -253,8 +277,27 @@ def test_an_adapter_of_nan_is_refused(
     name = sorted(tensors)[3]
     tensors[name][0, 0] = float("nan")
     broken = make_artifact("broken", {"adapter/adapter_model.safetensors": save(tensors)}, folder=adapter_folder)
-    with pytest.raises(DivergenceError, match=rf"{name} holds NaN or Inf \(1 of"):
+    says = rf"{name} holds NaN or Inf \(1 of .*: the training diverged; lower finetune\.learning_rate$"
+    with pytest.raises(DivergenceError, match=says):
         merge(config, base=base, tuned=broken, data=data)
+    merge(config, base=base, tuned=tuned, data=data)
+
+
+@pytest.mark.remedy("run the DAG again with refresh: [finetune]")
+def test_an_adapter_that_is_cut_off_is_tuned_anew(
+    merge: Merge,
+    config: dict[str, Any],
+    base: Artifact,
+    tuned: Artifact,
+    data: Artifact,
+    adapter_folder: Path,
+    make_artifact: Any,
+) -> None:
+    weights = (adapter_folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    cut = make_artifact("cut", {"adapter/adapter_model.safetensors": weights[:-9]}, folder=adapter_folder)
+    with pytest.raises(DataError, match=r"not a whole safetensors file .*again with refresh: \[finetune\]$"):
+        merge(config, base=base, tuned=cut, data=data)
+    merge(config, base=base, tuned=tuned, data=data)
 
 
 def test_no_held_out_rows_is_an_error(
