@@ -165,7 +165,11 @@ class AgentApi:
         try:
             text = await asyncio.to_thread(path.read_text, encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            return _error(404, f"{path} does not hold golden prompts ({error}): build the engine again", "DataError")
+            return _error(
+                404,
+                f"{path} does not hold golden prompts ({error}): run release with refresh: [engine]",
+                "DataError",
+            )
         return web.json_response({"text": text})
 
     @web.middleware

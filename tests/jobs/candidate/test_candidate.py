@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from include.artifacts.naming import digest
 from include.errors import ConfigurationError, TryAgainError
 from include.specs.base import Artifact
 from jobs.candidate import __main__ as job
 from jobs.common.registry.client import connect
+from jobs.register.registry import Candidate, register
 from tests.faults.scenario import scenario
 
 NAMES = ("merged", "curated", "evaluation", "data")
@@ -58,6 +60,37 @@ def registered(client: MlflowClient, artifacts: dict[str, Artifact]) -> Callable
         return version
 
     return make
+
+
+@pytest.fixture
+def customize(
+    client: MlflowClient, artifacts: dict[str, Artifact], make_artifact: Callable[..., Artifact]
+) -> Callable[[], str]:
+    """What running customize with the same data set again does: make what is gone, and register it as of now."""
+
+    def run() -> str:
+        found = {name: make_artifact(f"{name}-1", {"file": name}) for name in NAMES}
+        assert found == artifacts
+        recipe = {"name": "demo/tiny", "overrides": {}}
+        record = {"model": "kubectl", "resolved_recipe": recipe}
+        made = make_artifact("register-of-now", {"candidate.json": json.dumps(record)})
+        try:
+            champion = str(client.get_model_version_by_alias("kubectl", "champion").version)
+        except MlflowException:
+            champion = "none"
+        tags = {
+            "anemone.recipe": "demo/tiny",
+            "anemone.champion_version": champion,
+            "anemone.resolved_recipe": json.dumps({"uri": made.uri, "digest": digest(recipe)}),
+            **{f"anemone.input.{name}": artifact.digest for name, artifact in found.items()},
+            **{f"anemone.input_uri.{name}": artifact.uri for name, artifact in found.items()},
+        }
+        merged = found["merged"]
+        return register(
+            client, Candidate("kubectl", f"key-{champion}", "merged-1", merged.uri, merged.digest, 0, tags, {}, [])
+        )
+
+    return run
 
 
 @pytest.fixture
@@ -113,6 +146,7 @@ def test_the_recipe_with_which_it_was_registered(
         run_here("candidate", {"model": "kubectl", "version": "2"}, {"registration": registrations[0]})
 
 
+@pytest.mark.remedy("run customize with its data set again, which registers it anew and repeats nothing")
 @pytest.mark.parametrize(
     ("address", "says"),
     [
@@ -125,6 +159,7 @@ def test_a_recipe_that_is_not_where_it_was_registered_is_refused(
     look_up: Callable[..., Any],
     registered: Callable[..., str],
     make_artifact: Callable[..., Artifact],
+    customize: Callable[[], str],
     address: str,
     says: str,
 ) -> None:
@@ -133,6 +168,7 @@ def test_a_recipe_that_is_not_where_it_was_registered_is_refused(
     registered(**{"anemone.resolved_recipe": address.replace("URI", uri)})
     with pytest.raises(ConfigurationError, match=f"with its recipe at .*{says}.*run customize with its data"):
         look_up()
+    assert customize() == look_up()["version"]
 
 
 def test_the_limits_that_it_kept_whichever_version_stored_them(
@@ -165,6 +201,7 @@ def test_the_champion_itself_can_be_released_again(
     assert look_up("1")["champion_version"] is None
 
 
+@pytest.mark.remedy("run customize again, which evaluates it anew")
 @pytest.mark.parametrize(
     ("compared", "champion", "says"),
     [
@@ -182,6 +219,7 @@ def test_a_comparison_that_is_out_of_date_is_refused(
     look_up: Callable[..., Any],
     registered: Callable[..., str],
     client: MlflowClient,
+    customize: Callable[[], str],
     compared: str | None,
     champion: str | None,
     says: str,
@@ -195,8 +233,10 @@ def test_a_comparison_that_is_out_of_date_is_refused(
     with pytest.raises(ConfigurationError, match=says) as refused:
         look_up()
     reads(refused.value)
+    assert customize() == look_up()["version"]
 
 
+@pytest.mark.remedy("run customize with its data set again, which adds what is missing and repeats nothing")
 @pytest.mark.parametrize(
     ("tag", "says"),
     [
@@ -205,11 +245,13 @@ def test_a_comparison_that_is_out_of_date_is_refused(
     ],
 )
 def test_a_version_that_an_earlier_anemone_registered(
-    look_up: Callable[..., Any], registered: Callable[..., str], tag: str, says: str
+    look_up: Callable[..., Any], registered: Callable[..., str], customize: Callable[[], str], tag: str, says: str
 ) -> None:
-    registered(**{tag: None})
+    # Of the same merged model, evaluation and champion.
+    version = registered(**{tag: None, "anemone.key": "key-none"})
     with pytest.raises(ConfigurationError, match=f"{says}.*run customize with its data set again"):
         look_up()
+    assert customize() == look_up()["version"] == version
 
 
 def by_hand(client: MlflowClient) -> None:
@@ -218,6 +260,7 @@ def by_hand(client: MlflowClient) -> None:
     client.set_registered_model_alias("kubectl", "candidate", str(version.version))
 
 
+@pytest.mark.remedy("name a version that customize registered, or run customize")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -242,6 +285,7 @@ def test_a_registry_that_somebody_changed(
     look_up: Callable[..., Any],
     registered: Callable[..., str],
     client: MlflowClient,
+    customize: Callable[[], str],
     reads: Callable[[object], None],
     change: Callable[[MlflowClient], object],
     says: str,
@@ -251,8 +295,10 @@ def test_a_registry_that_somebody_changed(
     with pytest.raises(ConfigurationError, match=says) as refused:
         look_up()
     reads(refused.value)
+    assert customize() == look_up()["version"]
 
 
+@pytest.mark.remedy("bring it back, or run customize again")
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
@@ -264,6 +310,7 @@ def test_what_it_was_made_from_is_not_there_any_more(
     look_up: Callable[..., Any],
     registered: Callable[..., str],
     artifacts: dict[str, Artifact],
+    customize: Callable[[], str],
     reads: Callable[[object], None],
     gone: bool,
     words: str,
@@ -274,8 +321,10 @@ def test_what_it_was_made_from_is_not_there_any_more(
     with pytest.raises(ConfigurationError, match=f"with merged at .*{words}.*run customize again") as refused:
         look_up()
     reads(refused.value)
+    assert customize() == look_up()["version"]
 
 
+@pytest.mark.remedy("see that it runs and can write, then clear this task: repeating it is safe")
 def test_a_registry_that_another_holds_is_worth_another_try(
     look_up: Callable[..., Any], registered: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -290,14 +339,19 @@ def test_a_registry_that_another_holds_is_worth_another_try(
 
     monkeypatch.setattr(job, "connect", connected)
     try:
-        with pytest.raises(TryAgainError, match="could not look the candidate up: .*database is locked"):
+        with pytest.raises(
+            TryAgainError, match="up: .*database is locked.* then clear this task: repeating it is safe"
+        ):
             look_up()
     finally:
         held.close()
+    monkeypatch.setattr(job, "connect", connect)
+    assert look_up()["version"] == "1"
 
 
+@pytest.mark.remedy("run customize, or name a version")
 def test_nothing_registered_and_no_such_version(
-    look_up: Callable[..., Any], registered: Callable[..., str], client: MlflowClient
+    look_up: Callable[..., Any], registered: Callable[..., str], client: MlflowClient, customize: Callable[[], str]
 ) -> None:
     with pytest.raises(ConfigurationError, match="MLflow knows no model 'kubectl'"):
         look_up()
@@ -305,5 +359,7 @@ def test_nothing_registered_and_no_such_version(
     with pytest.raises(ConfigurationError, match="MLflow knows no version 7 of kubectl"):
         look_up("7")
     client.delete_registered_model_alias("kubectl", "candidate")
-    with pytest.raises(ConfigurationError, match="no version under MLflow's alias candidate"):
+    with pytest.raises(ConfigurationError, match="no version under MLflow's alias candidate: run customize, or name"):
         look_up()
+    assert look_up("1")["version"] == "1"
+    assert customize() == look_up()["version"]

@@ -200,6 +200,7 @@ def test_neither_what_was_sent_nor_a_password_is_told(monkeypatch: pytest.Monkey
     assert "private" not in str(refusal.value)
 
 
+@pytest.mark.remedy("clear the task promote of the run that brought it")
 def test_forward_back_and_twice(client: MlflowClient) -> None:
     assert [move_alias(client, "kubectl", version) for version in ("1", "2", "2", "1")] == [None, "1", "2", "2"]
     assert champion(client) == "1"

@@ -306,28 +306,47 @@ def test_a_deleted_experiment_is_restored(client: MlflowClient, candidate: Candi
     assert client.get_experiment_by_name("kubectl").lifecycle_stage == "active"
 
 
+@pytest.mark.remedy("clear the evaluation's task and those after it")
 def test_an_evaluation_of_another_model_is_refused(
     stages: dict[str, Artifact], spec_of: Callable[..., Spec], commit_stage: Callable[..., Artifact]
 ) -> None:
     other = commit_stage("merge", {"config.json": "{} "})
-    with pytest.raises(ConfigurationError, match="evaluated another model than"):
+    with pytest.raises(
+        ConfigurationError, match="evaluated another model than .*: clear the evaluation's task and those"
+    ):
         describe(spec_of({**stages, "merged": other}))
+    cleared = commit_stage("evaluate", {"results.json": "{}"}, {"tuned": other, "champion": stages["champion"]})
+    describe(spec_of({**stages, "merged": other, "evaluation": cleared}))
 
 
+@pytest.mark.remedy("clear the champion's task and those after it")
 def test_an_evaluation_against_another_champion_is_refused(
     stages: dict[str, Artifact], spec_of: Callable[..., Spec], commit_stage: Callable[..., Artifact]
 ) -> None:
     artifact = {"uri": stages["base"].uri, "digest": stages["base"].digest}
     record = {"model": "kubectl", "version": "3", "artifact": artifact}
     crowned = commit_stage("champion", {"champion.json": json.dumps(record)})
-    with pytest.raises(ConfigurationError, match="made against another champion of kubectl than version 3"):
+    says = "made against another champion of kubectl than version 3: clear the champion's task and those after it"
+    with pytest.raises(ConfigurationError, match=says):
         describe(spec_of({**stages, "champion": crowned}))
+    # The champion's task always runs; the evaluation has another name by what it finds.
+    cleared = commit_stage("evaluate", {"results.json": "{}"}, {"tuned": stages["merged"], "champion": crowned})
+    describe(spec_of({**stages, "champion": crowned, "evaluation": cleared}))
 
 
-def test_an_input_that_is_gone_is_refused(stages: dict[str, Artifact], spec_of: Callable[..., Spec]) -> None:
-    shutil.rmtree(stages["curated"].uri.removeprefix("file://"))
-    with pytest.raises(ArtifactError, match=r"curate-\w+ does not exist: clear the task"):
+@pytest.mark.remedy("clear the task that makes it, and those after it")
+def test_an_input_that_is_gone_is_refused(
+    stages: dict[str, Artifact], spec_of: Callable[..., Spec], commit_stage: Callable[..., Artifact]
+) -> None:
+    curated = stages["curated"]
+    shutil.rmtree(curated.uri.removeprefix("file://"))
+    with pytest.raises(
+        ArtifactError, match=r"curate-\w+ does not exist: clear the task that makes it, and those after"
+    ):
         describe(spec_of(stages))
+    record = {"config": {"seed": 42}, "metrics": {"kept": 90}}
+    assert commit_stage("curate", {"train.jsonl": ""}, {"data": stages["data"]}, **record) == curated
+    describe(spec_of(stages))
 
 
 def _alias(client: MlflowClient) -> str:

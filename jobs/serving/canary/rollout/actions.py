@@ -131,7 +131,10 @@ class Actions:
                 return f"the engine cannot be read: {error}"
             if manifest is None or manifest.content_digest != engine.digest:
                 found = "is gone" if manifest is None else f"holds other bytes ({manifest.content_digest[:12]})"
-                return f"the engine {engine.uri} ({engine.digest[:12]}) {found}: build it again"
+                return (
+                    f"the engine {engine.uri} ({engine.digest[:12]}) {found}: run release of this version, which "
+                    "builds it again"
+                )
         timing = self._data_plane.timing
         until = asyncio.get_running_loop().time() + timing.outage
         while problem := await self._unavailable():

@@ -119,8 +119,8 @@ class Steps:
             return Verdict("promoted")
         return Verdict(
             "rolled_back",
-            (f"the drill {drill!r} went unnoticed: a release as bad as this would have been promoted; ask for more "
-             "time or requests (canary.step_seconds, canary.min_requests)",),
+            (f"the drill {drill!r} went unnoticed: a release as bad as this would have been promoted; raise "
+             "canary.step_seconds or canary.min_requests",),
         )  # fmt: skip
 
     async def _analyse_step(

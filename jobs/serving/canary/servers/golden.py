@@ -10,6 +10,7 @@ from include.errors import DataError
 from include.model import Model
 
 GOLDEN = "golden.jsonl"
+_REMEDY = "run release with refresh: [engine]"
 
 
 class GoldenPrompt(Model):
@@ -30,7 +31,7 @@ def read_golden(engine: Path) -> list[GoldenPrompt]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} does not hold golden prompts ({error}): build the engine again") from None
+        raise DataError(f"{path} does not hold golden prompts ({error}): {_REMEDY}") from None
     return parse_golden(text, str(path))
 
 
@@ -45,9 +46,9 @@ def parse_golden(text: str, where: str) -> list[GoldenPrompt]:
         rows = [json.loads(line) for line in text.split("\n") if line]
         prompts = [GoldenPrompt(**{key: row[key] for key in GoldenPrompt.model_fields}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where} does not hold golden prompts ({error}): build the engine again") from None
+        raise DataError(f"{where} does not hold golden prompts ({error}): {_REMEDY}") from None
     if not prompts:
-        raise DataError(f"{where} is empty: build the engine again with held-out rows")
+        raise DataError(f"{where} is empty: {_REMEDY}")
     return prompts
 
 

@@ -13,7 +13,7 @@ from jobs.serving.canary.analysis.observation import Observation
 from jobs.serving.canary.analysis.runs import AnalysisRun, read, replay
 from jobs.serving.canary.controller import RefusedError
 from jobs.serving.canary.rollout import runner
-from tests.jobs.serving.canary.world import POLICY, TARGET, Clients, Life, World, run_virtually, with_champion
+from tests.jobs.serving.canary.world import POLICY, QUICK, TARGET, Clients, Life, World, run_virtually, with_champion
 
 SEEDS = pytest.mark.parametrize("world", range(5), indirect=True)
 """What chance could decide is tried with traffic that is drawn several times."""
@@ -93,6 +93,34 @@ def test_a_drill_that_nobody_notices_never_becomes_the_champion(world):
     assert world.lost == 0
 
 
+@pytest.mark.remedy("raise canary.step_seconds or canary.min_requests")
+@pytest.mark.parametrize(
+    "raised", [{"step_seconds": 60}, {"min_requests": 1000}], ids=lambda raised: next(iter(raised))
+)
+def test_a_drill_that_went_unnoticed_is_noticed_by_a_longer_look(world, raised):
+    """It misbehaves from its thirtieth second on."""
+
+    async def drill(life, number, changes):
+        found = QUICK.model_dump() | changes
+        request = world.request(2, 1, id=f"drill-{number}", drill="failing", policy=CanaryPolicy.model_validate(found))
+        await life.controller.submit(request)
+        await life.until(lambda: world.router.weight(TARGET) > 0)
+        begins = asyncio.get_running_loop().call_later(30, world.failing.update, {f"{world.name(2)}-failing": 0.5})
+        status = await life.until_ended(request.id)
+        begins.cancel()
+        world.failing.clear()
+        return status
+
+    async def work():
+        async with Life(world) as life, Clients(world):
+            await first_release(life)
+            return await drill(life, 1, {}), await drill(life, 2, raised)
+
+    unnoticed, noticed = run_virtually(work())
+    assert unnoticed.reasons[0].endswith("; raise canary.step_seconds or canary.min_requests")
+    assert noticed.outcome == "rolled_back" and noticed.reasons[0].startswith("errors: ")
+
+
 def test_a_drill_with_nothing_to_go_back_to_is_refused(world):
     async def work():
         async with Life(world) as life:
@@ -167,25 +195,35 @@ def test_a_release_that_does_not_load_goes_back_with_tritons_reason(world):
     assert world.triton.loaded == {world.name(1)} == world.installed()
 
 
-def test_the_wrong_champion_refuses(world):
-    status, _ = release(world, expected_champion="7")
-    assert status.outcome == "refused"
+@pytest.mark.remedy(
+    "compare it with that one first (where MLflow's champion is not version … yet, clear the task promote"
+)
+def test_the_wrong_champion_refuses_and_the_one_that_is_live_does_not(world):
+    async def work():
+        async with Life(world) as life, Clients(world):
+            await first_release(life)
+            refused = await life.release(world.request(2, 7))
+            return refused, await life.release(world.request(2, 1, id="compared-again"))
+
+    status, again = run_virtually(work())
+    assert status.outcome == "refused" and again.outcome == "promoted"
     assert "was compared with version 7, but version 1 is live by now" in status.reasons[0]
     assert "where MLflow's champion is not version 1 yet, clear the task promote" in status.reasons[0]
-    assert world.installed() == {world.name(1)}
 
 
-def test_an_engine_that_is_gone_refuses(world):
+@pytest.mark.remedy("run release of this version, which builds it again")
+def test_an_engine_that_is_gone_refuses_until_it_is_built_again(world):
     async def work():
-        async with Life(world) as life:
+        async with Life(world) as life, Clients(world):
             await first_release(life)
             request = world.request(2, 1)
             (world.folder / "store" / "engine-2" / "manifest.json").unlink()
-            return await life.release(request)
+            refused = await life.release(request)
+            return refused, await life.release(world.request(2, 1, id="built-again"))
 
-    status = run_virtually(work())
-    assert status.outcome == "refused"
-    assert "is gone: build it again" in status.reasons[0]
+    status, again = run_virtually(work())
+    assert status.outcome == "refused" and again.outcome == "promoted"
+    assert "is gone: run release of this version, which builds it again" in status.reasons[0]
 
 
 def test_a_release_that_is_live_already_is_promoted_at_once(world):
@@ -212,6 +250,30 @@ def test_want_of_evidence_never_promotes(world, fault):
     assert any({"no counts": "counts could not be read"}.get(fault, "of the canary's") in why for why in status.reasons)
     assert target.champion.name == world.name(1)
     assert world.triton.loaded == {world.name(1)}
+
+
+@pytest.mark.remedy(
+    "Clear this task once there are more requests, or run release of this version with a lower canary.min_requests "
+    "or a higher canary.max_seconds among its overrides."
+)
+@pytest.mark.parametrize(
+    ("rate", "changes"),
+    [(20, {}), (2, {"min_requests": 200}), (2, {"max_seconds": 3000})],
+    ids=["more requests", "min_requests", "max_seconds"],
+)
+def test_what_was_inconclusive_is_decided_by_each_thing_that_its_task_names(world, rate, changes):
+    few = {"min_requests": 1000}
+
+    async def work():
+        async with Life(world) as life:
+            async with Clients(world, 2):
+                await first_release(life)
+                before = await life.release(world.request(2, 1, policy=policy(**few)))
+            async with Clients(world, rate):
+                return before, await life.release(world.request(2, 1, id="again", policy=policy(**few | changes)))
+
+    before, again = run_virtually(work())
+    assert before.outcome == "inconclusive" and again.outcome == "promoted", again.reasons
 
 
 def runs_of(status: RolloutStatus) -> list[AnalysisRun]:

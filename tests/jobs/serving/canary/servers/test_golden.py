@@ -16,14 +16,12 @@ def test_golden_prompts_are_spread_over_all():
     assert len(spread(rows, 50)) == 10
 
 
+@pytest.mark.remedy("run release with refresh: [engine]")
 @pytest.mark.parametrize("text", ["", "not json\n", '{"messages": []}\n'])
-def test_an_engine_without_golden_prompts_is_told(tmp_path, text):
+def test_golden_prompts_are_read_and_an_engine_without_them_is_to_be_built_anew(tmp_path, text):
     (tmp_path / "golden.jsonl").write_text(text)
-    with pytest.raises(DataError, match="build the engine again"):
+    with pytest.raises(DataError, match=r": run release with refresh: \[engine\]$"):
         read_golden(tmp_path)
-
-
-def test_golden_prompts_are_read(tmp_path):
     row = {
         "id": "1",
         "messages": [{"role": "user", "content": "파드\u2028\u0085"}],
