@@ -66,8 +66,8 @@ class LocalJobOperator(JobOperator):
         """Run the job. Return its exit code (128 + n for signal n) and its last `error: …` message, if any."""
         if getattr(plan.spec.config, "nodes", 1) > 1:
             raise ConfigurationError(
-                f"{plan.spec.job}.nodes is {plan.spec.config.nodes}, and this platform is one machine: set it to 1, or "
-                "ANEMONE_PLATFORM to a cluster"
+                f"{plan.spec.job}.nodes is {plan.spec.config.nodes}, and this platform is one machine: set "
+                f"{plan.spec.job}.nodes: 1, or ANEMONE_PLATFORM to a cluster"
             )
         grace = str(self.platform.grace_seconds)
         supervisor = [sys.executable, "-m", "operators.local.supervisor", "--grace", grace, "--"]

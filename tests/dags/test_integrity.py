@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from airflow.sdk import DAG
 
 from include.home import PROJECT
+from include.platforms import load_platform
 from include.recipes import recipe_names, resolve
 from include.release.rollouts import Drill
 from include.specs import spec_class
 from include.specs.base import Artifact
+from operators.local.operator import LocalJobOperator
 from operators.recipes import OPTIONAL_STAGES
+from tests.include.test_remedies import MESSAGES
 
 FILES = sorted((PROJECT / "dags").glob("*.py"))
 IMPORT_BUDGET = 0.5
@@ -52,6 +56,28 @@ def test_the_rules_of_the_house(dags):
         for task in dag.tasks:
             assert task.owner == "anemone", task.task_id
             assert task.retries >= 1, task.task_id
+
+
+REFRESHED = {
+    (found[1], found[2])
+    for _, message in MESSAGES
+    for found in re.finditer(r"run (customize|release|the DAG) .*?refresh: \[(\w+)\]", message)
+}
+"""DAG and stage of every message that names the Param `refresh`."""
+
+
+@pytest.mark.remedy("the Param refresh=[%r] makes it again")
+@pytest.mark.parametrize(("dag", "stage"), sorted(REFRESHED))
+def test_a_run_with_the_param_refresh_makes_a_stage_anew(dags, store, commit, dag, stage):
+    found = dags["customize" if dag == "the DAG" else dag]
+    assert stage in found.params.get_param("refresh").schema["items"]["enum"] and found.has_task(stage)
+
+    task = LocalJobOperator(task_id=stage, section={"job": "generate", "config": {"variant": "heldout", "rows": 5}})
+    task.__dict__["platform"] = load_platform("laptop").model_copy(update={"store": store.root})
+    commit(task.plan({"run_id": "manual__1", "params": {"refresh": []}}).name, {"data.jsonl": "{}"})
+    # A cleared task, and another run without the Param, read it again.
+    assert task.reused(task.plan({"run_id": "manual__2", "params": {"refresh": []}})) is not None
+    assert task.reused(task.plan({"run_id": "manual__2", "params": {"refresh": [stage]}})) is None
 
 
 def test_nothing_that_a_mapped_task_is_given_is_a_template(dags):

@@ -40,10 +40,13 @@ def test_the_form_names_the_data_and_overrides_the_recipe(inbox):
     )
 
 
+@pytest.mark.remedy("the Param data is empty and … holds no *.jsonl file: name a data set")
 def test_without_a_name_the_newest_arrival_is_taken(inbox):
     params = {"recipe": "demo/0.8M_lora_cpu", "overrides": {}, "data": None}
     with pytest.raises(AirflowFailException, match=r"holds no \*\.jsonl file: name a data set"):
         recipes.planned_customization(context(params))
+    named = recipes.planned_customization(context({**params, "data": "/data/mine.jsonl"}))
+    assert named["ingest"]["config"]["source"] == "/data/mine.jsonl"
     for age, name in enumerate((".unfinished.jsonl", "new.jsonl", "old.jsonl")):
         (inbox / name).write_text("{}")
         os.utime(inbox / name, (1000 - age, 1000 - age))

@@ -62,9 +62,11 @@ def test_a_store_that_is_away_is_tried_again(store: Any, context: dict[str, Any]
         retention.plan_section(context)
 
 
+@pytest.mark.remedy("the Param delete is off")
 def test_without_the_param_nothing_is_swept(context: dict[str, Any]) -> None:
-    with pytest.raises(AirflowSkipException, match="delete is off"):
+    with pytest.raises(AirflowSkipException, match="the Param delete is off"):
         retention.sweep_section({**context, "params": {"delete": False}})
+    assert retention.sweep_section({**context, "params": {"delete": True}})["job"] == "retention"
 
 
 def test_a_plan_notes_what_it_takes_and_makes(store: Any, commit: Any) -> None:

@@ -135,6 +135,7 @@ if {end == "kill"}:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.remedy("free some space there, then clear this task")
 def test_without_a_place_for_a_temporary_folder_the_command_is_to_be_tried_again(tmp_path):
     program = "import tempfile; tempfile.tempdir = {!r}; import runpy; runpy.run_module({!r}, run_name='__main__')"
     starter = program.format(str(tmp_path / "unmounted"), "operators.local.supervisor")
@@ -142,3 +143,7 @@ def test_without_a_place_for_a_temporary_folder_the_command_is_to_be_tried_again
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 75
     assert ended.stdout.startswith("error: no temporary folder can be created") and "unmounted" in ended.stdout
+    assert ended.stdout.strip().endswith("free some space there, then clear this task")
+    (tmp_path / "unmounted").mkdir()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as again:
+        assert (again.stdout.read(), again.wait(timeout=30)) == ("started\n", 0)

@@ -262,14 +262,18 @@ def test_a_crash_while_the_verdict_is_read_reads_it_again(
     assert len(controller.requests) == 1
 
 
+@pytest.mark.remedy("Correct the data set or the recipe and run customize, or clear this task to try again.")
 def test_a_task_cleared_after_its_verdict_starts_another_rollout(release, controller: ControllerPeer, context):
     controller.story = lambda status: {} if status.outcome else ended("rolled_back")
     for number in (1, 2):
-        with pytest.raises(AirflowFailException):
+        with pytest.raises(AirflowFailException, match="and run customize, or clear this task to try again"):
             release().execute(context)
         assert len(controller.requests) == number
         clear(context)
     assert not controller.aborted
+    # A corrected data set or recipe gives another version, and a run of its own.
+    controller.story = lambda status: {} if status.outcome else ended("promoted")
+    assert release(version="3").execute({**context, "run_id": "manual__2", "task_state_store": TaskState()})
 
 
 def test_a_task_cleared_while_it_waited_takes_its_rollout_back_and_starts_another(
@@ -597,6 +601,7 @@ def test_a_stop_in_the_middle_of_a_talk_with_the_supervisor_still_takes_the_roll
         assert [reason for _, reason in controller.aborted] == ["its task was stopped"]
 
 
+@pytest.mark.remedy("clear this task so that promote follows")
 @pytest.mark.parametrize("promoted", [True, False])
 def test_who_ends_the_waiting_task_is_told_where_its_rollout_is_promoted_already(
     release, controller: ControllerPeer, context, soon, promoted, capsys, caplog
@@ -610,6 +615,11 @@ def test_who_ends_the_waiting_task_is_told_where_its_rollout_is_promoted_already
     log = capsys.readouterr().out + caplog.text
     assert ("already promoted" in log and "clear this task so that promote follows" in log) == promoted
     assert ("goes back to the champion" in log) != promoted
+    if promoted:
+        controller.targets["kubectl"] = TargetStatus(target="kubectl", champion=live("2"))
+        clear(context)
+        assert release().execute(context)["outcome"] == "promoted"
+        assert len(controller.requests) == 1
 
 
 def test_an_abort_that_the_api_does_not_know_is_no_success(controller: ControllerPeer, platform, monkeypatch):
