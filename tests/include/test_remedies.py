@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def _remedies(message: str) -> list[re.Match[str]]:
     return [*keys, *_ACTION.finditer(message)]
 
 
+@cache
 def _followed() -> set[str]:
     """The texts of the mark `remedy`."""
     trees = (ast.parse(path.read_text(encoding="utf-8")) for path in Path(__file__).parents[1].rglob("test_*.py"))
