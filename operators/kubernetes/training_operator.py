@@ -259,8 +259,11 @@ class DistributedJobOperator(PodJobOperator):
 
     def _log_end(self, pod: Any, workload: Workload) -> None:
         """Log the last lines of a pod, node 0's too: its last lines may have come too late for the trigger."""
-        ended = exit_of(pod, workload.container)
-        how = f"exit {ended[0]}" if ended else pod.status.phase
+        ended, phase = exit_of(pod, workload.container), pod.status.phase
+        if ended is None and phase not in ("Succeeded", "Failed"):
+            self.log.info("pod %s had not ended (%s, node %s)", pod.metadata.name, phase, pod.spec.node_name)
+            return
+        how = f"exit {ended[0]}" if ended else phase
         self.log.error("the end of pod %s (%s, node %s):", pod.metadata.name, how, pod.spec.node_name)
         if ended is None:
             return

@@ -370,6 +370,22 @@ def test_a_full_quota_is_in_the_log_at_once_and_in_the_sentence(
     assert not isinstance(raised.value, AirflowFailException)
 
 
+def test_a_node_that_waits_for_another_is_not_said_to_have_ended(task, kubernetes, caplog, capsys):
+    def refuse_second(job):
+        first, second = kubernetes.nodes(job)
+        kubernetes.status(first, "Running", state={"running": {"startedAt": now()}})
+        kubernetes.vanish(second["metadata"]["name"])
+        kubernetes.warn(job["metadata"]["name"], "FailedCreate", FULL.format(second["metadata"]["name"]))
+
+    kubernetes.on_job = refuse_second
+    caplog.set_level("INFO")
+    event = fires(long_ago(deferred(task())))
+    with pytest.raises(AirflowException, match="1 are there after 30 s"):
+        task().training_ended(context(), event)
+    log = caplog.text + capsys.readouterr().out
+    assert "-0 had not ended (Running, node " in log and "the end of pod" not in log
+
+
 @pytest.mark.parametrize(
     ("message", "says"),
     [
