@@ -57,12 +57,32 @@ def test_a_job_runs_as_a_pod_and_nothing_of_it_stays(
     assert namespace.uid("pod", task.pod) is None, "what was made before needs no pod"
 
 
-def test_a_pod_that_is_deleted_by_hand(namespace: Namespace, working: tuple[Task, TaskDeferred]) -> None:
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "was deleted, by hand or by the cluster"),
+        # Nothing of it is left between two looks of the trigger.
+        (("--force", "--grace-period=0"), "(is gone, and nobody saw it end|was deleted, by hand)"),
+    ],
+    ids=["with its grace", "by force"],
+)
+def test_a_pod_that_is_deleted_by_hand_ends_its_task_with_one_sentence(
+    namespace: Namespace,
+    working: tuple[Task, TaskDeferred],
+    options: tuple[str, ...],
+    says: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level("INFO")
     task, deferred = working
-    threading.Timer(3, namespace.delete, ("pod", task.pod)).start()
-    with pytest.raises(AirflowException, match=f"pod {task.pod} was deleted, by hand or by the cluster") as failed:
+    threading.Timer(3, namespace.delete, ("pod", task.pod, *options)).start()
+    with pytest.raises(AirflowException, match=f"pod {task.pod} {says}") as failed:
         task.resume(deferred)
     assert not isinstance(failed.value, AirflowFailException)
+    log = caplog.text + capsys.readouterr().out
+    for noise in ("404", "Traceback", "HTTP response headers", "[error", "ERROR"):
+        assert noise not in log, log
 
 
 def test_out_of_memory(platform: Platform, run: str) -> None:
