@@ -34,10 +34,15 @@ POLICY = {
 
 
 class Controller:
-    """The canary controller, as a person asks it."""
+    """The canary controller, as a person asks it.
+
+    Attributes:
+        url: its address from here.
+    """
 
     def __init__(self, url: str, target: str, engines: Sequence[dict[str, Any]]) -> None:
         headers = {"Authorization": f"Bearer {TOKEN}"}
+        self.url = url
         self._http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
         self._target, self._engines = target, engines
 
@@ -99,6 +104,20 @@ def clients(namespace: Namespace, router: str, target: str, rate: int) -> Iterat
         yield counts
     finally:
         namespace.delete("pod", name, "--now")
+
+
+@contextmanager
+def without_store(namespace: Namespace) -> Iterator[None]:
+    """No pod reaches the store: its Service leads nowhere meanwhile. This machine's own way there stays open."""
+
+    def lead_to(app: str) -> None:
+        namespace.kubectl("patch", "service", "store", "--patch", json.dumps({"spec": {"selector": {"app": app}}}))
+
+    lead_to("nobody")
+    try:
+        yield
+    finally:
+        lead_to("store")
 
 
 def deploy(namespace: Namespace, folder: Path, *components: str) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from airflow.sdk.exceptions import TaskDeferred
 
-from tests.kubernetes.namespace import Namespace, wait_for
-from tests.kubernetes.serving import POLICY, clients, controller
+from include.artifacts.store import Store
+from include.platforms import load_platform
+from operators import CanaryRolloutOperator
+from tests.kubernetes.namespace import TOKEN, Namespace, wait_for
+from tests.kubernetes.serving import POLICY, clients, controller, without_store
+from tests.kubernetes.task import wait
 
 TARGET = "toy"
 
@@ -73,6 +81,64 @@ def test_a_rollback_under_load_brings_the_version_before_and_no_request_fails(
     assert ended["champion"]["release"]["version"] == "1"
     seen = traffic()
     assert seen["answered"] > 20 and not seen["failed"], seen
+
+
+@pytest.fixture
+def reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Let a task's process and the triggerer reach the controller at an address."""
+    (tmp_path / "token").write_text(TOKEN)
+
+    def reach(url: str) -> None:
+        platform = load_platform("cpu-cluster")
+        serving = platform.serving.model_copy(update={"controller_url": url, "token_file": str(tmp_path / "token")})
+        platform = platform.model_copy(update={"serving": serving})
+        for module in ("rollout_operator", "trigger"):
+            monkeypatch.setattr(f"operators.release.{module}.current_platform", lambda: platform)
+
+    return reach
+
+
+def test_a_release_whose_evidence_the_store_does_not_take_is_live_and_says_where_it_will_be(
+    namespace: Namespace,
+    engines: list[dict[str, Any]],
+    reach: Callable[[str], None],
+    traffic: Callable[[], dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The champion's engine under another version, which the servers have: only the evidence needs the store."""
+    if namespace.get("service", "store") is None:
+        pytest.skip("the store is not one that the tests have brought")
+    caplog.set_level("INFO")
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(dag_id="release", task_id="canary", map_index=-1, max_tries=30)
+    ti.xcom_push = lambda key, value: pushed.update({key: value})
+    state = SimpleNamespace(get=lambda _: None, set=lambda *_: None)
+    context = {"run_id": uuid4().hex, "ti": ti, "task_state_store": state}
+    kwargs = {"kind": "release", "target": TARGET, "version": "3", "engine": engines[0]["uri"], "policy": POLICY}
+    operator = CanaryRolloutOperator(task_id="canary", expected_champion="1", **kwargs)
+    with controller(namespace, TARGET, engines) as found:
+        reach(found.url)
+        with pytest.raises(TaskDeferred) as deferred:
+            operator.execute(context)
+        rollout = deferred.value.trigger.rollout
+        wait_for(lambda: found.status(rollout).get("step") == len(POLICY["steps"]) - 1, 300, "the last step", every=0.2)
+        with without_store(namespace):
+            event = wait(deferred.value)
+            verdict = operator.resume(context, event)
+            assert (verdict["outcome"], verdict["version"]) == ("promoted", "3")
+            time.sleep(30)
+            status = found.status(rollout)
+            assert status["evidence"] is None and status["evidence_pending"] == verdict["evidence"]
+            assert pushed == {"evidence": verdict["evidence"], "evidence_pending": verdict["evidence"]}
+        log = caplog.text + capsys.readouterr().out
+        assert f"the evidence of rollout {rollout} is not in the store yet: the canary controller keeps it" in log
+        wait_for(lambda: found.status(rollout).get("evidence"), 60, lambda: str(found.status(rollout)))
+    store, name = Store.of(verdict["evidence"])
+    manifest = store.manifest(name)
+    assert manifest is not None
+    seen = traffic()
+    assert seen["answered"] > 200 and not seen["failed"], seen
 
 
 def test_the_champions_pods_come_and_go_and_no_request_fails(
