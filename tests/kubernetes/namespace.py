@@ -116,8 +116,8 @@ class Namespace:
         found = self.get("pod", pod)
         return found["status"]["phase"] if found else None
 
-    def log(self, pod: str) -> str:
-        return self.kubectl("logs", pod)
+    def log(self, pod: str, *container: str) -> str:
+        return self.kubectl("logs", pod, *container)
 
     def wait_ready(self, name: str, seconds: float = 300) -> None:
         """Until a pod is ready; one that has ended never will be."""

@@ -151,6 +151,91 @@ def test_a_triggerer_that_takes_the_place_of_another_watches_on(
     until_gone(namespace, task.pod)
 
 
+def test_a_node_whose_network_is_cut_is_the_one_that_is_blamed(
+    namespace: Namespace, training: tuple[Task, TaskDeferred]
+) -> None:
+    task, deferred = training
+    (found,) = namespace.listed("pod", f"{NODES.format(task.pod)},batch.kubernetes.io/job-completion-index=1")
+    cut_network(namespace, found)
+    says = rf"node 1 \({task.pod}-1\) is gone: nothing was heard of it for 60 s"
+    with pytest.raises(AirflowException, match=says) as failed:
+        task.resume(deferred)
+    assert "node 0" not in str(failed.value)
+    assert not isinstance(failed.value, AirflowFailException)
+    until_gone(namespace, task.pod)
+
+
+def cut_network(namespace: Namespace, pod: dict[str, Any]) -> None:
+    """Take down the interface of a pod, from a container beside its own that has the right to."""
+    down = "import fcntl, socket, struct; request = struct.pack('16sH14x', b'eth0', 0)"
+    container = {
+        "name": "cut",
+        "image": JOBS_IMAGE,
+        "command": ["python", "-c", f"{down}; fcntl.ioctl(socket.socket(), 0x8914, request)"],  # SIOCSIFFLAGS
+        "securityContext": {"runAsUser": 0, "runAsNonRoot": False, "capabilities": {"add": ["NET_ADMIN"]}},
+    }
+    name, changed = pod["metadata"]["name"], {**pod, "spec": {**pod["spec"], "ephemeralContainers": [container]}}
+    where = f"/api/v1/namespaces/{namespace.name}/pods/{name}/ephemeralcontainers"
+    namespace.kubectl("replace", "--raw", where, "--filename", "-", stdin=json.dumps(changed))
+
+    def ended() -> bool:
+        statuses = (namespace.get("pod", name) or {"status": {}})["status"].get("ephemeralContainerStatuses", ())
+        codes = [status["state"]["terminated"]["exitCode"] for status in statuses if "terminated" in status["state"]]
+        assert codes in ([], [0]), f"the network of pod {name} could not be cut: {namespace.log(name, 'cut')}"
+        return codes == [0]
+
+    wait_for(ended, 60, f"the network of pod {name} to be cut")
+
+
+@pytest.fixture
+def narrow(namespace: Namespace) -> Iterator[None]:
+    """A quota of the namespace with room for one pod more."""
+    there = [found for found in namespace.listed("pod") if found["status"]["phase"] in ("Pending", "Running")]
+    hard = {"pods": str(len(there) + 1)}
+    namespace.create(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "narrow"}, "spec": {"hard": hard}}
+    )
+    wait_for(lambda: (namespace.get("resourcequota", "narrow") or {})["status"].get("used"), 60, "the quota to count")
+    yield
+    namespace.delete("resourcequota", "narrow")
+
+
+def test_a_quota_with_room_for_one_of_two_nodes_is_in_the_log_at_once_and_in_the_sentence(
+    platform: Platform,
+    namespace: Namespace,
+    inputs: dict[str, str],
+    narrow: None,
+    run: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level("INFO")
+    task = Task(run, finetune(**TWO), inputs, schedule_timeout_seconds=20)
+    deferred = task.begin()
+    assert isinstance(deferred, TaskDeferred)
+    refused = f"involvedObject.name={task.pod},reason=FailedCreate"
+
+    def told() -> bool:
+        found = namespace.kubectl("get", "events", "--field-selector", refused, "--output", "name")
+        return bool(found.strip())
+
+    wait_for(told, 30, "the controller of Jobs to say that it may not create a pod")
+    with pytest.raises(TimeoutError):
+        wait(deferred, seconds=3)
+    log = caplog.text + capsys.readouterr().out
+    assert log.count("FailedCreate: Error creating: pods") == 1
+    assert "is forbidden: exceeded quota: narrow, requested: pods=1" in log
+    says = (
+        rf"the namespace's quota does not allow to create all 2 pods of training {task.pod} \(FailedCreate: .*"
+        r"exceeded quota: narrow, .*\): wait for others to end, or raise the quota \(1 are there after 20 s\)"
+    )
+    with pytest.raises(AirflowException, match=says) as failed:
+        task.resume(deferred)
+    assert "kubectl" not in str(failed.value)
+    assert not isinstance(failed.value, AirflowFailException)
+    until_gone(namespace, task.pod)
+
+
 @pytest.fixture
 def crowded(platform: Platform, namespace: Namespace, use: Callable[..., None]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A size of pods of which a node has room for one, and a pod that comes before it; on whatever node is free."""
