@@ -87,8 +87,8 @@ def disruption(reason, message=""):
             False,
         ),
         (pod(state=ended(128, "exec: python: not found", "StartError")), "cannot run its command .*python: not", False),
-        (pod(deleted=-600, state=ended(143)), r"was deleted, by hand or by the cluster \(node gpu-7\)", True),
-        (pod("Running", deleted=-600, state={"running": {}}), "was deleted, by hand", True),
+        (pod(deleted=-86_400, state=ended(143)), r"was deleted, by hand or by the cluster \(node gpu-7\)", True),
+        (pod("Running", deleted=-86_400, state={"running": {}}), "was deleted, by hand", True),
         (pod(), "failed before its container ran", True),
     ],
 )
