@@ -31,7 +31,7 @@ BENCHES = {
     "customize": ("airflow", 4),
     "merge": ("jobs", 5),
     "sizing": ("jobs", 2),
-    "threads": ("jobs", 10),
+    "threads": ("jobs", 15),
     "engine": ("jobs", 3),
     "serving": ("serving", 4),
     "router": ("serving", 3),

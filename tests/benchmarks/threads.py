@@ -1,6 +1,6 @@
 """The threads that a job chooses against one thread: tokens a second of fine-tuning and of greedy answers.
 
-    .anemone/venvs/jobs/bin/python tests/benchmarks/threads.py      # about ten minutes on two quiet cores
+    .anemone/venvs/jobs/bin/python tests/benchmarks/threads.py      # about fifteen minutes on two quiet cores
 
 Random Llamas of the demo's shape, of 5, 30 and 135 million weights (SmolLM2-135M's shape), on all cores that this
 process may use. A process each for the number of threads that the model's size gives and for one, in turns; a small
@@ -27,7 +27,7 @@ SHAPES = {
     "135M": models.Shape(vocabulary=49152, hidden=576, intermediate=1536, layers=30, heads=9),
 }
 ROWS, TOKENS, ASKED, ANSWERED = 4, 128, 32, 16
-SECONDS, TURNS = 8.0, 3
+SECONDS, TURNS = 6.0, 3
 SMALL_SECONDS, SMALL_TURNS = 0.5, 1
 
 
