@@ -17,8 +17,9 @@ from include.job_environment import CORES
 THREADS = "OMP_NUM_THREADS"
 """Environment variable of OpenMP, and of the libraries that do without it: what a user or a pod sets holds."""
 
-PARAMETERS_PER_THREAD = 20_000_000
-"""Weights that are worth a thread: below twice as many a second one gains nothing to speak of (docs/figures.md)."""
+PARAMETERS_PER_THREAD = 2_500_000
+"""Weights that are worth a thread: from 5 million on a second one nearly doubles the speed of training, and at 0.8
+million it slows answers down (docs/figures.md)."""
 
 BY_MODEL = "ANEMONE_THREADS_BY_MODEL"
 """Environment variable: set where `THREADS` is this module's, and not the user's. Ranks inherit both."""

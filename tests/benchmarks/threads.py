@@ -3,9 +3,9 @@
     .anemone/venvs/jobs/bin/python tests/benchmarks/threads.py      # about fifteen minutes on two quiet cores
 
 Random Llamas of the demo's shape, of 5, 30 and 135 million weights (SmolLM2-135M's shape), on all cores that this
-process may use. A process each for the number of threads that the model's size gives and for one, in turns; a small
-model has one thread either way. Every training step is 4 rows of 128 tokens, forwards and backwards, in float32; an
-answer is 16 tokens after 32. Two threads of a 5M are measured, too, which is why it has one.
+process may use. A process each for the number of threads that the model's size gives and for one, in turns; the
+smallest has one thread either way, and is measured with two. Every training step is 4 rows of 128 tokens, forwards and
+backwards, in float32; an answer is 16 tokens after 32.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from jobs.common.threads import cores, threads_for
     ("parameters", "cores", "threads"),
     [
         pytest.param(800_000, 16, 1, id="the demo's model"),
-        pytest.param(5_200_000, 2, 1, id="5M"),
+        pytest.param(5_200_000, 16, 2, id="5M"),
         pytest.param(134_515_008, 2, 2, id="SmolLM2-135M on a laptop"),
-        pytest.param(134_515_008, 64, 6, id="SmolLM2-135M"),
+        pytest.param(134_515_008, 64, 53, id="SmolLM2-135M"),
         pytest.param(494_032_768, 16, 16, id="Qwen2.5-0.5B"),
         pytest.param(7_000_000_000, 0, 1, id="more processes than cores"),
     ],
