@@ -1,6 +1,5 @@
-"""What stores, tells and measures: every job runs in it, and no result depends on how it is written. (On how many
-threads a large model gets depends the order of its sums, as on the processor: results that differ in rounding are the
-same.)
+"""What stores, tells and measures: every job runs in it, and no result depends on how it is written, up to
+rounding: the number of threads, like the processor, orders the sums of a large model.
 
 Its code is no part of a job's identity, so that a reworded message or a comment in the store trains nothing again. One
 number stands for all of it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -94,7 +95,7 @@ def test_a_slow_commit_is_no_hang(start: Callable, config: Config, flushing: Cal
     flushing(slowly)
     job = start(training(config, processes))
     assert job.wait() == 0, job.output
-    assert f"flushing for {HANG_SECONDS + 1} s" in job.output
+    assert max(map(int, re.findall(r"flushing for (\d+) s", job.output))) > HANG_SECONDS
     assert "checkpoint step=4 committed=True" in job.output
 
 

@@ -261,8 +261,32 @@ def test_pickles_are_refused(
     assert not marker.exists()
 
 
-@pytest.mark.remedy("the training diverged; lower finetune.learning_rate")
-def test_an_adapter_of_nan_is_refused_and_one_that_did_not_diverge_is_taken(
+def _with_nan(weights: bytes) -> bytes:
+    from safetensors.torch import load, save
+
+    tensors = load(weights)
+    tensors[sorted(tensors)[3]][0, 0] = float("nan")
+    return save(tensors)
+
+
+@pytest.mark.remedy("the training diverged; lower finetune.learning_rate", "run the DAG again with refresh: [finetune]")
+@pytest.mark.parametrize(
+    ("damage", "error", "says"),
+    [
+        (
+            _with_nan,
+            DivergenceError,
+            r"holds NaN or Inf \(1 of .*: the training diverged; lower finetune\.learning_rate$",
+        ),
+        (
+            lambda weights: weights[:-9],
+            DataError,
+            r"not a whole safetensors file .*again with refresh: \[finetune\]$",
+        ),
+    ],
+    ids=["NaN", "cut off"],
+)
+def test_a_damaged_adapter_is_refused_and_one_that_is_tuned_anew_is_taken(
     merge: Merge,
     config: dict[str, Any],
     base: Artifact,
@@ -270,33 +294,14 @@ def test_an_adapter_of_nan_is_refused_and_one_that_did_not_diverge_is_taken(
     data: Artifact,
     adapter_folder: Path,
     make_artifact: Any,
+    damage: Callable[[bytes], bytes],
+    error: type[Exception],
+    says: str,
 ) -> None:
-    from safetensors.torch import load_file, save
-
-    tensors = load_file(adapter_folder / "adapter" / "adapter_model.safetensors")
-    name = sorted(tensors)[3]
-    tensors[name][0, 0] = float("nan")
-    broken = make_artifact("broken", {"adapter/adapter_model.safetensors": save(tensors)}, folder=adapter_folder)
-    says = rf"{name} holds NaN or Inf \(1 of .*: the training diverged; lower finetune\.learning_rate$"
-    with pytest.raises(DivergenceError, match=says):
+    weights = damage((adapter_folder / "adapter" / "adapter_model.safetensors").read_bytes())
+    broken = make_artifact("broken", {"adapter/adapter_model.safetensors": weights}, folder=adapter_folder)
+    with pytest.raises(error, match=says):
         merge(config, base=base, tuned=broken, data=data)
-    merge(config, base=base, tuned=tuned, data=data)
-
-
-@pytest.mark.remedy("run the DAG again with refresh: [finetune]")
-def test_an_adapter_that_is_cut_off_is_tuned_anew(
-    merge: Merge,
-    config: dict[str, Any],
-    base: Artifact,
-    tuned: Artifact,
-    data: Artifact,
-    adapter_folder: Path,
-    make_artifact: Any,
-) -> None:
-    weights = (adapter_folder / "adapter" / "adapter_model.safetensors").read_bytes()
-    cut = make_artifact("cut", {"adapter/adapter_model.safetensors": weights[:-9]}, folder=adapter_folder)
-    with pytest.raises(DataError, match=r"not a whole safetensors file .*again with refresh: \[finetune\]$"):
-        merge(config, base=base, tuned=cut, data=data)
     merge(config, base=base, tuned=tuned, data=data)
 
 
